@@ -1,0 +1,51 @@
+# Every target sets up what it needs; the second run finds it made.
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format clean
+
+venv := .venv
+stamp := $(venv)/.made
+run := $(venv)/bin/
+code := src tests $(wildcard bench examples)
+TESTS ?= tests
+PYTEST_FLAGS ?=
+
+help:  ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: $(stamp)  ## a fleet fills up: broker, hosts, replicas and load on this machine
+	$(run)commonplace demo $(DEMO_FLAGS)
+
+test: $(stamp)  ## all tests; the first and last lines say which broker they ran on
+	$(run)python -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+bench: $(stamp)  ## the figures of docs/results.md
+	$(run)python -m bench $(BENCH_FLAGS)
+
+lint: $(stamp)  ## ruff and mypy --strict
+	$(run)ruff check $(code)
+	$(run)ruff format --check $(code)
+	$(run)mypy --strict $(code)
+
+format: $(stamp)  ## ruff's fixes and layout
+	$(run)ruff check --fix $(code)
+	$(run)ruff format $(code)
+
+clean:  ## everything that was made here; the Kafka jars in ~/.cache/commonplace stay
+	rm -rf $(venv) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests $(wildcard bench examples) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(venv): $(stamp)
+
+# A version is tried by running it: a name on PATH can be a shim with nothing behind it.
+$(stamp): pyproject.toml
+	@set -e; found=; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "commonplace needs Python >= 3.11 with the venv module (Debian: apt install python3-venv); none found." >&2; \
+	  echo "Name one with: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	"$$found" -m venv $(venv)
+	$(run)python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(stamp)
