@@ -1,0 +1,71 @@
+"""The state hash: a composable content hash of what placement depends on (rule 2, docs/protocol.md).
+
+    H(inventory, traits, labels, status) + Σ H(allocation)   mod 2^64
+
+Sums commute, so the order of allocations never matters and whoever knows a state can predict the hash after a claim. H is BLAKE2b to 8
+bytes, big endian, with a fixed public key; the canonical bytes are lines of text, which the names (no control characters) cannot forge.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+
+from commonplace.core.records import Allocation
+from commonplace.core.resources import Inventory, Resources
+
+KEY = b"commonplace/state/1"
+MASK = 2**64 - 1
+
+
+def host_part(inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str) -> int:
+    """Hash of what a host is, apart from its allocations."""
+    return _h(host_bytes(inventory, traits, labels, status))
+
+
+def host_bytes(inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str) -> bytes:
+    """Canonical bytes of the host part: one line a fact, sorted within each kind."""
+    lines = ["host"]
+    for name, item in sorted(inventory.items()):
+        lines.append(
+            f"i {name} {item.total} {item.reserved} {item.allocation_ratio_thousandths} {item.min_unit} {item.max_unit} {item.step_size}"
+        )
+    lines.extend(f"t {trait}" for trait in sorted(set(traits)))
+    # a label's name may hold spaces, so its length keeps name and value apart
+    lines.extend(f"l {len(name.encode())} {name} {value}" for name, value in sorted(labels.items()))
+    lines.append(f"s {status}")
+    return "\n".join(lines).encode()
+
+
+def allocation_hash(allocation: Allocation) -> int:
+    """Hash of one allocation: id, resources, group, cells; never its lease state, so confirming leaves the host's hash alone."""
+    return id_hash(allocation.id, tail_bytes(allocation.resources, allocation.group, allocation.cells))
+
+
+def id_hash(allocation_id: str, tail: bytes) -> int:
+    """Hash of an allocation whose `tail_bytes` are known: what a replica calls once per claim, the tail once per flavor."""
+    return _h(b"allocation\nid " + allocation_id.encode() + tail)
+
+
+def tail_bytes(resources: Resources, group: str, cells: Mapping[str, Resources]) -> bytes:
+    """Canonical bytes of an allocation after its id."""
+    return _tail(tuple(resources.items()), group, tuple((cell, tuple(amounts.items())) for cell, amounts in cells.items()))
+
+
+@lru_cache(maxsize=4096)
+def _tail(resources: tuple[tuple[str, int], ...], group: str, cells: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]) -> bytes:
+    lines = [""]
+    lines.extend(f"r {name} {amount}" for name, amount in sorted(resources) if amount)
+    if group:
+        lines.append(f"g {group}")
+    for cell, amounts in sorted(cells):
+        lines.extend(f"c {cell} {name} {amount}" for name, amount in sorted(amounts) if amount)
+    return "\n".join(lines).encode()
+
+
+def to_hex(value: int) -> str:
+    """The hash as it travels: 16 hex digits."""
+    return f"{value:016x}"
+
+
+def _h(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8, key=KEY).digest(), "big")

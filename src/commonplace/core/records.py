@@ -1,0 +1,427 @@
+"""Every record on every topic, as msgspec Structs; the wire is JSON (docs/protocol.md).
+
+State records (hosts, control, replicas, decisions) ignore fields they do not know, so that versions can roll; what people and replicas
+send (requests, claims) refuses them. Strings, lists and integers are bounded here; nothing unbounded enters the process.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory
+
+VERSION = 1
+"""Version of the wire that this code writes; it reads all up to it."""
+
+RECORD_BYTES_MAX = 1_000_000
+"""Largest record read or written, in bytes: below the broker's default `message.max.bytes` of 1,048,588."""
+
+ALLOCATIONS_MAX = 1_000
+"""Most allocations one host report carries: at ~300 bytes each a snapshot stays under a third of RECORD_BYTES_MAX."""
+
+SETTLED_MAX = 256
+"""Most settled claims one report lists; the rest is counted in `settled_omitted`."""
+
+COUNT_MAX = 256
+"""Most instances one request asks for: its decision names each of them in one record."""
+
+# `$(?!\n)` and not `$` alone: in Python `$` also matches before a final newline, and names reach terminals and metric labels.
+HostName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
+Id = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$(?!\n)")]
+Label = Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)")]
+ClassName = Annotated[str, Meta(max_length=64, pattern=r"^[A-Z][A-Z0-9_]*$(?!\n)")]
+Trait = Annotated[str, Meta(max_length=128, pattern=r"^[A-Z][A-Z0-9_]*$(?!\n)")]
+Hex16 = Annotated[str, Meta(min_length=16, max_length=16, pattern=r"^[0-9a-f]{16}$(?!\n)")]
+Text = Annotated[str, Meta(max_length=1024)]
+# Strings inside reports are bounded by length only, because patterns would cost a third of a fold; `printable` checks them once each.
+Short = Annotated[str, Meta(max_length=128)]
+Offset = Annotated[int, Meta(ge=0, le=AMOUNT_MAX)]
+Watermark = Annotated[int, Meta(ge=-1, le=AMOUNT_MAX)]
+DurationMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
+Traits = Annotated[tuple[Trait, ...], Meta(max_length=256)]
+Asked = Annotated[dict[Short, Amount], Meta(max_length=32)]
+Cells = Annotated[dict[Short, Asked], Meta(max_length=16)]
+Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
+Version = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+def _version() -> int:  # a factory, because `omit_defaults` would leave a plain default off the wire
+    return VERSION
+
+
+class Record(Struct, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Base of every record: `type` says which, `v` in which version of the wire."""
+
+    v: Version = field(default_factory=_version)
+
+
+# --- hosts -----------------------------------------------------------------------------------------------------------------------------
+
+Status = Literal["enabled", "disabled", "draining"]
+State = Literal["leased", "active"]
+
+
+class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Resources held on a host by one instance; `leased` when claimed, `active` when confirmed.
+
+    `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant until
+    the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains.
+    """
+
+    id: Short
+    request: Short = ""
+    index: Annotated[int, Meta(ge=0, le=COUNT_MAX)] = 0
+    instance: Short = ""
+    flavor: Short = ""
+    project: Short = ""
+    user: Short = ""
+    kind: Short = ""
+    group: Short = ""
+    resources: Asked
+    cells: Cells = {}
+    state: State = "leased"
+    building: bool = False
+    lease_ms: DurationMs = 0
+    origin: Literal["claim", "found"] = "claim"
+
+
+Verdict = Literal["granted", "rejected", "renewed", "confirmed", "released", "late", "ignored", "lapsed", "failed", "lost"]
+Reason = Literal["", "stale", "full", "constraint", "disabled", "expired", "version"]
+
+
+class Settled(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a ledger made of one claim record, or of a lease (`offset` −1: no record, the lease lapsed or the driver spoke)."""
+
+    offset: Watermark
+    verdict: Verdict
+    reason: Reason = ""
+    allocation: Short = ""
+    detail: Short = ""
+
+
+class Start(Record, tag="start"):
+    """First record an agent writes for a host; its offset is the epoch and fences every earlier one. `removed`: the host was forgotten."""
+
+    host: HostName
+    agent: Short = ""
+    nonce: Short = ""
+    removed: bool = False
+
+
+class Snapshot(Record, tag="snapshot"):
+    """A host's full report."""
+
+    host: Short
+    epoch: Offset
+    generation: Offset
+    claims_topic: Short
+    claims_through: Watermark
+    hash: Hex16
+    agent: Short = ""
+    status: Status = "enabled"
+    gap: bool = False
+    inventory: Annotated[dict[ClassName, Inventory], Meta(max_length=32)]
+    traits: Traits = ()
+    labels: Labels = {}
+    allocations: Annotated[list[Allocation], Meta(max_length=ALLOCATIONS_MAX)] = []
+    settled: Annotated[list[Settled], Meta(max_length=SETTLED_MAX)] = []
+    settled_omitted: Offset = 0
+    load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
+
+
+class Delta(Record, tag="delta"):
+    """The cumulative change since the snapshot `base_generation` of the same epoch: absolute values, absent means as in the snapshot."""
+
+    host: Short
+    epoch: Offset
+    generation: Offset
+    base_generation: Offset
+    claims_topic: Short
+    claims_through: Watermark
+    hash: Hex16
+    status: Status | None = None
+    gap: bool | None = None
+    inventory: Annotated[dict[ClassName, Inventory], Meta(max_length=32)] | None = None
+    traits: Traits | None = None
+    labels: Labels | None = None
+    upserts: Annotated[list[Allocation], Meta(max_length=ALLOCATIONS_MAX)] = []
+    removed: Annotated[list[Short], Meta(max_length=ALLOCATIONS_MAX)] = []
+    settled: Annotated[list[Settled], Meta(max_length=SETTLED_MAX)] = []
+    settled_omitted: Offset = 0
+    load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------------------------
+
+Mode = Literal["strict", "fits", "renew"]
+
+
+class Claim(Record, tag="claim", forbid_unknown_fields=True):
+    """Intent to allocate on a host, with all that the ledger must check; `renew` starts the lease of allocations it already holds anew.
+
+    A maximum of 0 is no limit. `group_max` bounds the allocations of the same group on this host, the claimed one included.
+    """
+
+    host: HostName
+    request: Id
+    replica: Short = ""
+    mode: Mode = "strict"
+    expected: Hex16 = "0000000000000000"
+    lease_ms: DurationMs
+    allocations: Annotated[list[Allocation], Meta(min_length=1, max_length=COUNT_MAX)]
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    group_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+    builds_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+    instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+
+
+class Confirm(Record, tag="confirm", forbid_unknown_fields=True):
+    """Turns a leased allocation active; what an effective decision names, and nothing else, is ever confirmed."""
+
+    host: HostName
+    request: Id
+    allocation: Id
+
+
+class Release(Record, tag="release", forbid_unknown_fields=True):
+    """Gives an allocation back; with `leased_only` an active one is left alone."""
+
+    host: HostName
+    request: Id
+    allocation: Id
+    leased_only: bool = False
+
+
+# --- requests --------------------------------------------------------------------------------------------------------------------------
+
+
+class Build(Record, tag="build", forbid_unknown_fields=True):
+    """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
+
+    `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
+    """
+
+    id: Id
+    flavor: Id
+    count: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 1
+    project: Label = ""
+    user: Label = ""
+    kind: Label = "build"
+    group: Label = ""
+    group_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+    instances: Annotated[tuple[Id, ...], Meta(max_length=COUNT_MAX)] = ()
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    deadline_ms: DurationMs = 0
+    lease_ms: DurationMs = 0
+
+
+class Cancel(Record, tag="cancel", forbid_unknown_fields=True):
+    """Withdraws the request `id`, sent under that request's key; what its effective decision names is released."""
+
+    id: Id
+    flavor: Id
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------------------------
+
+Result = Literal["placed", "no_valid_host", "rejected", "expired"]
+
+
+class Position(Struct, frozen=True, gc=False):
+    """Where a record stands in its topic."""
+
+    partition: Offset
+    offset: Offset
+
+
+class Placed(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One instance of a placed decision; `grant` is the position on `hosts` of the report that shows the grant."""
+
+    index: int = 0
+    instance: Short
+    host: Short
+    allocation: Short
+    grant: Position
+
+
+class Miss(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The host that came closest, and by what it fell short (`resource` empty: it failed `filter` for another reason)."""
+
+    host: Short
+    filter: Short
+    resource: Short = ""
+    needed: int = 0
+    had: int = 0
+    detail: Text = ""
+
+
+class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How many hosts were looked at and how many each filter turned away, in the order of the filters."""
+
+    evaluated: int
+    filters: dict[str, int] = {}
+    closest: Miss | None = None
+
+
+class Decision(Record, tag="decision"):
+    """The one answer to a request, self-contained. Effective is the first in log order that is no `id_reused`.
+
+    `content` is the digest of the request it answers; `confirm_within_ms` counts from the frontend's submit.
+    """
+
+    request: Short
+    result: Result
+    reason: Short = ""
+    message: Text = ""
+    content: Short = ""
+    position: Position
+    replica: Short = ""
+    flavor: Short = ""
+    count: int = 1
+    project: Short = ""
+    user: Short = ""
+    group: Short = ""
+    resources: Asked = {}
+    placed: Annotated[list[Placed], Meta(max_length=COUNT_MAX)] = []
+    confirm_within_ms: DurationMs = 0
+    attempts: int = 0
+    conflicts: int = 0
+    explanation: Explanation | None = None
+    stages_ms: dict[str, float] = {}
+
+
+# --- control ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Flavor(Record, tag="flavor"):
+    """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas."""
+
+    name: Id
+    resources: Annotated[dict[ClassName, Amount], Meta(min_length=1, max_length=32)]
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    pool: Id = "default"
+    profile: Id = "default"
+    spread: Annotated[int, Meta(ge=1, le=1024)] = 1
+
+
+class Profile(Record, tag="profile"):
+    """Weighers with multipliers (negative packs, positive spreads) and the limits that ride on the claim; 0 is no limit."""
+
+    name: Id
+    weighers: Annotated[dict[Label, float], Meta(max_length=32)] = {}
+    builds_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 8
+    instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 50
+
+
+class HostControl(Record, tag="host"):
+    """What operators say of a host; `gap_cleared` names the epoch whose gap they have looked at."""
+
+    name: HostName
+    status: Status = "enabled"
+    reason: Text = ""
+    gap_cleared: Watermark = -1
+
+
+class Routing(Record, tag="routing"):
+    """Which pool serves a flavor, where that differs from the flavor's own record."""
+
+    pools: Annotated[dict[Id, Id], Meta(max_length=4096)] = {}
+
+
+# --- replicas, quarantine --------------------------------------------------------------------------------------------------------------
+
+
+class ReplicaReport(Record, tag="replica"):
+    """A replica's registration and cycle report; it counts as alive while its newest report is younger than the liveness timeout."""
+
+    replica: Short
+    state: Literal["catching_up", "ready", "leaving"] = "catching_up"
+    partitions: list[int] = []
+    hosts: int = 0
+    decisions: int = 0
+    conflict_fraction: float = 0.0
+    digest: Short = ""
+    positions: dict[str, int] = {}
+
+
+class Quarantined(Record, tag="quarantined"):
+    """A record that could not be used: where it stands, why, and the first bytes of it in base64."""
+
+    topic: Short
+    partition: Offset
+    offset: Offset
+    reason: Text
+    by: Short = ""
+    key: Text = ""
+    sample: Annotated[str, Meta(max_length=2048)] = ""
+
+
+HostRecord = Start | Snapshot | Delta
+ClaimRecord = Claim | Confirm | Release
+RequestRecord = Build | Cancel
+ControlRecord = Flavor | Profile | HostControl | Routing
+
+TOPIC_RECORDS: dict[str, Any] = {
+    "hosts": HostRecord,
+    "claims": ClaimRecord,
+    "requests": RequestRecord,
+    "decisions": Decision,
+    "control": ControlRecord,
+    "replicas": ReplicaReport,
+    "quarantine": Quarantined,
+}
+"""What each topic holds; `commands` has no records yet."""
+
+
+class Bad(Struct, frozen=True):
+    """A record that cannot be used, and why; `newer` when its version is above ours."""
+
+    reason: str
+    newer: int = 0
+
+
+class _Envelope(Struct):
+    v: int = 0
+
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {topic: msgspec.json.Decoder(kind) for topic, kind in TOPIC_RECORDS.items()}
+_envelope = msgspec.json.Decoder(_Envelope)
+_decode_errors = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+encode = _encoder.encode
+
+
+def decode(topic: str, raw: bytes) -> Any:
+    """Decode one record of `topic` ("hosts", "claims", …), or say in a `Bad` why not; raises nothing, whatever the bytes.
+
+    RecursionError (deep nesting, also inside ignored fields) and UnicodeDecodeError are no MsgspecErrors (measured, msgspec 0.22).
+    """
+    if len(raw) > RECORD_BYTES_MAX:
+        return Bad(f"record of {len(raw)} bytes, at most {RECORD_BYTES_MAX} are read")
+    try:
+        record = _decoders[topic].decode(raw)
+    except _decode_errors as error:
+        newer = _newer(raw)
+        return Bad(f"version {newer} is newer than {VERSION}" if newer else f"not a {topic} record: {error}", newer)
+    if record.v > VERSION:
+        return Bad(f"version {record.v} is newer than {VERSION}", record.v)
+    return record
+
+
+def _newer(raw: bytes) -> int:
+    """The version of a record that did not decode, when it is above ours, else 0."""
+    try:
+        version = _envelope.decode(raw).v
+    except _decode_errors:
+        return 0
+    return version if VERSION < version <= AMOUNT_MAX else 0
+
+
+def printable(*names: str) -> bool:
+    """Whether names may reach terminals, logs and metric labels: no control characters, no lone surrogates."""
+    return all(name.isprintable() for name in names)
