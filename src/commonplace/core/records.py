@@ -100,7 +100,7 @@ class Settled(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     detail: Short = ""
 
 
-class Start(Record, tag="start"):
+class Start(Record, tag="start", kw_only=True):
     """First record an agent writes for a host; its offset is the epoch and fences every earlier one. `removed`: the host was forgotten."""
 
     host: HostName
@@ -109,7 +109,7 @@ class Start(Record, tag="start"):
     removed: bool = False
 
 
-class Snapshot(Record, tag="snapshot"):
+class Snapshot(Record, tag="snapshot", kw_only=True):
     """A host's full report."""
 
     host: Short
@@ -130,7 +130,7 @@ class Snapshot(Record, tag="snapshot"):
     load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
 
 
-class Delta(Record, tag="delta"):
+class Delta(Record, tag="delta", kw_only=True):
     """The cumulative change since the snapshot `base_generation` of the same epoch: absolute values, absent means as in the snapshot."""
 
     host: Short
@@ -157,7 +157,7 @@ class Delta(Record, tag="delta"):
 Mode = Literal["strict", "fits", "renew"]
 
 
-class Claim(Record, tag="claim", forbid_unknown_fields=True):
+class Claim(Record, tag="claim", kw_only=True, forbid_unknown_fields=True):
     """Intent to allocate on a host, with all that the ledger must check; `renew` starts the lease of allocations it already holds anew.
 
     A maximum of 0 is no limit. `group_max` bounds the allocations of the same group on this host, the claimed one included.
@@ -177,7 +177,7 @@ class Claim(Record, tag="claim", forbid_unknown_fields=True):
     instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
 
 
-class Confirm(Record, tag="confirm", forbid_unknown_fields=True):
+class Confirm(Record, tag="confirm", kw_only=True, forbid_unknown_fields=True):
     """Turns a leased allocation active; what an effective decision names, and nothing else, is ever confirmed."""
 
     host: HostName
@@ -185,7 +185,7 @@ class Confirm(Record, tag="confirm", forbid_unknown_fields=True):
     allocation: Id
 
 
-class Release(Record, tag="release", forbid_unknown_fields=True):
+class Release(Record, tag="release", kw_only=True, forbid_unknown_fields=True):
     """Gives an allocation back; with `leased_only` an active one is left alone."""
 
     host: HostName
@@ -197,7 +197,7 @@ class Release(Record, tag="release", forbid_unknown_fields=True):
 # --- requests --------------------------------------------------------------------------------------------------------------------------
 
 
-class Build(Record, tag="build", forbid_unknown_fields=True):
+class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
 
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
@@ -218,7 +218,7 @@ class Build(Record, tag="build", forbid_unknown_fields=True):
     lease_ms: DurationMs = 0
 
 
-class Cancel(Record, tag="cancel", forbid_unknown_fields=True):
+class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
     """Withdraws the request `id`, sent under that request's key; what its effective decision names is released."""
 
     id: Id
@@ -266,7 +266,7 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     closest: Miss | None = None
 
 
-class Decision(Record, tag="decision"):
+class Decision(Record, tag="decision", kw_only=True):
     """The one answer to a request, self-contained. Effective is the first in log order that is no `id_reused`.
 
     `content` is the digest of the request it answers; `confirm_within_ms` counts from the frontend's submit.
@@ -296,7 +296,7 @@ class Decision(Record, tag="decision"):
 # --- control ---------------------------------------------------------------------------------------------------------------------------
 
 
-class Flavor(Record, tag="flavor"):
+class Flavor(Record, tag="flavor", kw_only=True):
     """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas."""
 
     name: Id
@@ -308,7 +308,7 @@ class Flavor(Record, tag="flavor"):
     spread: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
-class Profile(Record, tag="profile"):
+class Profile(Record, tag="profile", kw_only=True):
     """Weighers with multipliers (negative packs, positive spreads) and the limits that ride on the claim; 0 is no limit."""
 
     name: Id
@@ -317,7 +317,7 @@ class Profile(Record, tag="profile"):
     instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 50
 
 
-class HostControl(Record, tag="host"):
+class HostControl(Record, tag="host", kw_only=True):
     """What operators say of a host; `gap_cleared` names the epoch whose gap they have looked at."""
 
     name: HostName
@@ -326,7 +326,7 @@ class HostControl(Record, tag="host"):
     gap_cleared: Watermark = -1
 
 
-class Routing(Record, tag="routing"):
+class Routing(Record, tag="routing", kw_only=True):
     """Which pool serves a flavor, where that differs from the flavor's own record."""
 
     pools: Annotated[dict[Id, Id], Meta(max_length=4096)] = {}
@@ -335,7 +335,7 @@ class Routing(Record, tag="routing"):
 # --- replicas, quarantine --------------------------------------------------------------------------------------------------------------
 
 
-class ReplicaReport(Record, tag="replica"):
+class ReplicaReport(Record, tag="replica", kw_only=True):
     """A replica's registration and cycle report; it counts as alive while its newest report is younger than the liveness timeout."""
 
     replica: Short
@@ -348,7 +348,7 @@ class ReplicaReport(Record, tag="replica"):
     positions: dict[str, int] = {}
 
 
-class Quarantined(Record, tag="quarantined"):
+class Quarantined(Record, tag="quarantined", kw_only=True):
     """A record that could not be used: where it stands, why, and the first bytes of it in base64."""
 
     topic: Short
