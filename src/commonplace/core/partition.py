@@ -1,8 +1,8 @@
 """Which partition a name belongs to: Kafka's own default partitioner, as a pure function.
 
-The partition of a host is computed from its name alone and passed explicitly on `hosts` and `claims`, so that all keys
-of a host share one ordered partition. The function is the one of Kafka's Java client (murmur2, seed 0x9747b28c, sign bit
-cleared), so that any client with that partitioner, kcat among them (`-X topic.partitioner=murmur2`), agrees with us.
+The partition of a host is computed from its name alone and passed explicitly on `hosts` and `claims`, so that all
+keys of a host share one ordered partition. The function is the one of Kafka's Java client (murmur2, seed 0x9747b28c,
+sign bit cleared), so that any client with that partitioner, kcat among them (`-X partitioner=murmur2`), agrees.
 """
 
 from typing import Final

@@ -4,8 +4,8 @@ fallbacks (ours, may be changed)  <  [kafka]  <  required (ours, a conflict is r
 """
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -16,6 +16,8 @@ from commonplace.errors import BrokerUnavailable, Denied, SettingsError
 from commonplace.settings import KAFKA, Settings, is_secret
 
 ANSWER_TIMEOUT_S: Final = 4.0  # one connection attempt and a retry; a person waits for this line
+
+C = TypeVar("C")
 
 _LOG: Final = logging.getLogger("commonplace.kafka.librdkafka")
 
@@ -66,7 +68,7 @@ def consumer_config(
 ) -> dict[str, Any]:
     """Configuration of a consumer that never commits by itself.
 
-    With `group` a member of it (cooperative where the protocol is classic); without, one that assigns partitions itself.
+    With `group` a member of it (cooperative where the protocol is classic); without, one that assigns its partitions.
     """
     wanted = {**_CONSUMER_REQUIRED, **(_group(settings, group) if group else _no_group(settings)), **(required or {})}
     return _merge(settings, _CONSUMER_FALLBACK, wanted)
@@ -111,7 +113,8 @@ def explained(error: KafkaException, settings: Settings) -> BrokerUnavailable | 
     if kafka_error.code() in _DENIED:
         return Denied(f"the broker at {settings.bootstrap} refuses: {kafka_error.str()}; see the ACLs and [kafka]")
     return BrokerUnavailable(
-        f"no broker at {settings.bootstrap}: start one with `commonplace broker` or name one with -b ({kafka_error.str()})"
+        f"no broker at {settings.bootstrap}: start one with `commonplace broker` or name one with -b "
+        f"({kafka_error.str()})"
     )
 
 
@@ -160,7 +163,7 @@ def _same(name: str, found: str, wanted: Any) -> bool:
     return found.lower() == str(wanted).lower()
 
 
-def _created(client: Any, config: dict[str, Any]) -> Any:
+def _created(client: Callable[..., C], config: dict[str, Any]) -> C:
     """Build a client; librdkafka names the setting that it does not know or cannot take."""
     try:
         return client(config, logger=_LOG)
