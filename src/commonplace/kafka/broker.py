@@ -255,9 +255,7 @@ class LocalBroker:
         with self.log_path.open("a") as log:
             log.write(done.stdout + done.stderr)
         if done.returncode != 0:
-            raise StartFailed(
-                f"Kafka could not format {self.data_dir} (exit {done.returncode}): {self._last_words()}"
-            )
+            raise StartFailed(f"Kafka could not format {self.data_dir} (exit {done.returncode}): {self._last_words()}")
 
     def _await_ready(self) -> None:
         process = self._running()
