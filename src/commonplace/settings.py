@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from commonplace.core.records import RECORD_BYTES_MAX, SETTLED_MAX
 from commonplace.errors import SettingsError
 
 SYSTEM_CONFIG: Final = Path("/etc/commonplace.toml")
@@ -85,7 +86,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A delta with more changed allocations gives way to a snapshot: past that the delta is the larger record."""
     report_bytes_max: Count = 900_000
     """A grant whose snapshot would be larger is rejected as full: 10 % below limits.record_bytes_max."""
-    settled_max: Count = 64
+    settled_max: Annotated[int, Meta(ge=0, le=SETTLED_MAX)] = 64
     """Settled claims named in one report, for people and the audit; the watermark answers all the others."""
     lease_ms_max: Milliseconds = HOUR_MS
     """A claim that asks for a longer lease gets this one, so that no client can hold room for ever."""
@@ -136,12 +137,10 @@ class FrontendSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds of records and names; the wire's own bounds stand in docs/protocol.md and are never above these."""
+    """Bounds of what this component writes; the wire's own bounds (docs/protocol.md) hold in any case."""
 
-    record_bytes_max: Count = 1_000_000
-    """Below Kafka's max.message.bytes (1,048,588), with room for key and headers."""
-    name_chars_max: Count = 253
-    """Names of hosts are DNS names at the longest."""
+    record_bytes_max: Annotated[int, Meta(ge=1_000, le=RECORD_BYTES_MAX)] = RECORD_BYTES_MAX
+    """Below Kafka's max.message.bytes (1,048,588), with room for key and headers; larger ones no reader takes."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

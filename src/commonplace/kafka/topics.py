@@ -1,0 +1,449 @@
+"""The topics: their names, what each must be set to and why, creating them, and reading the settings back.
+
+The table `specs` is the only place that says how a topic is set. `create` sends it, `verify` compares it with what the
+broker says, `require_topics` lets a component start only where no rule is broken.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Final, Literal
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its package re-exports them without saying so
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+    TopicDescription,
+)
+from msgspec import Struct
+
+from commonplace.errors import CommonplaceError, TopicsNotReady
+from commonplace.kafka.client import Broker, admin, explained, require_broker
+from commonplace.settings import Settings, TopicsSettings
+
+EMBEDDED_TOPIC_ID: Final = "embedded"
+"""The topic id of every topic on the embedded broker, which has none."""
+
+ADMIN_TIMEOUT_S: Final = 15.0  # creating nine topics on a cold one-node broker takes about 2 s
+REPLICATION_WANTED: Final = 3
+IN_SYNC_WANTED: Final = 2
+
+Comparison = Literal["is", "at least", "at most"]
+Level = Literal["error", "warning"]
+
+
+class Topics(Struct, frozen=True):
+    """The names of one pool's topics; `control` belongs to the prefix alone."""
+
+    prefix: str
+    pool: str
+
+    @property
+    def hosts(self) -> str:
+        return self._of_pool("hosts")
+
+    @property
+    def claims(self) -> str:
+        return self._of_pool("claims")
+
+    @property
+    def requests(self) -> str:
+        return self._of_pool("requests")
+
+    @property
+    def decisions(self) -> str:
+        return self._of_pool("decisions")
+
+    @property
+    def commands(self) -> str:
+        return self._of_pool("commands")
+
+    @property
+    def replicas(self) -> str:
+        return self._of_pool("replicas")
+
+    @property
+    def quarantine(self) -> str:
+        return self._of_pool("quarantine")
+
+    @property
+    def control(self) -> str:
+        return f"{self.prefix}.control"
+
+    def all(self) -> tuple[str, ...]:
+        """Every topic that a component of this pool touches, in the order of the table in docs/topics.md."""
+        return tuple(getattr(self, topic) for topic in TOPICS)
+
+    def _of_pool(self, topic: str) -> str:
+        return f"{self.prefix}.{self.pool}.{topic}"
+
+
+TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "commands", "replicas", "quarantine")
+
+
+class Rule(Struct, frozen=True):
+    """What one setting of a topic must be; `why` ends the sentence "… because"."""
+
+    setting: str
+    comparison: Comparison
+    wanted: str
+    why: str
+    level: Level = "error"
+
+    def broken_by(self, found: str) -> bool:
+        """Whether the value found breaks this rule; text that should be a number does."""
+        if self.comparison == "is":
+            return found != self.wanted
+        try:
+            number, wanted = int(found), int(self.wanted)
+        except ValueError:
+            return True
+        return number < wanted if self.comparison == "at least" else number > wanted
+
+
+class TopicSpec(Struct, frozen=True):
+    """One topic as it must be: created with the wanted value of each rule, verified against all of them."""
+
+    name: str
+    partitions: int
+    partitions_setting: str | None
+    """The setting that holds the partition count, None where the protocol fixes it."""
+    rules: tuple[Rule, ...]
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Topic settings to create it with; where two rules bound one setting, the first says the value."""
+        return {rule.setting: rule.wanted for rule in reversed(self.rules)}
+
+
+class Finding(Struct, frozen=True):
+    """Something about a topic that is not as it must be (error) or should be (warning)."""
+
+    level: Level
+    topic: str
+    setting: str
+    found: str
+    wanted: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.setting} is {self.found}, must be {self.wanted}: {self.why}"
+
+
+class TopicFacts(Struct, frozen=True):
+    """What the broker says of a topic; `topic_id` changes when it is deleted and made again."""
+
+    name: str
+    topic_id: str
+    partitions: int
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def specs(settings: Settings) -> tuple[TopicSpec, ...]:
+    """All topics of the settings' prefix and pool, each with its rules."""
+    t = settings.topics
+    names = Topics(t.prefix, t.pool)
+    return (
+        _spec(names.hosts, t.hosts_partitions, "topics.hosts_partitions", [*_compacted(t), *_hosts(settings)]),
+        _spec(
+            names.claims,
+            t.claims_partitions,
+            "topics.claims_partitions",
+            [*_deleted(t.claims_retention_ms, "an agent that was down reads its claims from here, or reports a gap")],
+        ),
+        _spec(
+            names.requests,
+            t.requests_partitions,
+            "topics.requests_partitions",
+            [
+                *_deleted(t.requests_retention_ms, "an accepted request must live until it is decided"),
+                _at_most("retention.ms", t.decisions_retention_ms - 1, "no request may outlive its answer"),
+            ],
+        ),
+        _spec(
+            names.decisions,
+            t.requests_partitions,
+            "topics.requests_partitions",
+            _deleted(t.decisions_retention_ms, "redelivered requests, frontends and the audit read answers from here"),
+        ),
+        _spec(names.control, 1, None, _compacted(t)),
+        _spec(names.commands, 1, None, _deleted(t.claims_retention_ms, "a component that was down must see it")),
+        _spec(names.replicas, 1, None, _compacted(t)),
+        _spec(
+            names.quarantine,
+            1,
+            None,
+            _deleted(t.quarantine_retention_ms, "a person must have time to look at it", level="warning"),
+        ),
+    )
+
+
+def hosts_min_compaction_lag_ms(settings: Settings) -> int:
+    """Two snapshot intervals at their longest: 2 × 300 s × 1.1 = 660 s by default."""
+    a = settings.agent
+    return round(2 * a.snapshot_interval_s * (1 + a.snapshot_jitter) * 1000)
+
+
+def _hosts(settings: Settings) -> list[Rule]:
+    t = settings.topics
+    return [
+        _at_least(
+            "min.compaction.lag.ms",
+            hosts_min_compaction_lag_ms(settings),
+            "a delta must find the snapshot that it rests on: two snapshot intervals stay uncompacted",
+        ),
+        Rule(
+            setting="max.compaction.lag.ms",
+            comparison="at most",
+            wanted=str(t.hosts_max_compaction_lag_ms),
+            why="a starting replica reads the whole uncompacted head",
+            level="warning",
+        ),
+    ]
+
+
+def _compacted(t: TopicsSettings) -> list[Rule]:
+    return [
+        Rule("cleanup.policy", "is", "compact", "the last record of every key is state; deleting by age would lose it"),
+        _at_least("delete.retention.ms", t.delete_retention_ms, "a reader slower than that would keep ghosts"),
+    ]
+
+
+def _deleted(retention_ms: int, why: str, level: Level = "error") -> list[Rule]:
+    return [
+        Rule("cleanup.policy", "is", "delete", "records without a key of their own are events: each must be seen"),
+        _at_least("retention.ms", retention_ms, why, level),
+        Rule("retention.bytes", "is", "-1", "a bound in bytes deletes records before their time", level),
+    ]
+
+
+def _spec(name: str, partitions: int, partitions_setting: str | None, rules: Iterable[Rule]) -> TopicSpec:
+    everywhere = (
+        Rule("message.timestamp.type", "is", "LogAppendTime", "one clock must date everybody's records"),
+        Rule("unclean.leader.election.enable", "is", "false", "an unclean leader loses acknowledged records"),
+    )
+    return TopicSpec(name, partitions, partitions_setting, (*rules, *everywhere))
+
+
+def _at_least(setting: str, wanted: int, why: str, level: Level = "error") -> Rule:
+    return Rule(setting, "at least", str(wanted), why, level)
+
+
+def _at_most(setting: str, wanted: int, why: str) -> Rule:
+    return Rule(setting, "at most", str(wanted), why)
+
+
+# --- create --------------------------------------------------------------------------------------------------------
+
+
+def create(client: AdminClient, settings: Settings, broker: Broker) -> list[str]:
+    """Create the topics that are missing and return their names; blocks until the broker has them.
+
+    Existing topics are left as they are; `verify` says what is wrong with them. Raises `TopicsNotReady`, which names
+    the topic.
+    """
+    if broker.embedded:
+        raise TopicsNotReady(
+            f"the embedded broker at {settings.bootstrap} has no admin calls: `commonplace broker --embedded` makes "
+            "the topics of its own --prefix and --pool when it starts"
+        )
+    replication = settings.topics.replication_factor or min(REPLICATION_WANTED, broker.brokers)
+    created = []
+    for name, future in client.create_topics(
+        [_new_topic(spec, replication) for spec in specs(settings)],
+        operation_timeout=ADMIN_TIMEOUT_S,
+        request_timeout=ADMIN_TIMEOUT_S,
+    ).items():
+        if _was_created(name, future, settings):
+            created.append(name)
+    return created
+
+
+def _new_topic(spec: TopicSpec, replication: int) -> NewTopic:
+    config = spec.config
+    if replication >= REPLICATION_WANTED:
+        config["min.insync.replicas"] = str(IN_SYNC_WANTED)
+    return NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=replication, config=config)
+
+
+def _was_created(name: str, future: "Future[None]", settings: Settings) -> bool:
+    try:
+        future.result()
+    except KafkaException as e:
+        error: KafkaError = e.args[0]
+        if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        raise _topic_error(name, "cannot be created", e, settings) from e
+    return True
+
+
+# --- verify --------------------------------------------------------------------------------------------------------
+
+
+def verify(client: AdminClient, settings: Settings, broker: Broker) -> list[Finding]:
+    """Everything about the topics that breaks a rule, errors first; empty when all is as it must be."""
+    if broker.embedded:
+        return [_not_verified(settings)]
+    wanted = specs(settings)
+    found = _descriptions(client, settings, [spec.name for spec in wanted])
+    configs = _configs(client, settings, list(found))
+    findings: list[Finding] = []
+    for spec in wanted:
+        if spec.name in found:
+            findings += _check(spec, found[spec.name], configs[spec.name])
+        else:
+            findings.append(Finding("error", spec.name, "topic", "missing", "there", "run `commonplace topics create`"))
+    findings += _decisions_as_requests(Topics(settings.topics.prefix, settings.topics.pool), found)
+    return sorted(findings, key=lambda f: f.level)
+
+
+def _check(spec: TopicSpec, topic: TopicDescription, config: Mapping[str, str]) -> list[Finding]:
+    findings = [
+        Finding(rule.level, spec.name, rule.setting, found, f"{_BOUND[rule.comparison]}{rule.wanted}", rule.why)
+        for rule in spec.rules
+        if rule.broken_by(found := config.get(rule.setting, "not told by the broker"))
+    ]
+    partitions = len(topic.partitions)
+    if partitions != spec.partitions:
+        findings.append(
+            Finding("error", spec.name, "partitions", str(partitions), str(spec.partitions), _partitions_why(spec))
+        )
+    return findings + _durability(spec.name, topic, config)
+
+
+_BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
+
+
+def _partitions_why(spec: TopicSpec) -> str:
+    if spec.partitions_setting is None:
+        return "its records need one order; make it again with one partition"
+    return (
+        "a key's partition follows from the count, so it is frozen at creation; set "
+        f"{spec.partitions_setting} to what it was created with, or create the topics under another prefix"
+    )
+
+
+def _durability(name: str, topic: TopicDescription, config: Mapping[str, str]) -> list[Finding]:
+    replication = min((len(p.replicas) for p in topic.partitions), default=0)
+    in_sync = config.get("min.insync.replicas", "1")
+    why = "development only: an acknowledged record can be lost with one broker"
+    if replication < REPLICATION_WANTED:
+        return [Finding("warning", name, "replication.factor", str(replication), str(REPLICATION_WANTED), why)]
+    if int(in_sync) < IN_SYNC_WANTED:
+        return [Finding("warning", name, "min.insync.replicas", in_sync, str(IN_SYNC_WANTED), why)]
+    return []
+
+
+def _decisions_as_requests(names: Topics, found: Mapping[str, TopicDescription]) -> list[Finding]:
+    if names.requests not in found or names.decisions not in found:
+        return []
+    requests, decisions = (len(found[name].partitions) for name in (names.requests, names.decisions))
+    if requests == decisions:
+        return []
+    why = f"a decision is written to the partition number of its request, and {names.requests} has {requests}"
+    return [Finding("error", names.decisions, "partitions", str(decisions), str(requests), why)]
+
+
+def _not_verified(settings: Settings) -> Finding:
+    why = "the embedded broker is not Kafka and cannot be asked; for demo and tests only"
+    return Finding("warning", f"{settings.topics.prefix}.*", "topics", "not verified", "verified", why)
+
+
+# --- require -------------------------------------------------------------------------------------------------------
+
+
+def require_topics(settings: Settings) -> tuple[Broker, dict[str, TopicFacts], list[Finding]]:
+    """The broker, the facts of all topics by full name, and warnings; what a component calls before it starts.
+
+    Blocks for a few round trips. Raises `BrokerUnavailable` without a broker, and `TopicsNotReady` naming the first
+    topic and setting that breaks a rule.
+    """
+    broker = require_broker(settings)
+    client = admin(settings)
+    findings = verify(client, settings, broker)
+    errors = [f for f in findings if f.level == "error"]
+    if errors:
+        raise TopicsNotReady(_first_of(errors))
+    return broker, facts(client, settings, broker), findings
+
+
+def facts(client: AdminClient, settings: Settings, broker: Broker) -> dict[str, TopicFacts]:
+    """The facts of the topics that exist, by full name."""
+    names = Topics(settings.topics.prefix, settings.topics.pool).all()
+    if broker.embedded:
+        return _embedded_facts(client, settings, names)
+    return {
+        name: TopicFacts(name, str(topic.topic_id), len(topic.partitions))
+        for name, topic in _descriptions(client, settings, names).items()
+    }
+
+
+def _embedded_facts(client: AdminClient, settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
+    try:
+        there = client.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    except KafkaException as e:
+        raise explained(e, settings) from e
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise TopicsNotReady(
+            f"{missing[0]}: missing on the embedded broker at {settings.bootstrap}, which makes the topics of its own "
+            "--prefix and --pool only; start it with the same ones"
+        )
+    return {name: TopicFacts(name, EMBEDDED_TOPIC_ID, len(there[name].partitions)) for name in names}
+
+
+def _first_of(errors: Sequence[Finding]) -> str:
+    more = f" (and {len(errors) - 1} more: `commonplace topics verify`)" if len(errors) > 1 else ""
+    return f"{errors[0]}{more}"
+
+
+# --- asking the broker ---------------------------------------------------------------------------------------------
+
+
+def _descriptions(client: AdminClient, settings: Settings, names: Sequence[str]) -> dict[str, TopicDescription]:
+    """Descriptions of those of `names` that exist."""
+    found = {}
+    futures = client.describe_topics(TopicCollection(list(names)), request_timeout=ADMIN_TIMEOUT_S)
+    for name, future in futures.items():
+        try:
+            found[name] = future.result()
+        except KafkaException as e:
+            if e.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise _topic_error(name, "cannot be described", e, settings) from e
+    return found
+
+
+def _configs(client: AdminClient, settings: Settings, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for resource, future in client.describe_configs(resources, request_timeout=ADMIN_TIMEOUT_S).items():
+        try:
+            entries: dict[str, ConfigEntry] = future.result()
+        except KafkaException as e:
+            raise _topic_error(resource.name, "its settings cannot be read", e, settings) from e
+        found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+    return found
+
+
+def _topic_error(name: str, what: str, error: KafkaException, settings: Settings) -> CommonplaceError:
+    kafka_error: KafkaError = error.args[0]
+    if kafka_error.code() in _CONNECTION:
+        return explained(error, settings)
+    return TopicsNotReady(f"{name}: {what}: {kafka_error.str()}")
+
+
+_CONNECTION: Final = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
