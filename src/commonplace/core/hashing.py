@@ -67,5 +67,10 @@ def to_hex(value: int) -> str:
     return f"{value:016x}"
 
 
+def digest64(data: bytes) -> int:
+    """Unkeyed 8-byte BLAKE2b as an integer, for digests that never travel in claims."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
 def _h(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8, key=KEY).digest(), "big")

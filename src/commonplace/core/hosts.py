@@ -1,0 +1,320 @@
+"""Fold of one host's records: start, snapshot, cumulative delta, tombstone (rule 1).
+
+    start ──▶ stale ──snapshot──▶ good ──delta on this snapshot──▶ good
+                                   │ bad record, other base, hash mismatch
+                                   ▼
+                                 stale ──good record of that key, or a snapshot──▶ good
+
+The same fold serves replicas (replay) and agents (restart from the host's own last report).
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec.structs import force_setattr
+
+from commonplace.core import hashing
+from commonplace.core.records import Allocation, Bad, Delta, Snapshot, Start, decode, printable
+from commonplace.core.resources import Inventory
+
+APPLIED: Final = "applied"
+SUPERSEDED: Final = "superseded"
+"""A duplicate, or void: of an epoch or generation that a newer one replaced."""
+QUARANTINED: Final = "quarantined"
+NO_EPOCH: Final = -1
+
+START_SUFFIX: Final = b"/start"
+DELTA_SUFFIX: Final = b"/delta"
+
+_shared_resources: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+_SHARED_MAX: Final = 65_536
+
+
+class Key:
+    """A parsed key of the hosts topic: `host/start`, `host/EPOCH` or `host/EPOCH/delta`."""
+
+    __slots__ = ("epoch", "host", "kind")
+
+    def __init__(self, host: str, kind: str, epoch: int) -> None:
+        self.host, self.kind, self.epoch = host, kind, epoch
+
+
+def parse_key(key: bytes | None) -> Key | None:
+    """Parse a key of `hosts`; None when it is none."""
+    try:
+        parts = key.decode("ascii").split("/") if key else []
+    except UnicodeDecodeError:
+        return None
+    if len(parts) == 2 and parts[1] == "start":
+        return Key(parts[0], "start", NO_EPOCH)
+    if len(parts) in (2, 3) and parts[1].isdigit() and len(parts[1]) <= 16 and (len(parts) == 2 or parts[2] == "delta"):
+        return Key(parts[0], "delta" if len(parts) == 3 else "snapshot", int(parts[1]))
+    return None
+
+
+def start_key(host: str) -> bytes:
+    """Key of a host's start records."""
+    return f"{host}/start".encode()
+
+
+def snapshot_key(host: str, epoch: int) -> bytes:
+    """Key of a host's snapshots in one epoch."""
+    return f"{host}/{epoch}".encode()
+
+
+def delta_key(host: str, epoch: int) -> bytes:
+    """Key of a host's deltas in one epoch."""
+    return f"{host}/{epoch}/delta".encode()
+
+
+class HostState:
+    """What the log says of one host. `stale` names why it must not be ranked, "" when it may; `used` sums the allocations per class.
+
+    `base` is the content of the snapshot that deltas rest on; it is the same object as `allocations` until a delta came.
+    """
+
+    __slots__ = (
+        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic", "epoch", "gap",
+        "generation", "groups", "hash", "host_hash", "inventory", "labels", "load", "log_time_ms", "name", "removed", "settled",
+        "snapshot_inventory", "stale", "status", "touched", "traits", "used", "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.epoch = NO_EPOCH
+        self.log_time_ms = 0
+        self.clear("no report yet")
+
+    def clear(self, stale: str) -> None:
+        """Forget all content; the epoch stays."""
+        self.generation = -1
+        self.base_generation = -1
+        self.stale = stale
+        self.removed = False
+        self.version = 0
+        self.agent = ""
+        self.inventory: dict[str, Inventory] = {}
+        self.traits: frozenset[str] = frozenset()
+        self.labels: dict[str, str] = {}
+        self.status = "enabled"
+        self.gap = False
+        self.load: dict[str, float] = {}
+        self.settled: list[object] = []
+        self.claims_topic = ""
+        self.claims_through = -1
+        self.host_hash = self.hash = 0
+        self.allocations: dict[str, Allocation] = {}
+        self.base = self.allocations
+        self.base_status: tuple[str, bool] = ("enabled", False)
+        self.snapshot_inventory: tuple[dict[str, Inventory], frozenset[str], dict[str, str]] = ({}, frozenset(), {})
+        self.touched: set[str] = set()
+        self.used: dict[str, int] = {}
+        self.groups: dict[str, int] = {}
+        self.builds = 0
+
+    # -- one record ---------------------------------------------------------------------------------------------------------------------
+
+    def start(self, offset: int, removed: bool, log_time_ms: int) -> str:
+        """A start record: fences every lower epoch; the host is stale until the snapshot of this one.
+
+        The content stays, because a restarting agent goes on from the report before its start record; a removed host has none.
+        """
+        if offset <= self.epoch:
+            return SUPERSEDED
+        self.epoch, self.log_time_ms = offset, max(log_time_ms, self.log_time_ms)
+        if removed:
+            self.clear("removed")
+            self.removed = True
+            return APPLIED
+        self.removed = False
+        # generation −1: any report of the new epoch is newer; base −2: no delta can rest on a snapshot that this epoch has not sent
+        self.generation, self.base_generation, self.stale = -1, -2, "starting"
+        return APPLIED
+
+    def void(self, epoch: int, generation: int) -> bool:
+        """Whether a report is one that a newer epoch or generation replaced."""
+        return epoch < self.epoch or (epoch == self.epoch and (generation <= self.generation or self.removed))
+
+    def bad(self, key: Key, reason: str, newer: int, log_time_ms: int) -> str:
+        """A record under this host's key that cannot be used: stale until a good one of that key."""
+        if key.kind != "start" and (key.epoch < self.epoch or self.removed):
+            return SUPERSEDED
+        self.stale, self.version = reason, newer
+        if key.kind == "snapshot":
+            self.base_generation = -2
+        self.log_time_ms = max(log_time_ms, self.log_time_ms)
+        return APPLIED if newer else QUARANTINED
+
+    def snapshot(self, record: Snapshot, log_time_ms: int) -> str:
+        """Apply a full report."""
+        if self.void(record.epoch, record.generation):
+            return SUPERSEDED
+        self.epoch, self.generation, self.base_generation = record.epoch, record.generation, record.generation
+        self.stale, self.version, self.removed, self.agent = "", 0, False, record.agent
+        self.inventory, self.traits, self.labels = record.inventory, frozenset(record.traits), record.labels
+        self.status, self.gap = record.status, record.gap
+        self.base_status = (record.status, record.gap)
+        self.snapshot_inventory = (self.inventory, self.traits, self.labels)
+        self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status)
+        self.allocations = self.base = {a.id: a for a in record.allocations}
+        self.touched = set()
+        self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
+        for allocation in self.allocations.values():
+            _share(allocation)
+            self._count(allocation, 1)
+        self._watermark(record, log_time_ms)
+        return APPLIED
+
+    def delta(self, record: Delta, log_time_ms: int) -> str:
+        """Apply a cumulative delta: the base with what it names replaced, whatever earlier deltas said."""
+        if self.void(record.epoch, record.generation):
+            return SUPERSEDED
+        if record.epoch > self.epoch or record.base_generation != self.base_generation:
+            if record.epoch > self.epoch:
+                self.epoch, self.base_generation = record.epoch, -2
+            self.generation = record.generation
+            self.stale = f"delta rests on snapshot {record.base_generation}, which was not seen"
+            self.log_time_ms = max(log_time_ms, self.log_time_ms)
+            return APPLIED
+        self.generation, self.stale, self.version = record.generation, "", 0
+        self._host_part(record)
+        self._allocations(record)
+        self._watermark(record, log_time_ms)
+        return APPLIED
+
+    def _host_part(self, record: Delta) -> None:
+        inventory, traits, labels = self.snapshot_inventory
+        status, gap = self.base_status
+        new = (
+            inventory if record.inventory is None else record.inventory,
+            traits if record.traits is None else frozenset(record.traits),
+            labels if record.labels is None else record.labels,
+            status if record.status is None else record.status,
+        )
+        self.gap = gap if record.gap is None else record.gap
+        if new != (self.inventory, self.traits, self.labels, self.status):
+            self.inventory, self.traits, self.labels, self.status = new
+            part = hashing.host_part(*new)
+            self.hash = (self.hash - self.host_hash + part) & hashing.MASK
+            self.host_hash = part
+
+    def _allocations(self, record: Delta) -> None:
+        if self.allocations is self.base and (record.upserts or record.removed):
+            self.allocations = dict(self.base)
+        now = self.allocations
+        touched = set(record.removed)
+        for allocation in record.upserts:
+            touched.add(allocation.id)
+            old = now.get(allocation.id)
+            if old == allocation:
+                continue
+            _share(allocation)
+            if old is not None:
+                self._count(old, -1)
+            self._count(allocation, 1)
+            now[allocation.id] = allocation
+        for gone in record.removed:
+            self._put(gone, None)
+        for undone in self.touched - touched:  # named by the delta before and no more: as in the base again
+            self._put(undone, self.base.get(undone))
+        self.touched = touched
+
+    def _put(self, allocation_id: str, allocation: Allocation | None) -> None:
+        old = self.allocations.pop(allocation_id, None)
+        if old is not None:
+            self._count(old, -1)
+        if allocation is not None:
+            self._count(allocation, 1)
+            self.allocations[allocation_id] = allocation
+
+    def _count(self, allocation: Allocation, sign: int) -> None:
+        self.hash = (self.hash + sign * hashing.allocation_hash(allocation)) & hashing.MASK
+        used = self.used
+        for name, amount in allocation.resources.items():
+            used[name] = used.get(name, 0) + sign * amount
+        if allocation.building:
+            self.builds += sign
+        if allocation.group:
+            left = self.groups.get(allocation.group, 0) + sign
+            if left:
+                self.groups[allocation.group] = left
+            else:
+                del self.groups[allocation.group]
+
+    def _watermark(self, record: Snapshot | Delta, log_time_ms: int) -> None:
+        self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
+        self.settled, self.load = record.settled, record.load  # type: ignore[assignment]  # read-only view of a typed list
+        self.log_time_ms = max(log_time_ms, self.log_time_ms)
+        if hashing.to_hex(self.hash) != record.hash:
+            self.stale = f"hash {hashing.to_hex(self.hash)} recomputed, {record.hash} reported"
+            if isinstance(record, Snapshot):
+                self.base_generation = -2
+
+    def tombstone(self, key: Key) -> str:
+        """A deleted key: the current epoch's snapshot gone means that the host is; others were replaced before."""
+        if key.kind == "snapshot" and key.epoch == self.epoch and not self.removed:
+            epoch = self.epoch
+            self.clear("removed")
+            self.epoch, self.removed = epoch, True
+            return APPLIED
+        return SUPERSEDED
+
+
+def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | Delta | Bad:
+    """Decode a host record and hold it against its key: key and payload must agree."""
+    record = decode("hosts", value)
+    if isinstance(record, Bad):
+        return record
+    if record.host != key.host:
+        return Bad(f"key is of host {key.host!r}, record of {record.host[:128]!r}")
+    if isinstance(record, Start):
+        return record if key.kind == "start" else Bad(f"start record under a {key.kind} key")
+    if key.kind != ("snapshot" if isinstance(record, Snapshot) else "delta") or record.epoch != key.epoch:
+        return Bad(f"{type(record).__name__.lower()} of epoch {record.epoch} under key of {key.kind} {key.epoch}")
+    if record.epoch >= offset:
+        return Bad(f"epoch {record.epoch} is not below the record's own offset {offset}")
+    return record
+
+
+def check_names(allocations: Iterable[Allocation]) -> str:
+    """Which name of an allocation must not reach terminals and labels, or ""."""
+    for a in allocations:
+        if not printable(a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group):
+            return f"allocation {a.id!r} has a name with control characters"
+    return ""
+
+
+def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes | None) -> tuple[str, str]:
+    """Fold one record of this host; returns the outcome (APPLIED, SUPERSEDED or QUARANTINED) and, for a bad one, the reason."""
+    if value is None:
+        return state.tombstone(key), ""
+    record = read(key, offset, value)
+    if isinstance(record, Snapshot):
+        reason = check_names(record.allocations)
+        if not reason:
+            return state.snapshot(record, log_time_ms), ""
+        record = Bad(reason)
+    elif isinstance(record, Delta):
+        known = state.allocations
+        reason = check_names(a for a in record.upserts if a.id not in known)
+        if not reason:
+            return state.delta(record, log_time_ms), ""
+        record = Bad(reason)
+    elif isinstance(record, Start):
+        return state.start(offset, record.removed, log_time_ms), ""
+    return state.bad(key, record.reason, record.newer, log_time_ms), record.reason
+
+
+def _share(allocation: Allocation) -> None:
+    """Let equal resources and names be one object: flavors are few, allocations many (a dict of three classes takes 230 bytes)."""
+    amounts = tuple(allocation.resources.items())
+    shared = _shared_resources.get(amounts)
+    if shared is None:
+        if len(_shared_resources) >= _SHARED_MAX:
+            _shared_resources.clear()
+        shared = _shared_resources[amounts] = allocation.resources
+    force_setattr(allocation, "resources", shared)
+    force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
+    force_setattr(allocation, "project", sys.intern(allocation.project))
+    force_setattr(allocation, "kind", sys.intern(allocation.kind))
