@@ -15,7 +15,7 @@ help:  ## what there is
 demo: $(stamp)  ## a fleet fills up: broker, hosts, replicas and load on this machine
 	$(run)commonplace demo $(DEMO_FLAGS)
 
-test: $(stamp)  ## all tests; the first and last lines say which broker they ran on
+test: $(stamp)  ## all tests; the summary says which broker they ran on
 	$(run)python -m pytest $(PYTEST_FLAGS) $(TESTS)
 
 bench: $(stamp)  ## the figures of docs/results.md

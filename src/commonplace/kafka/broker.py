@@ -102,7 +102,7 @@ class LocalBroker:
     ) -> None:
         self._temporary = data_dir is None
         self.data_dir = data_dir.absolute() if data_dir else Path(tempfile.mkdtemp(prefix="commonplace-kafka-"))
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.log_path = self.data_dir / "broker.log"
         self._java_options = tuple(java_options)
         self._properties = dict(properties or {})
@@ -242,7 +242,7 @@ class LocalBroker:
             known = re.search(r"^controller\.quorum\.bootstrap\.servers=127\.0\.0\.1:(\d+)$", path.read_text(), re.M)
             if known and _is_free(int(known[1])) and int(known[1]) != self.port:
                 return int(known[1])
-        return _free_port(taken=self.port)
+        return free_port(taken=self.port)
 
     def _format(self, java: str, classpath: str) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
@@ -316,7 +316,8 @@ def _watch(pid: int, temporary: Path | None) -> subprocess.Popen[bytes]:
     )
 
 
-def _free_port(taken: int | None = None) -> int:
+def free_port(taken: int | None = None) -> int:
+    """Return a port on loopback that nobody holds now, outside the ephemeral range, and not `taken`."""
     for port in random.sample(PORTS, 100):
         if port != taken and _is_free(port):
             return port

@@ -1,0 +1,57 @@
+"""Fixtures for everybody. A run of pure tests starts no broker: it is chosen when the first test asks."""
+
+import re
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from commonplace.kafka.broker import LocalBroker
+from commonplace.kafka.jars import BrokerError
+from kafka_fixtures import KafkaUnderTest, choose_kafka, make_broker, skip_or_fail
+
+PREFIX_NAME_CHARS = 40
+_used = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaUnderTest]:
+    """The broker of this session, shared by its tests: keep apart by `prefix`, and neither stop nor pause it."""
+    chosen = choose_kafka()
+    pytestconfig.stash[_used] = str(chosen)
+    yield chosen
+    chosen.close()
+
+
+@pytest.fixture
+def own_broker() -> Iterator[LocalBroker]:
+    """A started Apache Kafka for this test alone, to be killed, paused or restarted."""
+    broker = make_broker()
+    try:
+        broker.start()
+    except BrokerError as error:
+        broker.close()
+        skip_or_fail(f"this test needs an Apache Kafka of its own: {error}")
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A topic prefix that no other test has; it begins with the test's name, so that broker logs can be read."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:PREFIX_NAME_CHARS].strip("-")
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(autouse=True)
+def _real_kafka(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_kafka") is None or "own_broker" in request.fixturenames:
+        return
+    chosen: KafkaUnderTest = request.getfixturevalue("kafka")
+    if not chosen.real:
+        skip_or_fail(f"the embedded broker can't do what this test needs: {chosen.why_not_real}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which broker the figures above stand for."""
+    terminalreporter.write_line(f"broker: {config.stash.get(_used, 'none was needed')}")
