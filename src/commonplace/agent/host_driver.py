@@ -1,0 +1,355 @@
+"""The `host` driver: the machine it runs on, measured by psutil, and instances run by commands.
+
+Without commands instances are only accounted for. With them, each is an argument list (no shell), and words in braces
+stand for the allocation's own: {instance} {allocation} {request} {flavor} {project} {user} {group} {vcpus} {memory_mb}
+{disk_gb}. `list_command` prints what runs, one JSON object a line: {"instance": "vm-1", "resources": {"VCPU": 2}, …}.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import psutil
+import structlog
+from msgspec import Meta, Struct
+
+from commonplace.agent.commands import Command, check_template, expand
+from commonplace.agent.drivers import Event, Failed, Found, Gone, Up
+from commonplace.core.records import Allocation
+from commonplace.core.resources import Inventory, ratio_thousandths
+from commonplace.errors import SettingsError
+
+log = structlog.get_logger(__name__)
+
+STARTS_MAX = 1024
+"""Most commands that run at once; an allocation past it fails, and the host's own limit on builds is far lower."""
+
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+Argv = Annotated[tuple[str, ...], Meta(max_length=256)]
+
+CPU_TRAITS: Mapping[str, str] = {
+    flag: f"HW_CPU_X86_{trait}"
+    for flag, trait in {
+        "3dnow": "3DNOW",
+        "abm": "ABM",
+        "aes": "AESNI",
+        "amx_bf16": "AMXBF16",
+        "amx_int8": "AMXINT8",
+        "amx_tile": "AMXTILE",
+        "avx": "AVX",
+        "avx2": "AVX2",
+        "avx512_bitalg": "AVX512BITALG",
+        "avx512bw": "AVX512BW",
+        "avx512cd": "AVX512CD",
+        "avx512dq": "AVX512DQ",
+        "avx512er": "AVX512ER",
+        "avx512f": "AVX512F",
+        "avx512ifma": "AVX512IFMA",
+        "avx512pf": "AVX512PF",
+        "avx512vbmi": "AVX512VBMI",
+        "avx512_vbmi2": "AVX512VBMI2",
+        "avx512vl": "AVX512VL",
+        "avx512_vnni": "AVX512VNNI",
+        "avx512_vpopcntdq": "AVX512VPOPCNTDQ",
+        "bmi1": "BMI",
+        "bmi2": "BMI2",
+        "f16c": "F16C",
+        "fma": "FMA3",
+        "fma4": "FMA4",
+        "mmx": "MMX",
+        "mpx": "MPX",
+        "pclmulqdq": "CLMUL",
+        "pdpe1gb": "PDPE1GB",
+        "pni": "SSE3",
+        "rtm": "TSX",
+        "sgx": "SGX",
+        "sha_ni": "SHA",
+        "sse": "SSE",
+        "sse2": "SSE2",
+        "sse4_1": "SSE41",
+        "sse4_2": "SSE42",
+        "sse4a": "SSE4A",
+        "ssse3": "SSSE3",
+        "stibp": "STIBP",
+        "svm": "SVM",
+        "tbm": "TBM",
+        "vmx": "VMX",
+        "xop": "XOP",
+    }.items()
+}
+"""Linux's names of CPU flags (/proc/cpuinfo) to the names of os-traits."""
+
+# os-traits has these only as parts of AVX-512; the flags alone exist on CPUs without it
+_WITH_AVX512 = {"gfni": "AVX512GFNI", "vaes": "AVX512VAES", "vpclmulqdq": "AVX512VPCLMULQDQ"}
+
+
+class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of the machine is offered, and how its instances are run."""
+
+    disk_path: str = "/"
+    """The file system whose size is the host's disk."""
+    reserved_cpu_share: Fraction = 0.0
+    """Share of the CPUs kept for the host itself; rounded up to whole CPUs."""
+    reserved_memory_share: Fraction = 0.1
+    """Share of the memory kept for the host: kernel, agent, page cache."""
+    reserved_disk_share: Fraction = 0.1
+    """Share of the disk kept for the host: images, logs."""
+    cpu_allocation_ratio: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """How many vCPU are sold for each CPU; at most three decimals."""
+    memory_allocation_ratio: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """As for CPUs; memory sold twice ends in swapping."""
+    disk_allocation_ratio: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """As for CPUs; above 1 where images are thin."""
+    traits: tuple[str, ...] = ()
+    """Traits beside those of the CPU."""
+    labels: dict[str, str] = {}
+    """Zone, rack …"""
+    start_command: Argv = ()
+    """Starts an instance; exit 0 when it runs. Empty: instances are only accounted for."""
+    stop_command: Argv = ()
+    """Stops an instance; exit 0 also when it did not run."""
+    list_command: Argv = ()
+    """Prints the running instances; empty: nobody looks."""
+    command_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
+    """A command that runs for longer is killed and counts as failed: longer than a slow boot."""
+    list_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    """How often the running instances are listed: half a heartbeat."""
+
+
+class HostDriver:
+    """This machine; see `Driver`. SettingsError when a setting can't be meant."""
+
+    def __init__(self, settings: HostDriverSettings) -> None:
+        _check(settings)
+        self._settings = settings
+        self._inventory = measure(settings)
+        self._traits = tuple(sorted({*settings.traits, *cpu_traits(_cpu_flags())}))
+        self._new: list[Allocation] = []
+        self._held: dict[str, Allocation] = {}
+        self._commands: dict[str, tuple[str, Command]] = {}
+        self._listing: Command | None = None
+        self._list_at = -inf
+        self._listed: dict[str, Found] = {}
+        # A list shows an instance as it was at some moment while the command ran: what changed since the command
+        # began can't be judged by it. `_turn` counts the polls; `_changed` holds the turn of an instance's last change.
+        self._turn = 0
+        self._listing_turn = 0
+        self._changed: dict[str, int] = {}
+        psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
+
+    def inventory(self) -> dict[str, Inventory]:
+        return self._inventory
+
+    def traits(self) -> tuple[str, ...]:
+        return self._traits
+
+    def labels(self) -> dict[str, str]:
+        return dict(self._settings.labels)
+
+    def load(self) -> dict[str, float]:
+        """Shares in use (0 to 1): cpu since the last call, memory, disk; `load1` is the run queue over one minute."""
+        return {
+            "cpu_share": round(psutil.cpu_percent() / 100, 4),
+            "memory_share": round(psutil.virtual_memory().percent / 100, 4),
+            "disk_share": round(psutil.disk_usage(self._settings.disk_path).percent / 100, 4),
+            "load1": round(psutil.getloadavg()[0], 2),
+        }
+
+    def start(self, allocation: Allocation) -> None:
+        self._held[allocation.id] = allocation
+        self._new.append(allocation)
+
+    def adopt(self, allocation: Allocation) -> None:
+        self._held[allocation.id] = allocation
+
+    def stop(self, allocation_id: str) -> None:
+        allocation = self._held.pop(allocation_id, None)
+        if allocation is None:
+            return
+        if allocation in self._new:
+            self._new.remove(allocation)
+            return
+        self._changed[allocation.instance] = self._turn
+        _, starting = self._commands.pop(allocation_id, ("", None))
+        if starting is not None:
+            starting.kill()
+        if self._settings.stop_command:
+            self._run("stop", allocation)
+
+    def due(self) -> float:
+        if self._new or self._commands or self._listing:
+            return 0.0
+        return self._list_at + self._settings.list_interval_s if self._settings.list_command else inf
+
+    def poll(self, now: float) -> list[Event]:
+        self._turn += 1
+        events: list[Event] = []
+        for allocation_id, (what, command) in list(self._commands.items()):
+            if (why := command.ended()) is not None:
+                del self._commands[allocation_id]
+                events += self._ended(what, allocation_id, command.name, why)
+        new, self._new = self._new, []
+        for allocation in new:
+            events += self._begin(allocation)
+        return events + self._look(now)
+
+    def close(self) -> None:
+        """End the commands that still run; instances stay."""
+        for _, command in self._commands.values():
+            command.kill()
+        if self._listing:
+            self._listing.kill()
+
+    def _begin(self, allocation: Allocation) -> list[Event]:
+        self._changed[allocation.instance] = self._turn
+        if not self._settings.start_command:
+            return [Up(allocation.id)]
+        if len(self._commands) >= STARTS_MAX:
+            return self._failed(allocation.id, f"{STARTS_MAX} commands run already")
+        why = self._run("start", allocation)
+        return self._failed(allocation.id, why) if why else []
+
+    def _run(self, what: str, allocation: Allocation) -> str:
+        """Begin a command; returns why it could not begin, or ""."""
+        template = self._settings.start_command if what == "start" else self._settings.stop_command
+        argv = expand(template, allocation)
+        try:
+            command = Command(argv, allocation.instance, self._settings.command_timeout_s)
+        except OSError as error:
+            why = f"{argv[0]}: {error.strerror}"
+            log.warning("command did not start", what=what, instance=allocation.instance, why=why)
+            return why
+        self._commands[allocation.id] = (what, command)
+        return ""
+
+    def _ended(self, what: str, allocation_id: str, instance: str, why: str) -> list[Event]:
+        self._changed[instance] = self._turn
+        if not why:
+            return [Up(allocation_id)] if what == "start" else []
+        # an instance that could not be stopped shows up in the next list, and enters the ledger as found
+        log.warning("command failed", what=what, instance=instance, why=why)
+        return self._failed(allocation_id, why) if what == "start" else []
+
+    def _failed(self, allocation_id: str, why: str) -> list[Event]:
+        self._held.pop(allocation_id, None)
+        return [Failed(allocation_id, why)]
+
+    def _look(self, now: float) -> list[Event]:
+        """Begin a list when it is time, and compare one that has ended with what was told before."""
+        if self._listing is None:
+            if self._settings.list_command and now >= self._list_at + self._settings.list_interval_s:
+                self._list_at, self._listing_turn = now, self._turn
+                try:
+                    self._listing = Command(self._settings.list_command, "", self._settings.command_timeout_s)
+                except OSError as error:
+                    log.warning("list command did not start", why=error.strerror)
+            return []
+        why = self._listing.ended()
+        if why is None:
+            return []
+        ended, self._listing = self._listing, None
+        running = None if why else _parse(ended.output)
+        if running is None:
+            log.warning("list command failed", why=why or "a line is no instance as JSON")
+            return []  # nothing is known: nobody is gone
+        return self._compare(running)
+
+    def _compare(self, running: dict[str, Found]) -> list[Event]:
+        busy = {command.name for _, command in self._commands.values()} | {one.instance for one in self._new}
+
+        def judged(name: str) -> bool:
+            return name not in busy and self._changed.get(name, -1) < self._listing_turn
+
+        own = {allocation.instance for allocation in self._held.values()}
+        gone = [name for name in sorted(own | set(self._listed)) if name not in running and judged(name)]
+        found = [
+            instance
+            for name, instance in running.items()
+            if name not in own and instance != self._listed.get(name) and judged(name)
+        ]
+        for name in gone:
+            self._forget(name)
+        self._listed = {name: was for name, was in self._listed.items() if name in running and name not in own}
+        changed = [name for name in (one.instance for one in found) if name in self._listed]
+        self._listed |= {one.instance: one for one in found}
+        self._changed = {name: turn for name, turn in self._changed.items() if name in busy or not judged(name)}
+        # a changed instance is gone and found again, because what it holds is no longer what was told
+        return [*(Gone(name) for name in gone + changed), *found]
+
+    def _forget(self, instance: str) -> None:
+        for allocation_id in [a.id for a in self._held.values() if a.instance == instance]:
+            del self._held[allocation_id]
+
+
+def measure(settings: HostDriverSettings) -> dict[str, Inventory]:
+    """This machine's CPUs, memory and disk with the shares reserved, in integers."""
+    try:
+        disk = psutil.disk_usage(settings.disk_path).total
+    except OSError as error:
+        raise SettingsError(f"disk_path {settings.disk_path!r}: {error.strerror}: name a mounted directory") from error
+    return {
+        "VCPU": _share(psutil.cpu_count() or 1, settings.reserved_cpu_share, settings.cpu_allocation_ratio),
+        "MEMORY_MB": _share(
+            psutil.virtual_memory().total // 2**20, settings.reserved_memory_share, settings.memory_allocation_ratio
+        ),
+        "DISK_GB": _share(disk // 2**30, settings.reserved_disk_share, settings.disk_allocation_ratio),
+    }
+
+
+def _share(total: int, reserved: float, ratio: float) -> Inventory:
+    """Reserved is rounded up: what the host needs is never sold."""
+    kept = int((Decimal(str(reserved)) * total).to_integral_value(ROUND_CEILING))
+    return Inventory(total=total, reserved=kept, allocation_ratio_thousandths=ratio_thousandths(ratio))
+
+
+def cpu_traits(flags: set[str]) -> set[str]:
+    """Traits of a CPU with these Linux flags."""
+    traits = {CPU_TRAITS[flag] for flag in flags & set(CPU_TRAITS)}
+    if "avx512f" in flags:
+        traits |= {f"HW_CPU_X86_{trait}" for flag, trait in _WITH_AVX512.items() if flag in flags}
+    return traits
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()  # no Linux: the operator names traits in the settings
+    match = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+class _Listed(Found, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=False):
+    """A line of `list_command`; what else it says is left out."""
+
+
+_listed = msgspec.json.Decoder(_Listed)
+
+
+def _parse(output: bytes) -> dict[str, Found] | None:
+    """The instances by name; None when a line can't be read, because half a list would free what runs."""
+    instances: dict[str, Found] = {}
+    for line in output.splitlines():
+        if line.strip():
+            try:
+                one = _listed.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                return None
+            instances[one.instance] = Found(**msgspec.structs.asdict(one))
+    return instances
+
+
+def _check(settings: HostDriverSettings) -> None:
+    for name in ("start_command", "stop_command", "list_command"):
+        check_template(name, getattr(settings, name))
+    for name in ("cpu_allocation_ratio", "memory_allocation_ratio", "disk_allocation_ratio"):
+        try:
+            ratio_thousandths(getattr(settings, name))
+        except ValueError as error:
+            raise SettingsError(f"{name}: {error}") from error
+    if settings.start_command and not settings.stop_command:
+        raise SettingsError("start_command without stop_command: instances could never be stopped; set both")

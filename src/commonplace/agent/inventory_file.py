@@ -1,0 +1,199 @@
+"""The inventory file of the `static` driver: TOML, one table a host.
+
+[hosts.node-1]
+traits = ["HW_CPU_X86_AVX2"]
+labels = { zone = "z1", rack = "r07" }
+found_file = "node-1.running.json"          # beside this file; read again whenever it changes
+
+[hosts.node-1.inventory.VCPU]
+total = 64
+reserved = 4
+allocation_ratio = 4.0                      # at most three decimals
+
+[[hosts.node-1.found]]                      # runs already, started by somebody else
+instance = "vm-17"
+resources = { VCPU = 4, MEMORY_MB = 8192 }
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from commonplace.agent.drivers import Found, StaticDriver
+from commonplace.core.records import ClassName, HostName, Labels, Traits
+from commonplace.core.resources import Inventory, ratio_thousandths
+from commonplace.errors import SettingsError
+
+HOSTS_MAX = 100_000
+"""Most hosts in one file; ten times what one agent has been run with."""
+
+FILE_BYTES_MAX = 64 * 2**20
+"""Largest file read: HOSTS_MAX hosts at some 600 bytes each."""
+
+
+class StaticHost(Struct, frozen=True, kw_only=True):
+    """One host as written in the file; `found` says what runs there now, None where nobody looks."""
+
+    inventory: dict[str, Inventory]
+    traits: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    found: Callable[[], tuple[Found, ...]] | None = None
+
+    def driver(self, *, boot_s: float = 0.0, failure_rate: float = 0.0, seed: int = 0) -> StaticDriver:
+        """A driver for this host."""
+        return StaticDriver(
+            self.inventory,
+            self.traits,
+            self.labels,
+            boot_s=boot_s,
+            failure_rate=failure_rate,
+            seed=seed,
+            found=self.found,
+        )
+
+
+def load_hosts(path: Path) -> dict[str, StaticHost]:
+    """Read an inventory file; SettingsError names file, table and key of the first thing wrong."""
+    tree = _read(path, msgspec.toml.decode, "TOML")
+    _known(tree, ("hosts",), str(path))
+    hosts = _table(tree.get("hosts"), f"{path}: [hosts]")
+    if not 1 <= len(hosts) <= HOSTS_MAX:
+        raise SettingsError(f"{path}: {len(hosts)} hosts: write 1 to {HOSTS_MAX} tables [hosts.NAME]")
+    return {_host_name(name, path): _host(path, name, table) for name, table in hosts.items()}
+
+
+def _host(path: Path, name: str, table: object) -> StaticHost:
+    where = f"{path}: [hosts.{name}]"
+    host = _table(table, where)
+    _known(host, ("inventory", "traits", "labels", "found", "found_file"), where)
+    if "found" in host and "found_file" in host:
+        raise SettingsError(f"{where}: found and found_file exclude each other: keep one")
+    classes = _table(host.get("inventory"), f"{where[:-1]}.inventory]")
+    if not classes:
+        raise SettingsError(f"{where}: no inventory: write a table [hosts.{name}.inventory.VCPU] with a total")
+    return StaticHost(
+        inventory={
+            _converted(class_name, ClassName, f"{where}: resource class {class_name!r}"): _inventory(
+                item, f"{where[:-1]}.inventory.{class_name}]"
+            )
+            for class_name, item in classes.items()
+        },
+        traits=_converted(host.get("traits", ()), Traits, f"{where}: traits"),
+        labels=_converted(host.get("labels", {}), Labels, f"{where}: labels"),
+        found=_found_source(path, host, where),
+    )
+
+
+_INVENTORY_KEYS = ("total", "reserved", "allocation_ratio", "min_unit", "max_unit", "step_size")
+
+
+def _inventory(item: object, where: str) -> Inventory:
+    table = dict(_table(item, where))
+    _known(table, _INVENTORY_KEYS, where)
+    if "allocation_ratio" in table:
+        try:
+            table["allocation_ratio_thousandths"] = ratio_thousandths(table.pop("allocation_ratio"))
+        except ValueError as error:
+            raise SettingsError(f"{where}: {error}") from error
+    inventory: Inventory = _converted(table, Inventory, where)
+    return inventory
+
+
+def _found_source(path: Path, host: Mapping[str, Any], where: str) -> Callable[[], tuple[Found, ...]] | None:
+    if "found" in host:
+        found = _found(host["found"], f"{where}: found")
+        return lambda: found
+    if "found_file" in host:
+        name = _converted(host["found_file"], str, f"{where}: found_file")
+        source = FoundFile(path.parent / name)
+        source()  # an error in it is told now, not at the first poll
+        return source
+    return None
+
+
+class FoundFile:
+    """A file of running instances (JSON list, or TOML with `found` tables), read again when it changes.
+
+    Once read, a later version that can't be read is left aside until it changes again, and the last good one holds:
+    dropping what runs from the ledger would double-book the host. `error` then says what is wrong with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.error = ""
+        self._seen: tuple[int, int] | None = None
+        self._found: tuple[Found, ...] | None = None
+
+    def __call__(self) -> tuple[Found, ...]:
+        """The instances; SettingsError when the file has never been readable."""
+        try:
+            stat = self.path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size)
+            if seen != self._seen:
+                self._found = self._read()
+                self._seen, self.error = seen, ""
+        except (OSError, SettingsError) as error:
+            if self._found is None:
+                raise SettingsError(f"{self.path}: {error}" if isinstance(error, OSError) else str(error)) from error
+            self.error = str(error)
+        assert self._found is not None
+        return self._found
+
+    def _read(self) -> tuple[Found, ...]:
+        if self.path.suffix == ".toml":
+            tree = _read(self.path, msgspec.toml.decode, "TOML")
+            _known(tree, ("found",), str(self.path))
+            return _found(tree.get("found", []), f"{self.path}: found")
+        return _found(_read(self.path, msgspec.json.decode, "JSON"), str(self.path))
+
+
+def _found(items: object, where: str) -> tuple[Found, ...]:
+    found: tuple[Found, ...] = _converted(items, tuple[Found, ...], where)
+    seen: set[str] = set()
+    for instance in found:
+        if instance.instance in seen:
+            raise SettingsError(f"{where}: instance {instance.instance!r} is listed twice")
+        seen.add(instance.instance)
+    return found
+
+
+def _read(path: Path, decode: Callable[[bytes], Any], form: str) -> Any:
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise SettingsError(f"{path}: larger than {FILE_BYTES_MAX} bytes: split it")
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid {form}: {error}") from error
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SettingsError(f"{where}: must be a table, not {value!r}")
+    return value
+
+
+def _known(table: Mapping[str, object], keys: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{where}: unknown key {key!r}; the nearest known is {nearest!r}")
+
+
+def _host_name(name: str, path: Path) -> str:
+    host: str = _converted(name, HostName, f"{path}: [hosts.{name}]: the name")
+    return host
+
+
+def _converted(value: object, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {error}") from error

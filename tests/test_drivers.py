@@ -1,0 +1,397 @@
+"""Drivers: what a host has, what runs on it, and what the driver says of both."""
+
+import json
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, StaticDriver, Up
+from commonplace.agent.host_driver import HostDriver, HostDriverSettings, cpu_traits, measure
+from commonplace.agent.inventory_file import load_hosts
+from commonplace.agent.shapes import MIXES, Shape, hosts, load_shapes, parse_shape, parse_shapes
+from commonplace.core.records import Allocation
+from commonplace.core.resources import Inventory
+from commonplace.errors import SettingsError, UsageError
+
+VCPU = {"VCPU": Inventory(total=8)}
+
+
+def allocation(name: str = "a1", project: str = "") -> Allocation:
+    return Allocation(id=name, instance=f"vm-{name}", resources={"VCPU": 2, "MEMORY_MB": 512}, project=project)
+
+
+# --- static ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_accounted_instance_is_up_at_the_next_poll_and_told_once() -> None:
+    driver = StaticDriver(VCPU)
+    driver.start(allocation())
+    assert driver.poll(0.0) == [Up("a1")]
+    assert driver.poll(1.0) == []
+
+
+def test_a_booting_instance_is_up_only_after_its_boot_time() -> None:
+    driver = StaticDriver(VCPU, boot_s=5)
+    driver.start(allocation())
+    assert driver.due() == 0.0
+    assert driver.poll(100.0) == []
+    assert driver.due() == 105.0
+    assert driver.poll(104.9) == []
+    assert driver.poll(105.0) == [Up("a1")]
+    assert driver.due() == float("inf")
+
+
+@pytest.mark.parametrize("polled", [False, True])
+def test_an_instance_stopped_before_it_is_up_is_never_reported(polled: bool) -> None:
+    driver = StaticDriver(VCPU, boot_s=5)
+    driver.start(allocation())
+    if polled:
+        driver.poll(0.0)
+    driver.stop("a1")
+    assert driver.poll(10.0) == []
+
+
+def test_simulated_failures_follow_their_rate_and_seed() -> None:
+    def run(seed: int) -> list[Event]:
+        driver = StaticDriver(VCPU, failure_rate=0.3, seed=seed)
+        for n in range(500):
+            driver.start(allocation(f"a{n}"))
+        return driver.poll(0.0)
+
+    first = run(1)
+    failed = sum(isinstance(event, Failed) for event in first)
+    assert 100 < failed < 200
+    assert run(1) == first
+    assert run(2) != first
+
+
+def test_found_instances_are_told_once_and_gone_when_they_go() -> None:
+    running = [Found(instance="vm-1", resources={"VCPU": 1}), Found(instance="vm-2", resources={"VCPU": 2})]
+    driver = StaticDriver(VCPU, found=lambda: tuple(running))
+    assert driver.poll(0.0) == running
+    assert driver.poll(1.0) == []
+    first = running.pop(0)
+    assert driver.poll(2.0) == [Gone(first.instance)]
+
+
+def test_a_found_instance_that_grew_is_gone_and_found_again() -> None:
+    running = [Found(instance="vm-1", resources={"VCPU": 1})]
+    driver = StaticDriver(VCPU, found=lambda: tuple(running))
+    driver.poll(0.0)
+    running[0] = Found(instance="vm-1", resources={"VCPU": 4})
+    assert driver.poll(1.0) == [Gone("vm-1"), running[0]]
+
+
+# --- inventory file -------------------------------------------------------------------------------------------------
+
+GOOD = """
+[hosts.node-1]
+traits = ["HW_CPU_X86_AVX2"]
+labels = { zone = "z1" }
+[hosts.node-1.inventory.VCPU]
+total = 64
+reserved = 4
+allocation_ratio = 1.1
+[hosts.node-1.inventory.MEMORY_MB]
+total = 1024
+[[hosts.node-1.found]]
+instance = "vm-17"
+resources = { VCPU = 4 }
+[hosts.node-2.inventory.VCPU]
+total = 8
+"""
+
+
+def test_inventory_file_holds_several_hosts_with_exact_ratios(tmp_path: Path) -> None:
+    (path := tmp_path / "hosts.toml").write_text(GOOD)
+    read = load_hosts(path)
+    assert list(read) == ["node-1", "node-2"]
+    node = read["node-1"].driver()
+    assert node.inventory()["VCPU"] == Inventory(total=64, reserved=4, allocation_ratio_thousandths=1100)
+    assert node.inventory()["VCPU"].capacity == 66
+    assert (node.traits(), node.labels()) == (("HW_CPU_X86_AVX2",), {"zone": "z1"})
+    assert node.poll(0.0) == [Found(instance="vm-17", resources={"VCPU": 4})]
+    assert read["node-2"].driver().poll(0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hosts = 3", "[hosts]: must be a table"),
+        ("[host.a]", "unknown key 'host'; the nearest known is 'hosts'"),
+        ("[hosts]", "0 hosts"),
+        ("[hosts.a]", "[hosts.a]: no inventory"),
+        ("[hosts.a]\ntrait = []", "[hosts.a]: unknown key 'trait'; the nearest known is 'traits'"),
+        (
+            "[hosts.a.inventory.VCPU]\ntotl = 1",
+            "[hosts.a.inventory.VCPU]: unknown key 'totl'; the nearest known is 'total'",
+        ),
+        ("[hosts.a.inventory.VCPU]\nreserved = 1", "[hosts.a.inventory.VCPU]: Object missing required field `total`"),
+        ("[hosts.a.inventory.VCPU]\ntotal = -1", "[hosts.a.inventory.VCPU]: Expected `int` >= 0 - at `$.total`"),
+        ("[hosts.a.inventory.VCPU]\ntotal = 1\nallocation_ratio = 1.0001", "at most three decimals"),
+        ("[hosts.a.inventory.VCPU]\ntotal = 1\nallocation_ratio = 'x'", "is not a number"),
+        ("[hosts.a.inventory.vcpu]\ntotal = 1", "resource class 'vcpu'"),
+        ('[hosts."a b".inventory.VCPU]\ntotal = 1', "[hosts.a b]: the name"),
+        ("[hosts.a]\nfound_file = 'none.json'\n[hosts.a.inventory.VCPU]\ntotal = 1", "none.json: "),
+        (
+            "[hosts.a]\nfound = [{instance='x'}]\n[hosts.a.inventory.VCPU]\ntotal = 1",
+            "missing required field `resources`",
+        ),
+        ("[hosts.a", "not valid TOML"),
+    ],
+)
+def test_inventory_file_errors_name_file_table_and_key(tmp_path: Path, text: str, says: str) -> None:
+    (path := tmp_path / "hosts.toml").write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load_hosts(path)
+    assert says in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_found_file_is_read_again_when_it_changes_and_its_last_good_version_holds(tmp_path: Path) -> None:
+    running = tmp_path / "running.json"
+    running.write_text(json.dumps([{"instance": "vm-1", "resources": {"VCPU": 1}}]))
+    path = tmp_path / "hosts.toml"
+    path.write_text("[hosts.a]\nfound_file = 'running.json'\n[hosts.a.inventory.VCPU]\ntotal = 8\n")
+    driver = load_hosts(path)["a"].driver()
+    assert [type(event) for event in driver.poll(0.0)] == [Found]
+    running.write_text("[{broken, and longer than before it was broken by somebody")
+    assert driver.poll(1.0) == []
+    running.write_text(json.dumps([{"instance": "vm-2", "resources": {"VCPU": 1}, "project": "p"}]))
+    assert driver.poll(2.0) == [Gone("vm-1"), Found(instance="vm-2", resources={"VCPU": 1}, project="p")]
+    running.unlink()
+    assert driver.poll(3.0) == []
+
+
+# --- host -----------------------------------------------------------------------------------------------------------
+
+
+def until(driver: Driver, done: Callable[[list[Event]], bool], timeout_s: float = 20.0) -> list[Event]:
+    """Poll until `done` holds for all events so far, and return them."""
+    events: list[Event] = []
+    end = time.monotonic() + timeout_s
+    while not done(events):
+        assert time.monotonic() < end, f"still only {events}"
+        events += driver.poll(time.monotonic())
+        time.sleep(0.01)
+    return events
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\nstate = pathlib.Path({str(path.parent)!r}) / 'vms'\n{body}"
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> HostDriverSettings:
+    """Commands that keep their instances as files in a directory."""
+    (tmp_path / "vms").mkdir()
+    start = script(tmp_path / "start", "(state / sys.argv[1]).write_text(sys.argv[2])")
+    stop = script(tmp_path / "stop", "(state / sys.argv[1]).unlink()")
+    listing = script(
+        tmp_path / "list",
+        "for f in state.iterdir():\n    print(json.dumps({'instance': f.name, 'resources': {'VCPU': 1}, 'ip': 'x'}))",
+    )
+    return HostDriverSettings(
+        start_command=(start, "{instance}", "{vcpus}-{memory_mb}-{disk_gb}"),
+        stop_command=(stop, "{instance}"),
+        list_command=(listing,),
+        list_interval_s=0.05,
+    )
+
+
+def test_host_inventory_is_real_and_reserved_shares_round_up() -> None:
+    inventory = measure(HostDriverSettings(reserved_cpu_share=0.01, reserved_memory_share=0.1))
+    assert inventory["VCPU"].total >= 1
+    assert inventory["VCPU"].reserved == 1
+    memory = inventory["MEMORY_MB"]
+    assert memory.total / 10 <= memory.reserved < memory.total / 10 + 1
+    assert inventory["DISK_GB"].total >= 1
+
+
+def test_host_load_is_measured_as_shares() -> None:
+    load = HostDriver(HostDriverSettings()).load()
+    assert set(load) == {"cpu_share", "memory_share", "disk_share", "load1"}
+    assert 0 < load["memory_share"] <= 1
+
+
+def test_cpu_flags_become_standard_traits() -> None:
+    assert cpu_traits({"avx2", "pni", "vaes", "unknown"}) == {"HW_CPU_X86_AVX2", "HW_CPU_X86_SSE3"}
+    assert "HW_CPU_X86_AVX512VAES" in cpu_traits({"avx512f", "vaes"})
+
+
+def test_host_without_commands_only_accounts() -> None:
+    driver = HostDriver(HostDriverSettings())
+    driver.start(allocation())
+    assert driver.poll(0.0) == [Up("a1")]
+    driver.stop("a1")
+    assert driver.poll(1.0) == []
+
+
+def test_instances_are_started_and_stopped_by_commands(machine: HostDriverSettings, tmp_path: Path) -> None:
+    driver = HostDriver(machine)
+    driver.start(allocation())
+    assert until(driver, bool) == [Up("a1")]
+    assert (tmp_path / "vms" / "vm-a1").read_text() == "2-512-0"
+    driver.stop("a1")
+    # what another driver finds proves that ours is gone, and this list comes after the stop
+    (tmp_path / "vms" / "other").write_text("")
+    assert until(driver, bool) == [Found(instance="other", resources={"VCPU": 1})]
+    until(driver, lambda _: not (tmp_path / "vms" / "vm-a1").exists())
+    driver.close()
+
+
+def test_an_instance_that_ends_by_itself_is_gone(machine: HostDriverSettings, tmp_path: Path) -> None:
+    driver = HostDriver(machine)
+    driver.start(allocation())
+    until(driver, bool)
+    (tmp_path / "vms" / "vm-a1").unlink()
+    assert until(driver, bool) == [Gone("vm-a1")]
+    driver.close()
+
+
+def test_an_adopted_instance_is_not_found_and_can_be_stopped(machine: HostDriverSettings, tmp_path: Path) -> None:
+    for name in ("vm-a1", "other"):
+        (tmp_path / "vms" / name).write_text("")
+    driver = HostDriver(machine)
+    driver.adopt(allocation())
+    assert until(driver, bool) == [Found(instance="other", resources={"VCPU": 1})]
+    driver.stop("a1")
+    until(driver, lambda _: not (tmp_path / "vms" / "vm-a1").exists())
+    driver.close()
+
+
+def test_a_failed_start_says_why(machine: HostDriverSettings, tmp_path: Path) -> None:
+    failing = script(tmp_path / "failing", "sys.exit('no image for it')")
+    driver = HostDriver(HostDriverSettings(start_command=(failing,), stop_command=("true",)))
+    driver.start(allocation())
+    assert until(driver, bool) == [Failed("a1", "exit 1: no image for it")]
+
+
+def test_a_command_that_is_missing_or_hangs_fails_its_allocation() -> None:
+    missing = HostDriver(HostDriverSettings(start_command=("no-such-command",), stop_command=("true",)))
+    missing.start(allocation())
+    assert missing.poll(0.0) == [Failed("a1", "no-such-command: No such file or directory")]
+    hanging = HostDriver(
+        HostDriverSettings(start_command=("sleep", "60"), stop_command=("true",), command_timeout_s=0.1)
+    )
+    hanging.start(allocation())
+    assert until(hanging, bool) == [Failed("a1", "no end within 0.1 s, killed")]
+
+
+def test_a_list_that_fails_or_is_broken_declares_nothing_gone(machine: HostDriverSettings, tmp_path: Path) -> None:
+    driver = HostDriver(machine)
+    (tmp_path / "vms" / "other").write_text("")
+    assert len(until(driver, bool)) == 1
+    runs = tmp_path / "runs"
+    script(tmp_path / "list", f"open({str(runs)!r}, 'a').write('x')\nprint('{{\"instance\":')")
+    events = until(driver, lambda _: runs.exists() and len(runs.read_text()) >= 3)
+    assert events == []
+    driver.close()
+
+
+def test_values_of_an_allocation_are_never_templates_or_shell(tmp_path: Path) -> None:
+    started = script(tmp_path / "start", "pathlib.Path(state.parent / 'args').write_text(json.dumps(sys.argv[1:]))")
+    driver = HostDriver(HostDriverSettings(start_command=(started, "p={project}"), stop_command=("true",)))
+    driver.start(allocation(project="{user}; $(reboot)"))
+    until(driver, bool)
+    assert json.loads((tmp_path / "args").read_text()) == ["p={user}; $(reboot)"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            HostDriverSettings(start_command=("run", "{instanc}"), stop_command=("x",)),
+            "the nearest known is {instance}",
+        ),
+        (HostDriverSettings(start_command=("run",)), "start_command without stop_command"),
+        (HostDriverSettings(cpu_allocation_ratio=1.00001), "cpu_allocation_ratio"),
+        (HostDriverSettings(disk_path="/no/such/dir"), "disk_path '/no/such/dir'"),
+    ],
+)
+def test_host_settings_that_cannot_be_meant_are_refused(settings: HostDriverSettings, says: str) -> None:
+    with pytest.raises(SettingsError, match=says.replace("{", r"\{")):
+        HostDriver(settings)
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_shape_reads_as_people_write_it() -> None:
+    assert parse_shape("24vcpu:48gb:1000gb*700") == Shape(vcpus=24, memory_mb=49152, disk_gb=1000, count=700)
+    assert parse_shape("64vcpux1.5:1tb") == Shape(vcpus=64, memory_mb=2**20, vcpu_ratio_thousandths=1500)
+    assert parse_shape("1c:0.75gb").memory_mb == 768
+    assert [shape.vcpus for shape in parse_shapes("64vcpu:256gb,128vcpu:1tb*2")] == [64, 128]
+    assert parse_shapes("mixed") == MIXES["mixed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("24", "write VCPUS:MEMORY"),
+        ("24vcpu:48", "memory '48' must be a whole number of megabytes"),
+        ("24vcpu:0.0001gb", "memory"),
+        ("24vcpu:48gb:1gb:9", "write VCPUS:MEMORY"),
+        ("0vcpu:48gb", "write VCPUS:MEMORY"),
+        ("mixd", "did you mean the mix 'mixed'"),
+        ("2vcpux1.23456:4gb", "at most three decimals"),
+    ],
+)
+def test_a_bad_shape_is_refused_with_an_example(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_shape(text)
+
+
+@pytest.mark.parametrize("mix", sorted(MIXES))
+def test_a_mix_makes_the_same_fleet_for_the_same_seed(mix: str) -> None:
+    fleet = list(hosts(137, MIXES[mix], seed=3))
+    assert len(fleet) == 137
+    assert fleet == list(hosts(137, MIXES[mix], seed=3))
+    assert fleet[0][0] == "host-00001"
+    assert fleet[20][3] == {"zone": "zone-1", "rack": "rack-002"}
+    assert {inventory["VCPU"].total for _, inventory, _, _ in fleet} == {shape.vcpus for shape in MIXES[mix]}
+
+
+def test_weights_share_what_counts_leave() -> None:
+    shapes = (Shape(vcpus=1, memory_mb=1, count=3), Shape(vcpus=2, memory_mb=1, weight=2), Shape(vcpus=4, memory_mb=1))
+    sizes = sorted(inventory["VCPU"].total for _, inventory, _, _ in hosts(11, shapes))
+    assert sizes == [1] * 3 + [2] * 5 + [4] * 3
+
+
+@pytest.mark.parametrize(("n", "spec"), [(5, "2c:4gb*9"), (5, "2c:4gb*2"), (0, "mixed")])
+def test_counts_that_disagree_with_the_number_of_hosts_are_refused(n: int, spec: str) -> None:
+    with pytest.raises(UsageError, match="hosts"):
+        list(hosts(n, parse_shapes(spec)))
+
+
+def test_shapes_come_from_files_too(tmp_path: Path) -> None:
+    (csv := tmp_path / "s.csv").write_text("vcpus,memory_mb,count,traits\n64,1024,2,A B\n8,512,,\n")
+    (toml := tmp_path / "s.toml").write_text(
+        "[[shapes]]\nvcpus=64\nmemory_mb=1024\ncount=2\ntraits=['A','B']\n[[shapes]]\nvcpus=8\nmemory_mb=512\n"
+    )
+    assert load_shapes(csv) == load_shapes(toml) == parse_shapes(str(csv))
+    assert load_shapes(csv)[0] == Shape(vcpus=64, memory_mb=1024, count=2, traits=("A", "B"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("s.csv", "vcpus,memory_mb\n64,x\n", "line 2"),
+        ("s.csv", "vcpus,memory_mb\n64\n", "line 2: 1 columns, the header has 2"),
+        ("s.toml", "[[shapes]]\nvcpus=0\nmemory_mb=1\n", "number 1: vcpus must be at least 1"),
+        ("s.toml", "[[shapes]]\nvcpu=1\nmemory_mb=1\n", "unknown field `vcpu`"),
+        ("s.toml", "", "no shapes"),
+    ],
+)
+def test_shape_file_errors_name_the_place(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (path := tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load_shapes(path)
