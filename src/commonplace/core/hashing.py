@@ -22,7 +22,9 @@ def host_part(inventory: Mapping[str, Inventory], traits: Iterable[str], labels:
     return _h(host_bytes(inventory, traits, labels, status))
 
 
-def host_bytes(inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str) -> bytes:
+def host_bytes(
+    inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str
+) -> bytes:
     """Canonical bytes of the host part: one line a fact, sorted within each kind."""
     lines = ["host"]
     for name, item in sorted(inventory.items()):
@@ -48,11 +50,15 @@ def id_hash(allocation_id: str, tail: bytes) -> int:
 
 def tail_bytes(resources: Resources, group: str, cells: Mapping[str, Resources]) -> bytes:
     """Canonical bytes of an allocation after its id."""
-    return _tail(tuple(resources.items()), group, tuple((cell, tuple(amounts.items())) for cell, amounts in cells.items()))
+    return _tail(
+        tuple(resources.items()), group, tuple((cell, tuple(amounts.items())) for cell, amounts in cells.items())
+    )
 
 
 @lru_cache(maxsize=4096)
-def _tail(resources: tuple[tuple[str, int], ...], group: str, cells: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]) -> bytes:
+def _tail(
+    resources: tuple[tuple[str, int], ...], group: str, cells: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+) -> bytes:
     lines = [""]
     lines.extend(f"r {name} {amount}" for name, amount in sorted(resources) if amount)
     if group:

@@ -263,7 +263,7 @@ class HostState:
 
 def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | Delta | Bad:
     """Decode a host record and hold it against its key: key and payload must agree."""
-    record = decode("hosts", value)
+    record: Start | Snapshot | Delta | Bad = decode("hosts", value)
     if isinstance(record, Bad):
         return record
     if record.host != key.host:

@@ -95,7 +95,11 @@ class ScoreRow:
             return NEVER
         for name, amount in ask.resources:
             column = columns.free.get(name)
-            if column is None or column[i] < amount or not columns.unit_min[name][i] <= amount <= columns.unit_max[name][i]:
+            if (
+                column is None
+                or column[i] < amount
+                or not columns.unit_min[name][i] <= amount <= columns.unit_max[name][i]
+            ):
                 return NEVER
             if amount % (columns.unit_step[name].item(i) or 1):
                 return NEVER
@@ -130,7 +134,7 @@ class ScoreRow:
             if best > NEVER:
                 ties = np.flatnonzero(scores == best)
                 pick = ties[0] if len(ties) == 1 else ties[crc32(seed) % len(ties)]
-                return self.view.by_index[pick]
+                return self.view.by_index[int(pick)]
         return None
 
 
@@ -160,7 +164,9 @@ def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
     group_failed = [i for i in barred if left[i]]
     if group_failed:
         counts["group"] = len(group_failed)
-        closest: Miss | None = Miss(host=view.by_index[min(group_failed)].host.name, filter="group", detail="its members are as many as allowed")
+        closest: Miss | None = Miss(
+            host=view.by_index[min(group_failed)].host.name, filter="group", detail="its members are as many as allowed"
+        )
     else:
         closest = _closest(view, ask, *last) if last else None
     return Explanation(evaluated=view.columns.rows, filters=counts, closest=closest)

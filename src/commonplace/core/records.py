@@ -86,7 +86,9 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     origin: Literal["claim", "found"] = "claim"
 
 
-Verdict = Literal["granted", "rejected", "renewed", "confirmed", "released", "late", "ignored", "lapsed", "failed", "lost"]
+Verdict = Literal[
+    "granted", "rejected", "renewed", "confirmed", "released", "late", "ignored", "lapsed", "failed", "lost"
+]
 Reason = Literal["", "stale", "full", "constraint", "disabled", "expired", "version"]
 
 
@@ -389,7 +391,9 @@ class _Envelope(Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_decoders: dict[str, msgspec.json.Decoder[Any]] = {topic: msgspec.json.Decoder(kind) for topic, kind in TOPIC_RECORDS.items()}
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    topic: msgspec.json.Decoder(kind) for topic, kind in TOPIC_RECORDS.items()
+}
 _envelope = msgspec.json.Decoder(_Envelope)
 _decode_errors = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 

@@ -258,7 +258,9 @@ class View:
     def liveness(self, timeout_ms: int, now_ms: int) -> int:
         """Mark hosts silent by rule 1: against the newest log time, or by our own clock since their report; returns how many are."""
         columns, n = self.columns, self.columns.rows
-        alive = (columns.log_time_ms[:n] >= self.newest_log_time_ms - timeout_ms) & (columns.seen_ms[:n] >= now_ms - timeout_ms)
+        alive = (columns.log_time_ms[:n] >= self.newest_log_time_ms - timeout_ms) & (
+            columns.seen_ms[:n] >= now_ms - timeout_ms
+        )
         for index in np.flatnonzero(alive != columns.alive[:n]).tolist():
             columns.alive[index] = alive[index]
             self._note(index)
@@ -306,7 +308,16 @@ class View:
 
     def statuses(self) -> dict[str, int]:
         """How many hosts are in each state, for metrics."""
-        counts = {"enabled": 0, "disabled": 0, "draining": 0, "stale": 0, "silent": 0, "removed": 0, "newer": 0, "gap": 0}
+        counts = {
+            "enabled": 0,
+            "disabled": 0,
+            "draining": 0,
+            "stale": 0,
+            "silent": 0,
+            "removed": 0,
+            "newer": 0,
+            "gap": 0,
+        }
         alive = self.columns.alive
         for row in self.by_index:
             host = row.host
