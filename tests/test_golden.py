@@ -1,0 +1,308 @@
+"""One example of every record, held byte for byte: a change on the wire cannot go unnoticed.
+
+`COMMONPLACE_REGENERATE=1 pytest tests/test_golden.py` rewrites the files after a change that is meant.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from commonplace.core import records
+from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
+from commonplace.core.records import (
+    VERSION,
+    Allocation,
+    Bad,
+    Build,
+    Cancel,
+    Claim,
+    Confirm,
+    Decision,
+    Delta,
+    Explanation,
+    Flavor,
+    HostControl,
+    Miss,
+    Placed,
+    Position,
+    Profile,
+    Quarantined,
+    Record,
+    Release,
+    ReplicaReport,
+    Routing,
+    Settled,
+    Snapshot,
+    Start,
+    decode,
+    encode,
+)
+from commonplace.core.resources import Inventory
+
+GOLDEN = Path(__file__).parent / "golden"
+PROTOCOL = Path(__file__).parents[1] / "docs" / "protocol.md"
+REGENERATE = os.environ.get("COMMONPLACE_REGENERATE") == "1"
+
+INVENTORY = {
+    "VCPU": Inventory(total=24, reserved=2, allocation_ratio_thousandths=4000),
+    "MEMORY_MB": Inventory(total=49152, reserved=1024, min_unit=256, max_unit=32768, step_size=256),
+}
+TRAITS = ("CUSTOM_SSD", "HW_CPU_X86_AVX2")
+LABELS = {"zone": "z1"}
+ASKED = {"VCPU": 2, "MEMORY_MB": 4096}
+CLAIMED = Allocation(
+    id="9f31c2-1a",
+    request="r-7f3a",
+    index=0,
+    instance="r-7f3a.0",
+    flavor="m1.medium",
+    project="blue",
+    kind="build",
+    group="web",
+    resources=ASKED,
+)
+LEASED = msgspec.structs.replace(CLAIMED, building=True, lease_ms=300000)
+ACTIVE = Allocation(
+    id="9f31c2-19",
+    request="r-7f39",
+    instance="r-7f39.0",
+    flavor="m1.medium",
+    resources=ASKED,
+    cells={"0": {"VCPU": 2}},
+    state="active",
+)
+HOST_PART = host_part(INVENTORY, TRAITS, LABELS, "enabled")
+
+
+def state_hash(*allocations: Allocation) -> str:
+    return to_hex((HOST_PART + sum(map(allocation_hash, allocations))) & MASK)
+
+
+RECORDS: dict[str, tuple[str, Record]] = {
+    "start": ("hosts", Start(host="host-0042", agent="agent-3", nonce="5be1")),
+    "snapshot": (
+        "hosts",
+        Snapshot(
+            host="host-0042",
+            epoch=17,
+            generation=1,
+            claims_topic="oQ2hT9bXQ0mK6m3m1JtS5g",
+            claims_through=120,
+            hash=state_hash(ACTIVE),
+            agent="agent-3",
+            inventory=INVENTORY,
+            traits=TRAITS,
+            labels=LABELS,
+            allocations=[ACTIVE],
+            load={"cpu": 0.25},
+        ),
+    ),
+    "delta": (
+        "hosts",
+        Delta(
+            host="host-0042",
+            epoch=17,
+            generation=2,
+            base_generation=1,
+            claims_topic="oQ2hT9bXQ0mK6m3m1JtS5g",
+            claims_through=124,
+            hash=state_hash(LEASED),
+            upserts=[LEASED],
+            removed=["9f31c2-19"],
+            settled=[
+                Settled(offset=122, verdict="released", allocation="9f31c2-19"),
+                Settled(offset=123, verdict="granted", allocation="9f31c2-1a"),
+                Settled(
+                    offset=124,
+                    verdict="rejected",
+                    reason="stale",
+                    allocation="77aa01-4",
+                    detail="the state is 00c0ffee00c0ffee",
+                ),
+            ],
+        ),
+    ),
+    "claim": (
+        "claims",
+        Claim(
+            host="host-0042",
+            request="r-7f3a",
+            replica="r1",
+            expected=state_hash(),
+            lease_ms=300000,
+            allocations=[CLAIMED],
+            traits_required=("HW_CPU_X86_AVX2",),
+            group_max=1,
+            builds_max=8,
+            instances_max=50,
+        ),
+    ),
+    "confirm": ("claims", Confirm(host="host-0042", request="r-7f3a", allocation="9f31c2-1a")),
+    "release": ("claims", Release(host="host-0042", request="r-7f3a", allocation="9f31c2-1a", leased_only=True)),
+    "build": (
+        "requests",
+        Build(
+            id="r-7f3a",
+            flavor="m1.medium",
+            project="blue",
+            user="ada",
+            group="web",
+            group_max=1,
+            traits_required=("HW_CPU_X86_AVX2",),
+            deadline_ms=10000,
+        ),
+    ),
+    "cancel": ("requests", Cancel(id="r-7f3a", flavor="m1.medium")),
+    "decision": (
+        "decisions",
+        Decision(
+            request="r-7f3a",
+            result="placed",
+            content="8a1f0c33d2e4b597",
+            position=Position(2, 911),
+            replica="r1",
+            flavor="m1.medium",
+            project="blue",
+            user="ada",
+            group="web",
+            resources=ASKED,
+            confirm_within_ms=285000,
+            attempts=1,
+            placed=[Placed(instance="r-7f3a.0", host="host-0042", allocation="9f31c2-1a", grant=Position(3, 4711))],
+            stages_ms={"rank": 0.4, "claim": 1.9},
+        ),
+    ),
+    "decision_refused": (
+        "decisions",
+        Decision(
+            request="r-7f3b",
+            result="no_valid_host",
+            message="0 of 500 hosts",
+            position=Position(2, 912),
+            replica="r1",
+            flavor="m1.large",
+            explanation=Explanation(
+                evaluated=500,
+                filters={"memory": 310, "traits": 150, "status": 40},
+                closest=Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
+            ),
+        ),
+    ),
+    "flavor": ("control", Flavor(name="m1.medium", resources=ASKED, traits_required=("HW_CPU_X86_AVX2",), spread=3)),
+    "profile": ("control", Profile(name="packing", weighers={"vcpu": -1.0, "memory": -1.0}, builds_max=4)),
+    "host": ("control", HostControl(name="host-0042", status="draining", reason="new fans", gap_cleared=17)),
+    "routing": ("control", Routing(pools={"w1.large": "windows"})),
+    "replica": (
+        "replicas",
+        ReplicaReport(
+            replica="r1",
+            state="ready",
+            partitions=[0, 2],
+            hosts=500,
+            decisions=1200,
+            conflict_fraction=0.02,
+            digest="00c0ffee00c0ffee",
+            positions={"0": 4711},
+        ),
+    ),
+    "quarantined": (
+        "quarantine",
+        Quarantined(
+            topic="commonplace.default.claims",
+            partition=1,
+            offset=77,
+            reason="not a claims record: Object missing required field `host`",
+            by="agent-3",
+            key="host-0042",
+            sample="e30=",
+        ),
+    ),
+}
+
+
+def read(name: str, now: bytes) -> bytes:
+    """The golden bytes of `name`, after rewriting them with `now` where that was asked for."""
+    path = GOLDEN / f"{name}.json"
+    if REGENERATE:
+        path.write_bytes(now + b"\n")
+    return path.read_bytes().removesuffix(b"\n")
+
+
+def kinds(node: Any) -> Iterator[type]:
+    """Every Struct of a union of records."""
+    yield from getattr(node, "__args__", (node,))
+
+
+def test_every_record_type_has_a_golden_file() -> None:
+    known = {kind for union in records.TOPIC_RECORDS.values() for kind in kinds(union)}
+    assert known == {type(record) for _, record in RECORDS.values()}
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {*RECORDS, "schema"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_record_encodes_to_its_golden_bytes(name: str) -> None:
+    assert encode(RECORDS[name][1]) == read(name, encode(RECORDS[name][1]))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_golden_bytes_decode_to_the_record(name: str) -> None:
+    topic, record = RECORDS[name]
+    assert decode(topic, (GOLDEN / f"{name}.json").read_bytes()) == record
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_protocol_page_shows_the_golden_record(name: str) -> None:
+    assert (GOLDEN / f"{name}.json").read_text().strip() in PROTOCOL.read_text(), f"docs/protocol.md lacks {name}"
+
+
+def schema_bytes() -> bytes:
+    _, components = msgspec.json.schema_components(records.TOPIC_RECORDS.values(), ref_template="#/$defs/{name}")
+    return msgspec.json.format(msgspec.json.encode(components, order="deterministic"), indent=1)
+
+
+def test_json_schema_is_the_golden_one() -> None:
+    assert schema_bytes() == read("schema", schema_bytes())
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_golden_record_satisfies_the_json_schema(name: str) -> None:
+    value = json.loads((GOLDEN / f"{name}.json").read_bytes())
+    schema = {"$ref": f"#/$defs/{type(RECORDS[name][1]).__name__}", "$defs": json.loads(schema_bytes())}
+    jsonschema.validate(value, schema)
+
+
+def newer(name: str) -> Iterator[dict[str, Any]]:
+    """Records of the next version: with a field we do not know, with a field's type changed, with a required field gone."""
+    value = json.loads(encode(RECORDS[name][1])) | {"v": VERSION + 1}
+    yield value
+    yield value | {"from_the_future": {"deep": [1, None]}}
+    for field in value.keys() - {"type", "v"}:
+        yield value | {field: {"was": value[field]}}
+        yield {key: item for key, item in value.items() if key != field}
+    yield value | {"type": "not_yet_thought_of"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_record_of_the_next_version_is_told_apart_and_never_raises(name: str) -> None:
+    for value in newer(name):
+        bad = decode(RECORDS[name][0], msgspec.json.encode(value))
+        assert isinstance(bad, Bad)
+        assert bad.newer == VERSION + 1, value
+        assert "newer" in bad.reason
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_state_records_ignore_unknown_fields_and_sent_ones_refuse_them(name: str) -> None:
+    topic, record = RECORDS[name]
+    out = decode(topic, msgspec.json.encode(json.loads(encode(record)) | {"from_the_future": 1}))
+    if topic in ("requests", "claims"):
+        assert isinstance(out, Bad)
+        assert not out.newer
+    else:
+        assert out == record
