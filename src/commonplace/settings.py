@@ -34,10 +34,25 @@ CountOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Milliseconds = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=10**9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
-# Kafka allows these characters and 249 of them in a topic's name; prefix, pool and the longest topic share them.
-TopicWord = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,100}\Z")]
-TopicPrefix = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]
-HttpAddress = Annotated[str, Meta(pattern=r"\A(|[^\s:]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\]:[0-9]{1,5})\Z")]
+# Kafka takes 249 characters in a topic's name; prefix, pool and the longest topic share them.
+TopicWord = Annotated[
+    str,
+    Meta(pattern=r"\A[A-Za-z0-9_-]{1,100}\Z", description="letters, digits, _ and -, at most 100"),
+]
+TopicPrefix = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z",
+        description="letters, digits, dots, _ and -, at most 100, not beginning with a dot",
+    ),
+]
+HttpAddress = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(|[^\s:]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\]:[0-9]{1,5})\Z",
+        description="HOST:PORT, [IPV6]:PORT, or empty for off",
+    ),
+]
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
@@ -298,7 +313,13 @@ def _setting(section: str, key: str, value: Any, origin: str, *, text: bool) -> 
     try:
         return Setting(section, key, msgspec.convert(value, fields[key], strict=not text), origin)
     except msgspec.ValidationError as e:
-        raise SettingsError(f"{origin}: {section}.{key} = {value!r}: {e}") from e
+        raise SettingsError(f"{origin}: {section}.{key} = {value!r}: {_described(fields[key]) or e}") from e
+
+
+def _described(kind: Any) -> str:
+    """What a type says of itself in words, where its pattern would say nothing to a person."""
+    descriptions = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
+    return f"must be {descriptions[0]}" if descriptions else ""
 
 
 def _librdkafka_text(key: str, value: Any, origin: str) -> str:

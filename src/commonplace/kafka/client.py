@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
-from commonplace.errors import BrokerUnavailable, Denied, SettingsError
+from commonplace.errors import BrokerUnavailable, CommonplaceError, Denied, SettingsError
 from commonplace.settings import KAFKA, Settings, is_secret
 
 ANSWER_TIMEOUT_S: Final = 4.0  # one connection attempt and a retry; a person waits for this line
@@ -107,17 +107,25 @@ def settings_for(settings: Settings, broker: Broker) -> Settings:
     return msgspec.structs.replace(settings, kafka={**settings.kafka, "fetch.wait.max.ms": "1"})
 
 
-def explained(error: KafkaException, settings: Settings) -> BrokerUnavailable | Denied:
-    """The typed error, one line for a person, of a call that never got an answer it could use."""
+def explained(error: KafkaException, settings: Settings) -> CommonplaceError:
+    """The typed error, one line for a person, of a call that the broker refused or never answered."""
     kafka_error: KafkaError = error.args[0]
-    if kafka_error.code() in _DENIED:
-        return Denied(f"the broker at {settings.bootstrap} refuses: {kafka_error.str()}; see the ACLs and [kafka]")
-    return BrokerUnavailable(
-        f"no broker at {settings.bootstrap}: start one with `commonplace broker` or name one with -b "
-        f"({kafka_error.str()})"
-    )
+    code, text = kafka_error.code(), kafka_error.str()
+    if code in _DENIED:
+        return Denied(f"the broker at {settings.bootstrap} refuses: {text}; see the ACLs and [kafka]")
+    if code in _NO_ANSWER:
+        return BrokerUnavailable(
+            f"no broker at {settings.bootstrap}: start one with `commonplace broker` or name one with -b ({text})"
+        )
+    return CommonplaceError(f"the broker at {settings.bootstrap}: {text}")
 
 
+_NO_ANSWER: Final = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+}
 _DENIED: Final = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,

@@ -4,23 +4,26 @@ The table `specs` is the only place that says how a topic is set. `create` sends
 broker says, `require_topics` lets a component start only where no rule is broken.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, Literal
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its package re-exports them without saying so
     AdminClient,
     ConfigEntry,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     ResourceType,
     TopicDescription,
 )
 from msgspec import Struct
 
-from commonplace.errors import CommonplaceError, TopicsNotReady
+from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
 from commonplace.kafka.client import Broker, admin, explained, require_broker
+from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.settings import Settings, TopicsSettings
 
 EMBEDDED_TOPIC_ID: Final = "embedded"
@@ -129,7 +132,8 @@ class Finding(Struct, frozen=True):
     why: str
 
     def __str__(self) -> str:
-        return f"{self.topic}: {self.setting} is {self.found}, must be {self.wanted}: {self.why}"
+        must = "must" if self.level == "error" else "should"
+        return f"{self.topic}: {self.setting} is {self.found}, {must} be {self.wanted}: {self.why}"
 
 
 class TopicFacts(Struct, frozen=True):
@@ -260,7 +264,38 @@ def create(client: AdminClient, settings: Settings, broker: Broker) -> list[str]
     ).items():
         if _was_created(name, future, settings):
             created.append(name)
+    _await_leaders(client, settings, created)
     return created
+
+
+def create_embedded(broker: EmbeddedBroker, settings: Settings) -> list[str]:
+    """Make the topics on an embedded broker, which only its owner can; returns their names."""
+    for spec in specs(settings):
+        broker.create_topic(spec.name, spec.partitions)
+    return [spec.name for spec in specs(settings)]
+
+
+def _await_leaders(client: AdminClient, settings: Settings, names: Sequence[str]) -> None:
+    """The controller answers before the brokers serve: wait until the leader of every partition tells its offsets."""
+    wanted = [spec for spec in specs(settings) if spec.name in names]
+    missing = {TopicPartition(spec.name, number) for spec in wanted for number in range(spec.partitions)}
+    until = time.monotonic() + ADMIN_TIMEOUT_S
+    while missing := _not_serving(client, missing):
+        if time.monotonic() > until:
+            late = min(missing)
+            raise TopicsNotReady(
+                f"{late.topic}: created, but partition {late.partition} has no leader after {ADMIN_TIMEOUT_S:g} s: "
+                "see the brokers"
+            )
+        time.sleep(0.05)
+
+
+def _not_serving(client: AdminClient, partitions: set[TopicPartition]) -> set[TopicPartition]:
+    if not partitions:
+        return set()
+    earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent-kafka 2.16 left it untyped
+    asked = client.list_offsets(dict.fromkeys(partitions, earliest), request_timeout=ADMIN_TIMEOUT_S)
+    return {partition for partition, future in asked.items() if future.exception() is not None}
 
 
 def _new_topic(spec: TopicSpec, replication: int) -> NewTopic:
@@ -298,6 +333,7 @@ def verify(client: AdminClient, settings: Settings, broker: Broker) -> list[Find
         else:
             findings.append(Finding("error", spec.name, "topic", "missing", "there", "run `commonplace topics create`"))
     findings += _decisions_as_requests(Topics(settings.topics.prefix, settings.topics.pool), found)
+    findings += _durability(settings.topics.prefix, found, configs)
     return sorted(findings, key=lambda f: f.level)
 
 
@@ -312,7 +348,7 @@ def _check(spec: TopicSpec, topic: TopicDescription, config: Mapping[str, str]) 
         findings.append(
             Finding("error", spec.name, "partitions", str(partitions), str(spec.partitions), _partitions_why(spec))
         )
-    return findings + _durability(spec.name, topic, config)
+    return findings
 
 
 _BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
@@ -327,15 +363,24 @@ def _partitions_why(spec: TopicSpec) -> str:
     )
 
 
-def _durability(name: str, topic: TopicDescription, config: Mapping[str, str]) -> list[Finding]:
-    replication = min((len(p.replicas) for p in topic.partitions), default=0)
-    in_sync = config.get("min.insync.replicas", "1")
+def _durability(
+    prefix: str, found: Mapping[str, TopicDescription], configs: Mapping[str, Mapping[str, str]]
+) -> list[Finding]:
+    """One warning for all topics that share a shortfall: on a one-broker cluster all of them do."""
+    short: dict[tuple[str, str, str], list[str]] = {}
+    for name, topic in found.items():
+        replication = min((len(p.replicas) for p in topic.partitions), default=0)
+        in_sync = configs[name].get("min.insync.replicas", "1")
+        if replication < REPLICATION_WANTED:
+            short.setdefault(("replication.factor", str(replication), str(REPLICATION_WANTED)), []).append(name)
+        elif int(in_sync) < IN_SYNC_WANTED:
+            short.setdefault(("min.insync.replicas", in_sync, str(IN_SYNC_WANTED)), []).append(name)
     why = "development only: an acknowledged record can be lost with one broker"
-    if replication < REPLICATION_WANTED:
-        return [Finding("warning", name, "replication.factor", str(replication), str(REPLICATION_WANTED), why)]
-    if int(in_sync) < IN_SYNC_WANTED:
-        return [Finding("warning", name, "min.insync.replicas", in_sync, str(IN_SYNC_WANTED), why)]
-    return []
+    findings = []
+    for (setting, is_, wanted), names in short.items():
+        topic_names = [f"{prefix}.* ({len(names)} topics)"] if len(names) == len(found) else names
+        findings += [Finding("warning", name, setting, is_, wanted, why) for name in topic_names]
+    return findings
 
 
 def _decisions_as_requests(names: Topics, found: Mapping[str, TopicDescription]) -> list[Finding]:
@@ -432,18 +477,5 @@ def _configs(client: AdminClient, settings: Settings, names: Sequence[str]) -> d
 
 
 def _topic_error(name: str, what: str, error: KafkaException, settings: Settings) -> CommonplaceError:
-    kafka_error: KafkaError = error.args[0]
-    if kafka_error.code() in _CONNECTION:
-        return explained(error, settings)
-    return TopicsNotReady(f"{name}: {what}: {kafka_error.str()}")
-
-
-_CONNECTION: Final = {
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._AUTHENTICATION,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-}
+    known = explained(error, settings)
+    return known if isinstance(known, BrokerUnavailable) else type(known)(f"{name}: {what}: {known}")

@@ -1,0 +1,29 @@
+"""`commonplace config show`: the settings in force."""
+
+import typer
+
+from commonplace.cli import common
+from commonplace.cli.output import Column, emit
+
+app = typer.Typer(help="Show the settings in force.", no_args_is_help=True)
+
+
+@app.callback()
+def config() -> None:
+    """Show the settings in force."""
+
+
+@app.command(epilog="\b\nExample:\n  COMMONPLACE__AGENT__HEARTBEAT_INTERVAL_S=10 commonplace config show --origin")
+def show(
+    origin: bool = typer.Option(False, "--origin", help="Say which file, variable or flag each value came from."),
+) -> None:
+    """Print every setting; secrets are masked."""
+    from commonplace.settings import masked
+
+    rows = [
+        {"setting": f"{s.section}.{s.key}", "value": masked(s), "origin": s.origin}
+        for s in common.settings_with_origins()[1]
+    ]
+    if not origin and common.output() in ("json", "yaml"):
+        rows = [{key: row[key] for key in ("setting", "value")} for row in rows]
+    emit(rows, columns=["setting", "value", Column("origin", wide=not origin)], name="setting")
