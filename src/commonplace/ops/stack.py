@@ -1,0 +1,322 @@
+"""A local system as separate processes, for the demo, replays, benchmarks and tests.
+
+    broker ▸ topics ▸ fleet ▸ schedulers        started in this order, each waited for; stopped in the other
+
+Each process is the command line's own (`commonplace fleet …`) and writes its log into one directory. They end with the
+process that started them, however that ends.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from commonplace.errors import CommonplaceError
+from commonplace.kafka.broker import free_port
+from commonplace.settings import KAFKA, SECTIONS, VARIABLE_PREFIX, Settings, load
+
+START_TIMEOUT_S: Final = 120.0
+"""A broker takes 3 s on an idle machine and has been seen to need 25 on a loaded one; a large fleet comes on top."""
+
+STOP_TIMEOUT_S: Final = 15.0
+"""What a scheduler gets to settle and commit before it is killed; it needs well under one."""
+
+PROBE_INTERVAL_S: Final = 0.05
+PROBE_TIMEOUT_S: Final = 2.0
+LAST_LINES: Final = 8
+
+_ENTRY: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())")
+
+
+class StackError(CommonplaceError):
+    """A process of the stack did not start, or ended by itself; the message holds the last lines of its log."""
+
+
+class Process:
+    """One process of the stack: its log, and the port of its health and metrics (0: none)."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str], port: int) -> None:
+        self.name = name
+        self.log = log
+        self.port = port
+        with log.open("ab") as sink:
+            # A session of its own: Ctrl-C on the terminal reaches us, and we decide in which order things stop.
+            self.popen = subprocess.Popen(
+                [*_ENTRY, *arguments],
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        self._watchdog = _watch(self.popen.pid)
+
+    @property
+    def http(self) -> str:
+        """HOST:PORT of health and metrics."""
+        return f"127.0.0.1:{self.port}"
+
+    def running(self) -> bool:
+        """Whether it has not ended; a paused one runs."""
+        return self.popen.poll() is None
+
+    def require_running(self) -> None:
+        """StackError with the last lines of the log when it has ended."""
+        code = self.popen.poll()
+        if code is not None:
+            raise StackError(f"{self.name} ended by itself ({_exit(code)}); its log {self.log} ends:\n{tail(self.log)}")
+
+    def ready(self) -> bool:
+        """Whether /readyz answers 200 now."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.running():
+            self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait(STOP_TIMEOUT_S)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its end; past `timeout_s` end it."""
+        try:
+            self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        # While a child is not waited for, its pid can't belong to anybody else; after that its watchdog must not act.
+        self._watchdog.kill()
+        self._watchdog.communicate()
+
+
+class Stack:
+    """A broker, its topics, a fleet of simulated hosts and replicas; a context manager, for one thread.
+
+    `kafka` False takes the embedded broker, which is not Kafka. `bootstrap` names a broker that runs already: then none
+    is started. `settings` hold for all processes and for `stack.settings`, which clients use; of its [kafka] table only
+    a named broker's is kept. `environ` (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one
+    they are removed at a clean end and kept after a failure.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: int,
+        replicas: int = 2,
+        kafka: bool = False,
+        shape: str = "",
+        boot_s: float = 0.0,
+        failure_rate: float = 0.0,
+        bootstrap: str = "",
+        settings: Settings | None = None,
+        environ: Mapping[str, str] | None = None,
+        work_dir: Path | None = None,
+    ) -> None:
+        assert hosts >= 1, f"{hosts} hosts"
+        assert replicas >= 1, f"{replicas} replicas"
+        self.processes: dict[str, Process] = {}
+        self.bootstrap = bootstrap
+        self._hosts, self._replicas, self._kafka = hosts, replicas, kafka
+        self._shape, self._boot_s, self._failure_rate = shape, boot_s, failure_rate
+        self._base = settings or Settings()
+        self._extra = dict(environ or {})
+        self._temporary = work_dir is None
+        self.work_dir = work_dir or Path(tempfile.mkdtemp(prefix="commonplace-stack-"))
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of the processes: ours, with the stack's settings instead of our own."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLE_PREFIX)}
+        kept.pop("COMMONPLACE_CONFIG", None)
+        return {**kept, **settings_environ(self._base, self.bootstrap), **self._extra}
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the processes run with, for a client of the same system."""
+        return load(environ=self.environ)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+        if self._temporary and (error is None or isinstance(error, KeyboardInterrupt)):
+            shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start everything and block until it serves; StackError names what did not, and why."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        if not self.bootstrap:
+            self.bootstrap = self._start_broker()
+            create_topics = self._kafka  # the embedded broker makes its own
+        else:
+            create_topics = True
+        if create_topics:
+            self._run_once("topics", "topics", "create")
+        self.start_fleet()
+        for number in range(1, self._replicas + 1):
+            self.start_scheduler(f"r{number}", wait=False)
+        for number in range(1, self._replicas + 1):
+            self.await_ready(f"r{number}")
+
+    def start_fleet(self) -> Process:
+        """Start the fleet and wait until all its hosts have reported."""
+        arguments = ["--hosts", str(self._hosts), "--boot-s", str(self._boot_s)]
+        arguments += ["--failure-rate", str(self._failure_rate)]
+        arguments += ["--shape", self._shape] if self._shape else []
+        return self._serve("fleet", "fleet", *arguments)
+
+    def start_scheduler(self, name: str, *, wait: bool = True) -> Process:
+        """Start a replica of that name, also one that was killed before."""
+        return self._serve(name, "scheduler", "--name", name, wait=wait)
+
+    def check(self) -> None:
+        """StackError when a process has ended that nobody stopped."""
+        for process in self.processes.values():
+            process.require_running()
+
+    def await_ready(self, name: str) -> None:
+        """Block until the process serves."""
+        process = self.processes[name]
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not process.ready():
+            process.require_running()
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{name} was not ready within {START_TIMEOUT_S:g} s; its log {process.log} ends:\n{tail(process.log)}"
+                )
+            time.sleep(PROBE_INTERVAL_S)
+
+    def end(self, name: str) -> None:
+        """Stop one process, SIGTERM first, and forget it."""
+        process = self.processes.pop(name)
+        process.signal(signal.SIGTERM)
+        process.wait(STOP_TIMEOUT_S)
+
+    def kill(self, name: str) -> None:
+        """End one process with SIGKILL and forget it."""
+        self.processes.pop(name).kill()
+
+    def stop(self) -> None:
+        """Stop everything that still runs: schedulers and fleet together, the broker when they are gone."""
+        served = [process for name, process in self.processes.items() if name != "broker"]
+        for process in served:
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for process in served:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if "broker" in self.processes:
+            self.processes["broker"].signal(signal.SIGTERM)
+            self.processes["broker"].wait(2 * STOP_TIMEOUT_S)
+        self.processes.clear()
+
+    def _start_broker(self) -> str:
+        kind = ("--port", str(free_port())) if self._kafka else ("--embedded",)
+        broker = self._spawn("broker", "broker", *kind)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            broker.require_running()
+            if address := _first_address(broker.log):
+                return address
+            time.sleep(PROBE_INTERVAL_S)
+        raise StackError(f"no broker within {START_TIMEOUT_S:g} s; its log {broker.log} ends:\n{tail(broker.log)}")
+
+    def _serve(self, name: str, *arguments: str, wait: bool = True) -> Process:
+        port = free_port()
+        process = self._spawn(name, *arguments, "--http", f"127.0.0.1:{port}", port=port)
+        if wait:
+            self.await_ready(name)
+        return process
+
+    def _run_once(self, name: str, *arguments: str) -> None:
+        process = Process(name, arguments, self.work_dir / f"{name}.log", self.environ, port=0)
+        process.wait(START_TIMEOUT_S)
+        if process.popen.returncode:
+            process.require_running()
+
+    def _spawn(self, name: str, *arguments: str, port: int = 0) -> Process:
+        assert name not in self.processes, f"{name} runs already"
+        process = Process(name, arguments, self.work_dir / f"{name}.log", self.environ, port)
+        self.processes[name] = process
+        return process
+
+
+def settings_environ(settings: Settings, bootstrap: str) -> dict[str, str]:
+    """Settings as environment variables: what differs from the defaults; of [kafka] the rest goes only with its broker."""
+    variables = {}
+    for name, section in SECTIONS.items():
+        values = getattr(settings, name)
+        for field in msgspec.structs.fields(section):
+            value = getattr(values, field.name)
+            if value != field.default:
+                variables[f"{VARIABLE_PREFIX}{name}__{field.name}".upper()] = _text(value)
+    kafka = settings.kafka if bootstrap and bootstrap == settings.bootstrap else {}
+    for key, value in {**kafka, "bootstrap.servers": bootstrap}.items():
+        if value:
+            variables[f"{VARIABLE_PREFIX}{KAFKA}__{key.replace('.', '_')}".upper()] = value
+    return variables
+
+
+def tail(log: Path, lines: int = LAST_LINES) -> str:
+    """The last lines of a log, indented."""
+    try:
+        text = log.read_text(errors="replace")
+    except FileNotFoundError:
+        text = ""
+    last = [line for line in text.splitlines() if line.strip()][-lines:]
+    return "\n".join(f"    {line}" for line in last) or "    (it said nothing)"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_address(log: Path) -> str:
+    """The line HOST:PORT that `commonplace broker` prints; its talk in the same log has spaces."""
+    for line in log.read_text(errors="replace").split("\n")[:-1]:
+        host, colon, port = line.strip().rpartition(":")
+        if colon and host and " " not in host and port.isdigit():
+            return line.strip()
+    return ""
+
+
+def _exit(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def _watch(pid: int) -> subprocess.Popen[bytes]:
+    """Start a process that ends `pid` when we end: it waits on a pipe whose other end only we hold."""
+    script = 'read -r _; kill -CONT "$1"; kill -TERM "$1"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "watchdog", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
