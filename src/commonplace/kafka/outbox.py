@@ -1,0 +1,195 @@
+"""One idempotent producer for all that a component writes: bounded, flushed once a turn, failures counted and told.
+
+A turn ends with one `flush(0.002)`: it overrides linger, wakes the network thread once and waits about one round trip,
+so that batches grow with the load by themselves. An idle turn only serves delivery reports.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from commonplace.core.records import Quarantined, encode
+from commonplace.errors import CommonplaceError, TimedOut
+from commonplace.kafka import client
+from commonplace.settings import Settings
+
+RECORDS_MAX: Final = 100_000
+"""Records written and not acknowledged: ten seconds at 10,000 a second, the length of a broker's fail-over."""
+
+KBYTES_MAX: Final = 65_536
+"""Their size; 10,000 snapshots of a starting fleet take a third of it."""
+
+FULL_WAIT_S: Final = 30.0
+"""How long a send waits for room: past a broker's restart. Then the component ends and its supervisor tries anew."""
+
+FLUSH_S: Final = 0.002
+
+Delivered = Callable[[int, str], None]
+"""Called with the record's offset and "", or with −1 and why it was not delivered, as far as anybody knows."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Writes records; owned by one thread.
+
+    With `errors_only` callbacks hear of failures alone: for whoever reads its own records back anyway.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        errors_only: bool = False,
+        records_max: int = RECORDS_MAX,
+        kbytes_max: int = KBYTES_MAX,
+    ) -> None:
+        self._settings = settings
+        self._trouble = ""
+        self._sent = False
+        self._fatal = ""
+        self.failures = 0
+        required: dict[str, Any] = {"delivery.report.only.error": errors_only, "error_cb": self._broker_trouble}
+        bounds = {"queue.buffering.max.messages": records_max, "queue.buffering.max.kbytes": kbytes_max}
+        self._producer = client.producer(settings, {**required, **_unless_given(settings, bounds)})
+
+    def send(
+        self, topic: str, partition: int, key: bytes | None, value: bytes | None, on_delivered: Delivered | None = None
+    ) -> None:
+        """Queue a record; waits while the queue is full. `value` None is a tombstone.
+
+        Raises `TimedOut` after FULL_WAIT_S without room, `CommonplaceError` when the producer can't go on.
+        """
+        self._sent = True
+        report = self._report(on_delivered)
+        try:
+            self._producer.produce(topic, value, key, partition, on_delivery=report)
+        except BufferError:
+            self._send_when_room(topic, partition, key, value, report)
+        except KafkaException as e:
+            self._not_queued(topic, e, on_delivered)
+
+    def flush_turn(self) -> None:
+        """End a turn: push out what it sent and wait about a round trip, or only serve delivery reports."""
+        if self._sent:
+            self._sent = False
+            self._producer.flush(FLUSH_S)
+        else:
+            self._producer.poll(0)
+        if self._fatal:
+            raise CommonplaceError(self._fatal)
+
+    def __len__(self) -> int:
+        """Records that are not acknowledged yet."""
+        return len(self._producer)
+
+    def close(self, timeout_s: float) -> int:
+        """Wait for the acknowledgements; returns how many are missing."""
+        return int(self._producer.flush(timeout_s) or 0)
+
+    def _send_when_room(
+        self, topic: str, partition: int, key: bytes | None, value: bytes | None, report: Callable[..., None]
+    ) -> None:
+        deadline = time.monotonic() + FULL_WAIT_S
+        while time.monotonic() < deadline:
+            self._producer.flush(FLUSH_S)
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=report)
+                return
+            except BufferError:
+                continue
+        raise TimedOut(
+            f"{topic} [{partition}]: {len(self._producer)} records wait for the broker at {self._settings.bootstrap}, "
+            f"none was acknowledged for {FULL_WAIT_S:g} s: look at the broker"
+        )
+
+    def _not_queued(self, topic: str, error: KafkaException, on_delivered: Delivered | None) -> None:
+        kafka_error: KafkaError = error.args[0]
+        if kafka_error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            raise CommonplaceError(f"{topic}: the producer can't go on: {kafka_error.str()}") from error
+        self._failed(topic, kafka_error)
+        if on_delivered is not None:
+            on_delivered(-1, kafka_error.str())
+
+    def _report(self, on_delivered: Delivered | None) -> Callable[[KafkaError | None, Message], None]:
+        if on_delivered is None:
+            return self._count
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                on_delivered(message.offset() or 0, "")
+            else:
+                self._count(error, message)
+                on_delivered(-1, error.str())
+
+        return report
+
+    def _count(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed(message.topic() or "", error)
+
+    def _failed(self, topic: str, error: KafkaError) -> None:
+        self.failures += 1
+        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th …: a broker that is down must not fill the log
+            _LOG.warning("%s: not delivered: %s (%d so far)", topic, error.str(), self.failures)
+
+    def _broker_trouble(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = f"the producer can't go on: {error.str()}"
+        elif error.name() != self._trouble:
+            self._trouble = error.name()
+            _LOG.warning("broker at %s: %s (%s)", self._settings.bootstrap, error.str(), error.name())
+
+
+def _unless_given(settings: Settings, bounds: dict[str, int]) -> dict[str, int]:
+    return {name: value for name, value in bounds.items() if name not in settings.kafka}
+
+
+# --- quarantine ------------------------------------------------------------------------------------------------------
+
+QUARANTINED_PER_S_MAX: Final = 100
+"""Bad records put aside in a second; the rest are counted only, so that garbage cannot be made into more of it."""
+
+_KINDS: Final = (
+    # beginning of a reason → its kind, for metrics: reasons themselves hold other people's text
+    ("record of ", "too_large"),
+    ("version ", "version"),
+    ("not a ", "undecodable"),
+    ("no value", "undecodable"),
+    ("key ", "key"),
+    ("belongs on ", "partition"),
+    ("allocation ", "name"),
+)
+
+
+class QuarantineWriter:
+    """Puts bad records aside on the quarantine topic, at most QUARANTINED_PER_S_MAX of them a second."""
+
+    def __init__(self, outbox: Outbox, topic: str, per_s_max: int = QUARANTINED_PER_S_MAX) -> None:
+        self._outbox, self._topic, self._per_s_max = outbox, topic, per_s_max
+        self._second = -1
+        self._in_second = 0
+        self.counts: dict[tuple[str, str], int] = {}
+        """(topic, kind of reason) → how many were met."""
+        self.dropped = 0
+        """How many of them were counted and not written."""
+
+    def put(self, record: Quarantined, now_ms: int) -> None:
+        """Count a bad record and write it, unless this second had its share."""
+        kind = (record.topic, reason_kind(record.reason))
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if now_ms // 1000 != self._second:
+            self._second, self._in_second = now_ms // 1000, 0
+        self._in_second += 1
+        if self._in_second > self._per_s_max:
+            self.dropped += 1
+            return
+        self._outbox.send(self._topic, 0, None, encode(record))
+
+
+def reason_kind(reason: str) -> str:
+    """The kind of a quarantine reason, one of few words, fit for a metric's label."""
+    return next((kind for beginning, kind in _KINDS if reason.startswith(beginning)), "other")

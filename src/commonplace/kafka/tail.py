@@ -1,0 +1,202 @@
+"""One data consumer for all partitions that a component follows: assigned by hand, read in log order, positions counted.
+
+One consumer means one fetch session and one wait: a poll ends when any partition has something. A turn is
+`poll(t)`, which can be interrupted and wakes on the first record, then `consume(n, 0)`, which takes what else is there.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
+from msgspec import Struct
+
+from commonplace.errors import CommonplaceError, Denied, TopicsNotReady
+from commonplace.kafka import client
+from commonplace.settings import Settings
+
+TURN_RECORDS_MAX: Final = 1_000
+"""Most records one turn takes beyond the first; a larger batch only makes the first record of it wait longer."""
+
+LOOKUP_TIMEOUT_S: Final = 15.0
+"""How long an offset lookup may take; a broker that restarts answers within it."""
+
+Place = tuple[str, int]
+"""A topic's full name and a partition of it."""
+
+Raw = tuple[int, int, bytes | None, bytes | None]
+"""One record as read: offset, log time in ms, key, value."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Batch(Struct, frozen=True, gc=False):
+    """What a turn read of one partition, in log order; `position` is the next offset, past gaps too. `records` may be empty."""
+
+    topic: str
+    partition: int
+    records: list[Raw]
+    position: int
+
+
+class Lost(CommonplaceError):
+    """The position to read from is gone: records may be missing, so the owner must rebuild from the log's start."""
+
+    def __init__(self, topic: str, partition: int, position: int) -> None:
+        super().__init__(
+            f"{topic} [{partition}]: offset {position} is no longer in the log: rebuilding from what the log holds"
+        )
+        self.topic, self.partition, self.position = topic, partition, position
+
+
+class Tail:
+    """Follows partitions chosen by hand; owned by one thread. Errors that a person must act on are raised by `turn`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._positions: dict[Place, int] = {}
+        self._errors: list[CommonplaceError] = []
+        self._trouble = ""
+        # the end of a partition is told as an event, because its last records may be compacted away and never come
+        self._consumer = client.consumer(
+            settings, required={"enable.partition.eof": True, "error_cb": self._broker_trouble}
+        )
+
+    def add(self, topic: str, partition: int, offset: int) -> None:
+        """Read a partition from `offset` on."""
+        assert (topic, partition) not in self._positions, f"{topic} [{partition}] is read already"
+        assert offset >= 0, f"{topic} [{partition}]: no offset {offset}"
+        self._positions[topic, partition] = offset
+        self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+
+    def remove(self, topic: str, partition: int) -> None:
+        """Read a partition no more; nothing of it is returned after this."""
+        if self._positions.pop((topic, partition), None) is not None:
+            self._consumer.incremental_unassign([TopicPartition(topic, partition)])
+
+    def position(self, topic: str, partition: int) -> int:
+        """The next offset of a partition that is read; −1 when it is not."""
+        return self._positions.get((topic, partition), -1)
+
+    def turn(self, timeout_s: float) -> list[Batch]:
+        """What came, by partition, waiting at most `timeout_s` for the first of it. Blocks.
+
+        Raises `Lost`, `TopicsNotReady` or `Denied` for a partition that can't be read on; the partition is then no longer read.
+        """
+        if self._errors:
+            raise self._errors.pop(0)
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        messages = self._consumer.consume(TURN_RECORDS_MAX, 0)
+        messages.insert(0, first)
+        batches = self._grouped(messages)
+        if not batches and self._errors:
+            raise self._errors.pop(0)
+        return batches
+
+    def _grouped(self, messages: list[Message]) -> list[Batch]:
+        positions = self._positions
+        runs: dict[Place, list[Raw]] = {}
+        moved: dict[Place, int] = {}  # ends told by an event, past the last record
+        topic, partition = "", -1
+        records: list[Raw] = []
+        for m in messages:
+            if m.error() is not None:
+                self._event(m, moved)
+                continue
+            if m.partition() != partition or m.topic() != topic:  # records of a partition come in runs
+                topic, partition = str(m.topic()), int(m.partition() or 0)
+                records = runs.setdefault((topic, partition), [])
+            records.append((m.offset(), m.timestamp()[1], m.key(), m.value()))  # type: ignore[arg-type]  # a record has them
+        batches = []
+        for place, read in runs.items():
+            if place in positions:  # else removed meanwhile
+                positions[place] = max(read[-1][0] + 1, moved.pop(place, 0))
+                batches.append(Batch(place[0], place[1], read, positions[place]))
+        for place, end in moved.items():
+            if end > positions.get(place, end):
+                positions[place] = end
+                batches.append(Batch(place[0], place[1], [], end))
+        return batches
+
+    def _event(self, message: Message, moved: dict[Place, int]) -> None:
+        error = message.error()
+        assert error is not None
+        partition = message.partition()
+        place = (message.topic() or "", -1 if partition is None else partition)
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            moved[place] = message.offset() or 0
+        elif code in _LOST:
+            self._stop(place, Lost(*place, self._positions.get(place, -1)))
+        elif code in _MISSING:
+            self._stop(
+                place, TopicsNotReady(f"{place[0]} [{place[1]}]: {error.str()}: run `commonplace topics verify`")
+            )
+        elif code in _DENIED:
+            self._stop(place, Denied(f"{place[0]}: the broker at {self._settings.bootstrap} refuses: {error.str()}"))
+        else:
+            self._broker_trouble(error)
+
+    def _stop(self, place: Place, error: CommonplaceError) -> None:
+        """Read the partition no more, and have a turn raise why: once."""
+        if place in self._positions:
+            self.remove(*place)
+            self._errors.append(error)
+
+    def _broker_trouble(self, error: KafkaError) -> None:
+        """What librdkafka retries by itself: told when it changes, not at every try."""
+        if error.name() != self._trouble:
+            self._trouble = error.name()
+            _LOG.warning("broker at %s: %s (%s)", self._settings.bootstrap, error.str(), error.name())
+
+    # -- lookups ------------------------------------------------------------------------------------------------------
+
+    def range(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset and end of a partition, asked of the broker now. Blocks for a round trip."""
+        try:
+            answer = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=LOOKUP_TIMEOUT_S)
+        except KafkaException as e:
+            raise self._explained(topic, e) from e
+        assert answer is not None
+        return answer
+
+    def ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        """The end of each partition, captured now: whatever was acknowledged before the call lies below it. Blocks."""
+        return {place: self.range(*place)[1] for place in places}
+
+    def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
+        """The first offset whose log time is at least `time_ms`, the end when there is none. Blocks.
+
+        On the embedded broker, which keeps no times, the first offset there is.
+        """
+        try:
+            found = self._consumer.offsets_for_times([TopicPartition(topic, partition, time_ms)], LOOKUP_TIMEOUT_S)[0]
+        except KafkaException as e:
+            raise self._explained(topic, e) from e
+        if found.error is not None:
+            raise self._explained(topic, KafkaException(found.error))
+        low, end = self.range(topic, partition)
+        if found.offset >= 0:
+            return max(low, found.offset)
+        return end if found.offset == OFFSET_END else low
+
+    def _explained(self, topic: str, error: KafkaException) -> CommonplaceError:
+        if error.args[0].code() in _MISSING:
+            return TopicsNotReady(f"{topic}: missing at {self._settings.bootstrap}: run `commonplace topics create`")
+        return client.explained(error, self._settings)
+
+    def close(self) -> None:
+        """Leave; nothing was committed."""
+        self._consumer.close()
+
+
+_LOST: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+_MISSING: Final = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+}
+_DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}

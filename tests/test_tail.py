@@ -1,0 +1,195 @@
+"""The tail, on whichever broker this session has."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import TopicPartition
+
+from commonplace.errors import TopicsNotReady
+from commonplace.kafka.embedded import EmbeddedBroker
+from commonplace.kafka.tail import Batch, Lost, Tail
+from commonplace.settings import Settings
+from kafka_fixtures import KafkaUnderTest
+
+WAIT_S = 20.0
+
+
+def settings_of(kafka: KafkaUnderTest) -> Settings:
+    own = {} if kafka.real else {"fetch.wait.max.ms": "1"}
+    return Settings(kafka={"bootstrap.servers": kafka.bootstrap, **own})
+
+
+@pytest.fixture
+def tail(kafka: KafkaUnderTest) -> Iterator[Tail]:
+    tail = Tail(settings_of(kafka))
+    yield tail
+    tail.close()
+
+
+def write(kafka: KafkaUnderTest, topic: str, values: list[tuple[int, bytes]]) -> None:
+    producer = Producer(
+        {"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True}, logger=logging.getLogger("test")
+    )
+    for partition, value in values:
+        producer.produce(topic, value, b"k", partition)
+    assert producer.flush(WAIT_S) == 0
+
+
+def read_until(tail: Tail, done: dict[tuple[str, int], int]) -> list[Batch]:
+    """Turn until every position is reached."""
+    batches: list[Batch] = []
+    deadline = time.monotonic() + WAIT_S
+    while any(tail.position(*place) < end for place, end in done.items()):
+        assert time.monotonic() < deadline, f"at {[tail.position(*p) for p in done]}, wanted {done}"
+        batches += tail.turn(0.1)
+    return batches
+
+
+def test_records_come_by_partition_in_log_order_with_their_next_position(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail
+) -> None:
+    kafka.create_topic(f"{prefix}.a", 2)
+    kafka.create_topic(f"{prefix}.b", 1)
+    write(kafka, f"{prefix}.a", [(n % 2, f"{n}".encode()) for n in range(3000)])
+    write(kafka, f"{prefix}.b", [(0, b"only")])
+    for topic, partition in ((f"{prefix}.a", 0), (f"{prefix}.a", 1), (f"{prefix}.b", 0)):
+        tail.add(topic, partition, 0)
+
+    ends = tail.ends([(f"{prefix}.a", 0), (f"{prefix}.a", 1), (f"{prefix}.b", 0)])
+    batches = read_until(tail, ends)
+
+    assert ends == {(f"{prefix}.a", 0): 1500, (f"{prefix}.a", 1): 1500, (f"{prefix}.b", 0): 1}
+    for partition in (0, 1):
+        read = [r for b in batches if (b.topic, b.partition) == (f"{prefix}.a", partition) for r in b.records]
+        assert [r[0] for r in read] == list(range(1500))
+        assert [int(r[3] or b"") for r in read] == list(range(partition, 3000, 2))
+        assert all(r[2] == b"k" and abs(r[1] - time.time() * 1000) < 3_600_000 for r in read)
+    assert all(b.position == b.records[-1][0] + 1 for b in batches if b.records)
+
+
+def test_a_partition_added_later_is_read_from_the_offset_named_and_a_removed_one_no_more(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail
+) -> None:
+    kafka.create_topic(prefix, 2)
+    write(kafka, prefix, [(p, f"{p} {n}".encode()) for n in range(10) for p in (0, 1)])
+    tail.add(prefix, 0, 0)
+    read_until(tail, {(prefix, 0): 10})
+
+    tail.add(prefix, 1, 7)
+    batches = read_until(tail, {(prefix, 1): 10})
+    tail.remove(prefix, 0)
+    write(kafka, prefix, [(0, b"unseen"), (1, b"seen")])
+    batches += read_until(tail, {(prefix, 1): 11})
+
+    assert [r[3] for b in batches for r in b.records] == [b"1 7", b"1 8", b"1 9", b"seen"]
+    assert tail.position(prefix, 0) == -1
+
+
+def test_a_turn_with_nothing_to_read_ends_in_its_time(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:
+    kafka.create_topic(prefix, 1)
+    tail.add(prefix, 0, 0)
+    assert [b.records for _ in range(5) for b in tail.turn(0.05)] == []
+    assert tail.position(prefix, 0) == 0
+
+
+def test_a_missing_topic_is_named_with_what_to_do(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:
+    if not kafka.real:
+        pytest.skip("the embedded broker makes a topic for whoever asks")
+    with pytest.raises(TopicsNotReady, match=rf"{prefix}: missing .* topics create"):
+        tail.range(prefix, 0)
+
+
+@pytest.mark.real_kafka
+def test_a_position_that_retention_took_is_lost_once_and_the_others_are_read_on(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail
+) -> None:
+    kafka.create_topic(prefix, 2)
+    write(kafka, prefix, [(p, b"x") for _ in range(10) for p in (0, 1)])
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test"))
+    for future in admin.delete_records([TopicPartition(prefix, 0, 6)]).values():
+        future.result(WAIT_S)
+    tail.add(prefix, 0, 3)
+    tail.add(prefix, 1, 0)
+
+    lost: list[Lost] = []
+    deadline = time.monotonic() + WAIT_S
+    while (not lost or tail.position(prefix, 1) < 10) and time.monotonic() < deadline:
+        try:
+            tail.turn(0.1)
+        except Lost as error:
+            lost.append(error)
+
+    assert [(e.topic, e.partition, e.position) for e in lost] == [(prefix, 0, 3)]
+    assert tail.position(prefix, 0) == -1
+    assert tail.position(prefix, 1) == 10
+    assert tail.range(prefix, 0) == (6, 10)
+
+
+@pytest.mark.real_kafka
+def test_a_position_past_the_end_is_lost(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:
+    kafka.create_topic(prefix, 1)
+    write(kafka, prefix, [(0, b"x")])
+    tail.add(prefix, 0, 50)
+    with pytest.raises(Lost, match="offset 50"):
+        read_until(tail, {(prefix, 0): 51})
+
+
+@pytest.mark.real_kafka
+def test_the_position_passes_an_end_whose_last_record_is_never_handed_out(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail
+) -> None:
+    kafka.create_topic(prefix, 1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True})
+    # a transaction's marker takes the last offset and is never handed out
+    transactional = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": prefix})
+    producer.produce(prefix, b"x", b"k", 0)
+    producer.flush(WAIT_S)
+    transactional.init_transactions(WAIT_S)
+    transactional.begin_transaction()
+    transactional.produce(prefix, b"y", b"k", 0)
+    transactional.commit_transaction(WAIT_S)
+
+    end = tail.ends([(prefix, 0)])[prefix, 0]
+    tail.add(prefix, 0, 0)
+    batches = read_until(tail, {(prefix, 0): end})
+
+    assert end == 3
+    assert max(r[0] for b in batches for r in b.records) == 1
+    assert batches[-1].position == 3
+
+
+@pytest.mark.real_kafka
+def test_an_offset_is_found_by_log_time(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:
+    kafka.create_topic(prefix, 1, {"message.timestamp.type": "LogAppendTime"})
+    write(kafka, prefix, [(0, b"x")])
+    time.sleep(0.05)
+    write(kafka, prefix, [(0, b"y")])
+    tail.add(prefix, 0, 0)
+    records = [r for b in read_until(tail, {(prefix, 0): 2}) for r in b.records]
+    assert tail.offset_for_time(prefix, 0, 0) == 0
+    assert tail.offset_for_time(prefix, 0, records[1][1]) == 1
+    assert tail.offset_for_time(prefix, 0, records[1][1] + 1) == 2
+
+
+def test_a_broker_that_ends_is_told_once_and_not_spun_on(caplog: pytest.LogCaptureFixture) -> None:
+    broker = EmbeddedBroker()
+    broker.start()
+    broker.create_topic("t", 1)
+    tail = Tail(Settings(kafka={"bootstrap.servers": broker.bootstrap, "fetch.wait.max.ms": "1"}))
+    tail.add("t", 0, 0)
+    tail.turn(0.5)
+    broker.stop()
+    with caplog.at_level(logging.WARNING, logger="commonplace.kafka.tail"):
+        turns = 0
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            tail.turn(0.2)
+            turns += 1
+    told = [r for r in caplog.records if r.name == "commonplace.kafka.tail"]
+    assert turns < 100
+    assert 1 <= len(told) <= 4
+    tail.close()
