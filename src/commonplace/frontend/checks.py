@@ -1,0 +1,69 @@
+"""What is refused before anything is sent: nobody should wait for an answer that is known here.
+
+Each check returns why, in one line that says what, where and what to do, or "" when all is well.
+"""
+
+import difflib
+from collections.abc import Mapping
+
+from commonplace.core.records import Bad, Build, Decision, Flavor, decode, printable
+
+NAME_SHOWN_CHARS = 64
+
+
+def invalid(build: Build, encoded: bytes, flavors: Mapping[str, Flavor], routing: Mapping[str, str], pool: str) -> str:
+    """Why a request may not be sent; `encoded` is decoded as a replica will, so that both refuse the same."""
+    flavor = flavors.get(build.flavor)
+    if flavor is None:
+        return unknown_flavor(build.flavor, flavors)
+    served_by = routing.get(flavor.name, flavor.pool)
+    if served_by != pool:
+        return (
+            f"flavor {flavor.name} is placed by pool {served_by}, this frontend serves pool {pool}: "
+            f"use --pool {served_by}"
+        )
+    checked = decode("requests", encoded)
+    if isinstance(checked, Bad):
+        return f"request {shown(build.id)}: {checked.reason}"
+    return contradiction(build, flavor)
+
+
+def unknown_flavor(name: str, flavors: Mapping[str, Flavor]) -> str:
+    """Says so, with the nearest known name."""
+    if not flavors:
+        return f"flavor {shown(name)} is unknown, as there are none yet: `commonplace topics create` writes starters"
+    near = difflib.get_close_matches(name, flavors, n=1, cutoff=0.0)
+    return f"flavor {shown(name)} is unknown; the nearest known is {near[0]}, `commonplace flavor list` shows all"
+
+
+def contradiction(build: Build, flavor: Flavor) -> str:
+    """Why no host could ever satisfy the request, whatever it has."""
+    required = {*build.traits_required, *flavor.traits_required}
+    forbidden = {*build.traits_forbidden, *flavor.traits_forbidden}
+    if both := sorted(required & forbidden):
+        return f"request {build.id}: trait {both[0]} is required and forbidden (see flavor {flavor.name}): drop one"
+    if build.group_max and not build.group:
+        return f"request {build.id}: group_max {build.group_max} needs a group: name one with --group"
+    if build.instances and len(build.instances) != build.count:
+        named = len(build.instances)
+        return f"request {build.id}: {named} instances are named for count {build.count}: name each or none"
+    if len(set(build.instances)) != len(build.instances):
+        return f"request {build.id}: an instance is named twice"
+    return ""
+
+
+def not_placed(decision: Decision, what: str) -> str:
+    """Why there is nothing to confirm or release."""
+    if decision.result == "placed":
+        return ""
+    return f"request {decision.request} was not placed ({decision.result}): there is nothing to {what}"
+
+
+def reused(request: str) -> str:
+    """What to say of an id that this session used for something else."""
+    return f"request id {request} was used for a request with other content: the first stands; choose a new id"
+
+
+def shown(name: str) -> str:
+    """A name from a person or the log, fit for a terminal."""
+    return (name if name and printable(name) else repr(name))[:NAME_SHOWN_CHARS]

@@ -1,0 +1,483 @@
+"""The synchronous client: performs what the session says, with one thread that reads and one that writes.
+
+    caller ── submit ──▶ session ──▶ queue ──▶ writer: produce all, one flush a turn ──▶ requests, claims
+    caller ◀── Pending ◀── session ◀── reader: poll, consume what is there ◀── decisions, control
+
+The session is shared under one lock, held for a batch at a time. No thread is woken per request while there is load: the
+writer takes all that was queued during its last flush, and answers are given on the reader's thread.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from commonplace.core.records import Build, Decision, Quarantined, encode
+from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
+from commonplace.frontend import history
+from commonplace.frontend.events import (
+    Answer,
+    AskConfirm,
+    AskRelease,
+    ControlRead,
+    DecisionsRead,
+    Effect,
+    Event,
+    LookBack,
+    Looked,
+    Quarantine,
+    Refusal,
+    SendClaimRecord,
+    SendFailed,
+    SendRequest,
+    Sent,
+    Submit,
+    Tick,
+    Why,
+    Withdraw,
+)
+from commonplace.frontend.outcome import Acknowledged, await_outcomes, watch_from
+from commonplace.frontend.pending import Pending
+from commonplace.frontend.session import Session
+from commonplace.frontend.settling import Outcome
+from commonplace.kafka import client as kafka_client
+from commonplace.kafka.topics import Topics, require_topics
+from commonplace.settings import Settings
+
+POLL_S: Final = 0.05
+"""Longest sleep of the reader: how late a timeout or a close is noticed; records wake it at once."""
+FLUSH_S: Final = 0.002
+"""One flush a turn: it overrides linger and returns after one round trip; past 2 ms the next turn goes on."""
+CLOSE_FLUSH_S: Final = 5.0
+CLOCK_SLACK_MS: Final = 60_000
+"""How far our wall clock and the broker's may differ when the idempotency window is looked up by log time."""
+
+_log = logging.getLogger(__name__)
+
+_ERRORS: Final[dict[Why, type[CommonplaceError]]] = {
+    Why.INVALID: UsageError,
+    Why.OVERLOADED: CommonplaceError,
+    Why.LATE: StateChanged,
+    Why.TIMED_OUT: TimedOut,
+    Why.NOT_SENT: BrokerUnavailable,
+}
+
+
+class Frontend:
+    """Submits requests to one pool and brings their effective decisions; thread-safe, to be closed.
+
+    Opening blocks for a few round trips and raises `BrokerUnavailable` or `TopicsNotReady`. Create it after a fork.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        broker, facts, _ = require_topics(settings)
+        self._settings = kafka_client.settings_for(settings, broker)
+        self._by_time = not broker.embedded  # whether offsets can be looked up by log time
+        self._names = names = Topics(settings.topics.prefix, settings.topics.pool)
+        self._facts = facts
+        self._in_flight_max = settings.frontend.in_flight_max
+        self._session = Session(
+            settings.topics.pool, facts[names.requests].partitions, facts[names.claims].partitions, self._in_flight_max
+        )
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._room_wanted = 0
+        self._tokens = count(1)
+        self._id_prefix = f"r-{os.urandom(5).hex()}-"
+        self._ids = count(1)
+        self._pending: dict[int, Pending] = {}
+        self._queue: deque[tuple[SendRequest | SendClaimRecord, Callable[..., None] | None]] = deque()
+        self._acknowledged: list[Event] = []
+        self._wake = threading.Event()
+        self._parked = False
+        self._stopping = False
+        self._failure: CommonplaceError | None = None
+        self._producer = kafka_client.producer(self._settings, required=self._producer_required())
+        self._consumer, self._positions = self._open_consumer()
+        self._writer = threading.Thread(target=self._write, name="frontend-writer", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="frontend-reader", daemon=True)
+        self._writer.start()
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # --- what callers do ---
+
+    def new_id(self) -> str:
+        """A request id that nobody has used; meant to be submitted once."""
+        return f"{self._id_prefix}{next(self._ids):x}"
+
+    def request(self, flavor: str, *, id: str | None = None, **fields: Any) -> Build:
+        """A request for `flavor`, with a new id unless one is named; `fields` are those of `Build`."""
+        return Build(id=id or self.new_id(), flavor=flavor, **fields)
+
+    def place(self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any) -> Decision:
+        """Submit and block until the effective decision, placed or not; raises `TimedOut`, `UsageError`, …
+
+        A named `id` may be one submitted before: then its first decision is returned.
+        """
+        return self.submit(self.request(flavor, id=id, **fields), timeout=timeout).result()
+
+    def submit(self, build: Build, *, timeout: float | None = None, fresh: bool = False) -> Pending:
+        """Submit one request; see `submit_many`."""
+        return self.submit_many((build,), timeout=timeout, fresh=fresh)[0]
+
+    def submit_many(
+        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False
+    ) -> list[Pending]:
+        """Submit requests, `timeout` seconds each (default frontend.timeout_s); what is refused is a Pending that raises.
+
+        Blocks while frontend.in_flight_max are open. An id that was not made by `new_id` may have been submitted before,
+        so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was.
+        """
+        timeout_ms = round((self._settings.frontend.timeout_s if timeout is None else timeout) * 1000)
+        pendings = [Pending(build, next(self._tokens)) for build in builds]
+        step = max(1, self._in_flight_max // 2)
+        for at in range(0, len(pendings), step):
+            self._submit(pendings[at : at + step], timeout_ms, fresh)
+        return pendings
+
+    def confirm(self, decision: Decision, *, wait: bool = False, timeout: float | None = None) -> list[Outcome]:
+        """Confirm what an effective decision placed; raises `StateChanged` when its time is over, `UsageError` if void.
+
+        Without `wait` it returns nothing, once the records are on their way; with it, the hosts' answers, one for each
+        allocation, or `TimedOut`.
+        """
+        return self._settle(AskConfirm(decision, next(self._tokens)), decision, wait, timeout)
+
+    def release(
+        self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None
+    ) -> list[Outcome]:
+        """Give back what a decision placed, or the allocations named; `wait` as for `confirm`."""
+        return self._settle(AskRelease(decision, next(self._tokens), allocations), decision, wait, timeout)
+
+    def cancel(self, request: str, flavor: str = "") -> None:
+        """Withdraw a request: undecided, it is rejected as cancelled; what its decision names is released.
+
+        Returns once the record is on its way. `flavor` is needed for requests this frontend did not submit.
+        """
+        with self._lock:
+            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor), _now_ms())
+        self._perform(effects, self._unawaited_delivered)
+
+    def decision(self, request: str) -> Decision | None:
+        """The effective decision of a request answered here (the newest 10,000 are kept); never blocks.
+
+        `lookup.read_back` finds those of other frontends.
+        """
+        with self._lock:
+            return self._session.known(request)
+
+    @property
+    def in_flight(self) -> int:
+        """Submits without an answer."""
+        return self._session.in_flight
+
+    @property
+    def full(self) -> bool:
+        """Whether another submit would block for room."""
+        return self._session.in_flight >= self._in_flight_max
+
+    def made_here(self, request: str) -> bool:
+        """Whether this frontend made the id, so that nobody can have submitted it before."""
+        return request.startswith(self._id_prefix)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use, fitted to the broker."""
+        return self._settings
+
+    @property
+    def flavors(self) -> list[str]:
+        """Names of the flavors on `control`, as last read."""
+        with self._lock:
+            return sorted(self._session.flavors)
+
+    def close(self) -> None:
+        """Send what is queued, answer the rest with an error, end the threads; closing twice is nothing."""
+        self._stopping = True
+        self._wake.set()
+        for thread in (self._writer, self._reader):
+            if thread is not threading.current_thread():
+                thread.join()
+
+    # --- submit, settle ---
+
+    def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool) -> None:
+        effects: list[Effect] = []
+        with self._lock:
+            if self._failure is not None or self._stopping:
+                raise self._failure or CommonplaceError("this frontend is closed: open another")
+            self._wait_for_room(len(pendings))
+            now_ms = _now_ms()
+            for pending in pendings:
+                self._pending[pending.token] = pending
+                held = not fresh and not self.made_here(pending.request.id)
+                effects += self._session.receive(Submit(pending.request, pending.token, timeout_ms, held), now_ms)
+            positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
+        self._perform(effects)
+        looks = [e for e in effects if isinstance(e, LookBack)]
+        if looks:
+            self._look_back(looks, positions)
+
+    def _wait_for_room(self, wanted: int) -> None:
+        """Back-pressure on callers; the reader's own callbacks are told `overloaded` instead, as nobody else makes room."""
+        if threading.current_thread() is self._reader:
+            return
+        self._room_wanted += 1
+        while self._session.in_flight + wanted > self._in_flight_max and self._failure is None and not self._stopping:
+            self._room.wait()
+        self._room_wanted -= 1
+
+    def _look_back(self, looks: list[LookBack], positions: dict[int, int]) -> None:
+        """Read what was decided before the reader's positions at the submit, and let the session go on from there."""
+        partitions = {look.partition for look in looks}
+        wanted = {look.request.encode() for look in looks}
+        topic = self._names.decisions
+        consumer = kafka_client.consumer(self._settings)
+        try:
+            starts = history.since(consumer, self._settings, topic, partitions, self._window_start_ms())
+        finally:
+            consumer.close()
+        found: list[history.Row] = []
+        for _, rows in history.read(self._settings, topic, starts, {p: positions[p] for p in partitions}):
+            found += history.rows_for(rows, wanted)
+        effects: list[Effect] = []
+        with self._lock:
+            for look in looks:
+                effects += self._session.receive(Looked(look.request, found), _now_ms())
+        self._perform(effects)
+
+    def _window_start_ms(self) -> int | None:
+        if not self._by_time:
+            return None
+        window_ms = round(self._settings.scheduler.idempotency_window_s * 1000)
+        return round(time.time() * 1000) - window_ms - CLOCK_SLACK_MS
+
+    def _settle(
+        self, event: AskConfirm | AskRelease, decision: Decision, wait: bool, timeout: float | None
+    ) -> list[Outcome]:
+        if not wait:
+            with self._lock:
+                effects = self._session.receive(event, _now_ms())
+            self._perform(effects)
+            return []
+        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
+        with self._lock:
+            effects = self._session.receive(event, _now_ms())
+        _raise_refused(effects)
+        records = [e for e in effects if isinstance(e, SendClaimRecord)]
+        acknowledged = Acknowledged(len(records))
+        what: Literal["confirm", "release"] = "confirm" if isinstance(event, AskConfirm) else "release"
+        reports = watch_from(self._settings, self._facts[self._names.hosts], decision)
+        try:
+            for record in records:
+                self._queue.append((record, partial(acknowledged.receive, record)))
+            self._wake_writer()
+            watched = acknowledged.wait(what, deadline)
+            topic_id = self._facts[self._names.claims].topic_id
+            return await_outcomes(reports, watched, topic_id, self._settings, deadline)
+        finally:
+            reports.close()
+
+    # --- effects ---
+
+    def _perform(self, effects: Iterable[Effect], delivered: Callable[..., None] | None = None) -> None:
+        """Queue what is to be sent and give answers; raises the error of a caller who has no Pending."""
+        queued = False
+        for effect in effects:
+            match effect:
+                case Answer():
+                    self._answer(effect)
+                case SendRequest():
+                    self._queue.append((effect, delivered))
+                    queued = True
+                case SendClaimRecord():
+                    self._queue.append((effect, self._unawaited_delivered))
+                    queued = True
+                case Quarantine():
+                    self._quarantine(effect)
+        if queued:
+            self._wake_writer()
+
+    def _answer(self, answer: Answer) -> None:
+        pending = self._pending.pop(answer.token, None)
+        result = answer.answer
+        if isinstance(result, Refusal):
+            error = _ERRORS[result.why](result.message)
+            if pending is None:
+                raise error
+            pending.resolve(error)
+        elif pending is not None:
+            pending.resolve(result)
+
+    def _quarantine(self, bad: Quarantine) -> None:
+        record = Quarantined(
+            topic=self._names.decisions,
+            partition=bad.partition,
+            offset=bad.offset,
+            reason=bad.reason[:1024],
+            by="frontend",
+            key=bad.key.decode(errors="replace")[:1024],
+        )
+        _log.warning("quarantined %s/%d@%d: %s", record.topic, bad.partition, bad.offset, bad.reason)
+        self._producer.produce(self._names.quarantine, value=encode(record), partition=0)
+
+    def _wake_writer(self) -> None:
+        if self._parked:
+            self._wake.set()
+
+    # --- the writing thread ---
+
+    def _write(self) -> None:
+        producer, queue = self._producer, self._queue
+        while True:
+            if not queue and len(producer) == 0:
+                if self._stopping:
+                    return
+                self._park()
+                continue
+            for _ in range(len(queue)):
+                self._produce(*queue.popleft())
+            producer.flush(CLOSE_FLUSH_S if self._stopping else FLUSH_S)
+            self._take_acknowledged()
+            if self._stopping and len(producer):
+                _log.warning("%d records were not acknowledged when the frontend closed", len(producer))
+                producer.purge()
+                producer.flush(FLUSH_S)
+                return
+
+    def _park(self) -> None:
+        self._parked = True
+        if not self._queue and not self._stopping:  # else it was queued before it could see us parked
+            self._wake.wait()
+        self._parked = False
+        self._wake.clear()
+
+    def _produce(self, effect: SendRequest | SendClaimRecord, delivered: Callable[..., None] | None) -> None:
+        topic = self._names.requests if isinstance(effect, SendRequest) else self._names.claims
+        call = delivered or partial(self._request_delivered, effect.token)
+        try:
+            self._producer.produce(topic, effect.value, effect.key, effect.partition, call)
+        except BufferError:  # the client's queue is full: 100,000 records or 1 GB
+            self._producer.flush(1.0)
+            try:
+                self._producer.produce(topic, effect.value, effect.key, effect.partition, call)
+            except BufferError as error:
+                call(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
+
+    def _request_delivered(self, token: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._acknowledged.append(Sent(token, message.partition() or 0, message.offset() or 0))
+        else:
+            self._acknowledged.append(SendFailed(token, error.str()))
+
+    def _unawaited_delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            _log.warning("a confirm, release or cancel was not acknowledged: %s", error.str())
+
+    def _take_acknowledged(self) -> None:
+        events, self._acknowledged = self._acknowledged, []
+        if events:
+            self._receive_all(events)
+
+    # --- the reading thread ---
+
+    def _read(self) -> None:
+        try:
+            while not self._stopping:
+                messages = history.batch(self._consumer, POLL_S)
+                self._receive_all([*self._events_of(messages), Tick()])
+        except CommonplaceError as error:
+            _log.error("the frontend stops: %s", error)
+            self._failure = error
+        finally:
+            self._consumer.close()
+            self._abandon()
+
+    def _events_of(self, messages: list[Message]) -> list[Event]:
+        control: list[history.Row] = []
+        decisions: dict[int, list[history.Row]] = {}
+        decisions_topic = self._names.decisions
+        for message in messages:
+            if message.error() is not None:
+                history.check(message, self._settings)
+            elif message.topic() == decisions_topic:
+                rows = decisions.setdefault(message.partition(), [])  # type: ignore[arg-type]  # a record has one
+                rows.append(history.row(message))
+            else:
+                control.append(history.row(message))
+        events: list[Event] = [DecisionsRead(partition, rows) for partition, rows in decisions.items()]
+        return [*events, ControlRead(control)] if control else events
+
+    def _receive_all(self, events: list[Event]) -> None:
+        now_ms = _now_ms()
+        effects: list[Effect] = []
+        with self._lock:
+            for event in events:
+                effects += self._session.receive(event, now_ms)
+                if isinstance(event, DecisionsRead):
+                    self._positions[event.partition] = event.rows[-1][0] + 1
+            if effects and self._room_wanted:
+                self._room.notify_all()
+        self._perform(effects)
+
+    def _abandon(self) -> None:
+        """Nothing is read any more: whoever waits is told, nobody hangs."""
+        error = self._failure or CommonplaceError(
+            "the frontend was closed before the decision came: ask again by the id"
+        )
+        with self._lock:
+            self._failure = error
+            left = list(self._pending.values())
+            self._pending.clear()
+            self._room.notify_all()
+        for pending in left:
+            pending.resolve(error)
+
+    # --- opening ---
+
+    def _producer_required(self) -> dict[str, Any]:
+        """Records that could not be sent while anybody waited for them are dropped, unless [kafka] says otherwise."""
+        if {"message.timeout.ms", "delivery.timeout.ms"} & self._settings.kafka.keys():
+            return {}
+        return {"message.timeout.ms": max(1000, round(self._settings.frontend.timeout_s * 1000))}
+
+    def _open_consumer(self) -> tuple[Consumer, dict[int, int]]:
+        """A consumer at the ends of `decisions` as of now, after reading `control` to its end."""
+        consumer = kafka_client.consumer(self._settings)
+        control, decisions = self._names.control, self._names.decisions
+        start = history.since(consumer, self._settings, control, [0], None)
+        stop = history.ends(consumer, self._settings, control, [0])
+        for _, rows in history.read(self._settings, control, start, stop):
+            self._session.receive(ControlRead(rows), _now_ms())
+        positions = history.ends(consumer, self._settings, decisions, range(self._facts[decisions].partitions))
+        assigned = [TopicPartition(decisions, p, offset) for p, offset in positions.items()]
+        consumer.assign([*assigned, TopicPartition(control, 0, stop[0])])
+        return consumer, positions
+
+
+def _raise_refused(effects: Iterable[Effect]) -> None:
+    for effect in effects:
+        if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
+            raise _ERRORS[effect.answer.why](effect.answer.message)
+
+
+# Leases run on while a laptop sleeps, and CLOCK_MONOTONIC does not (Linux).
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _now_ms() -> int:
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000

@@ -1,0 +1,121 @@
+"""Reading what already stands in a topic: from a position, or from a log time, up to ends captured now."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from commonplace.errors import CommonplaceError, TimedOut
+from commonplace.frontend.events import Rows
+from commonplace.kafka import client as kafka_client
+from commonplace.settings import Settings
+
+QUERY_TIMEOUT_S = 15.0
+"""Asking a broker for offsets: one round trip, or a leader election."""
+STALL_TIMEOUT_S = 30.0
+"""Reading without a single record or end: longer than a broker's fail-over."""
+BATCH = 1_000
+
+Row = tuple[int, int, bytes | None, bytes | None]
+
+
+def ends(consumer: Consumer, settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """The end offset of each partition now; raises `BrokerUnavailable` without an answer."""
+    return {p: _watermarks(consumer, settings, topic, p)[1] for p in partitions}
+
+
+def since(
+    consumer: Consumer, settings: Settings, topic: str, partitions: Iterable[int], log_time_ms: int | None
+) -> dict[int, int]:
+    """The offset of the first record not older than a log time; from the log's start with None.
+
+    The embedded broker has no lookup by time and answers with its end, so callers ask it for the start.
+    """
+    starts = {p: _watermarks(consumer, settings, topic, p) for p in partitions}
+    if log_time_ms is None:
+        return {p: low for p, (low, _) in starts.items()}
+    wanted = [TopicPartition(topic, p, max(0, log_time_ms)) for p in starts]
+    try:
+        found = consumer.offsets_for_times(wanted, timeout=QUERY_TIMEOUT_S)
+    except KafkaException as error:
+        raise kafka_client.explained(error, settings) from error
+    return {tp.partition: tp.offset if tp.offset >= 0 else starts[tp.partition][1] for tp in found}
+
+
+def read(
+    settings: Settings, topic: str, starts: Mapping[int, int], stops: Mapping[int, int]
+) -> Iterator[tuple[int, list[Row]]]:
+    """Batches of (partition, rows) from `starts` up to `stops`; blocks as it is read, with a consumer of its own.
+
+    Raises `TimedOut` when nothing moves for STALL_TIMEOUT_S.
+    """
+    left = {p: stop for p, stop in stops.items() if starts[p] < stop}
+    if not left:
+        return
+    consumer = kafka_client.consumer(settings, required={"enable.partition.eof": True})
+    try:
+        consumer.assign([TopicPartition(topic, p, starts[p]) for p in left])
+        while left:
+            messages = batch(consumer, STALL_TIMEOUT_S)
+            if not messages:
+                raise TimedOut(f"{topic}: nothing could be read for {STALL_TIMEOUT_S:.0f} s at {settings.bootstrap}")
+            yield from _wanted(messages, left, settings)
+    finally:
+        consumer.close()
+
+
+def batch(consumer: Consumer, timeout_s: float) -> list[Message]:
+    """What is there, waiting for the first record only: `consume` alone would wait for a full batch."""
+    first = consumer.poll(timeout_s)
+    if first is None:
+        return []
+    return [first, *consumer.consume(BATCH, 0)]
+
+
+def row(message: Message) -> Row:
+    """A message as a session reads it; bytes stay bytes."""
+    return message.offset(), message.timestamp()[1], message.key(), message.value()  # type: ignore[return-value]
+
+
+def check(message: Message, settings: Settings) -> None:
+    """Raise the typed error that a message stands for; end of partition is none."""
+    error = message.error()
+    if error is None or error.code() == KafkaError._PARTITION_EOF:
+        return
+    where = f"{message.topic()} partition {message.partition()}"
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        raise CommonplaceError(f"{where}: records were deleted before they were read ({error.str()}): start again")
+    raise kafka_client.explained(KafkaException(error), settings)
+
+
+def _wanted(messages: list[Message], left: dict[int, int], settings: Settings) -> Iterator[tuple[int, list[Row]]]:
+    found: dict[int, list[Row]] = {}
+    for message in messages:
+        check(message, settings)
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        stop = left.get(partition)
+        if stop is None:
+            continue
+        if message.error() is None and offset < stop:
+            found.setdefault(partition, []).append(row(message))
+        # an end of partition carries the end, a record counts itself
+        if offset >= (stop if message.error() else stop - 1):
+            del left[partition]
+    yield from found.items()
+
+
+def _watermarks(consumer: Consumer, settings: Settings, topic: str, partition: int) -> tuple[int, int]:
+    try:
+        found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=QUERY_TIMEOUT_S)
+    except KafkaException as error:
+        raise kafka_client.explained(error, settings) from error
+    if found is None:
+        raise TimedOut(f"{topic} partition {partition}: no offsets within {QUERY_TIMEOUT_S:.0f} s")
+    low, high = found
+    return low, high
+
+
+def rows_for(rows: Rows, keys: set[bytes]) -> list[Row]:
+    """The rows under some keys."""
+    return [r for r in rows if r[2] in keys]

@@ -1,0 +1,393 @@
+"""The frontend's state machine: which records to send, and which decision answers which submit (rules 6 and 7).
+
+    Submit ──▶ refused here ───────────────────────────────────────▶ Answer(Refusal)
+       └─────▶ waiting ── first decision of its id, with its content ▶ Answer(Decision)
+                  └────── not sent, or no decision in time ──────────▶ Answer(Refusal)
+
+No I/O, clock, logging or threads: `receive` takes an event and the time and returns effects. Times are milliseconds of
+a monotonic clock of the caller's. A decision is effective when it is the first in log order for its partition and
+request id that is no `id_reused`; so whoever submits an id that may have been submitted before lets the session see
+the decisions from before that (`Submit.held`, `Looked`).
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from commonplace.core.partition import partition_of
+from commonplace.core.records import (
+    Bad,
+    Build,
+    Cancel,
+    Confirm,
+    Decision,
+    Flavor,
+    Release,
+    Routing,
+    decode,
+    encode,
+)
+from commonplace.core.requests import digest_of, request_key
+from commonplace.frontend import checks
+from commonplace.frontend.events import (
+    Answer,
+    AskConfirm,
+    AskRelease,
+    ControlRead,
+    DecisionsRead,
+    Effect,
+    Event,
+    LookBack,
+    Looked,
+    Quarantine,
+    Refusal,
+    SendClaimRecord,
+    SendFailed,
+    SendRequest,
+    Sent,
+    Submit,
+    Tick,
+    Why,
+    Withdraw,
+)
+
+ID_REUSED: Final = "id_reused"
+KEPT_MAX: Final = 10_000
+"""Effective decisions kept for confirm, cancel and repeated submits; at ~1 KB each they stay near 10 MB."""
+
+
+class _Waiting(Struct, gc=False):
+    """A request that has no answer yet."""
+
+    build: Build
+    key: bytes
+    value: bytes
+    partition: int
+    tokens: list[int]
+    submitted_ms: int
+    until_ms: int
+    held: bool
+    acknowledged: bool = False
+    early: Decision | None = None
+    """Read while held: effective unless the history has an earlier one."""
+
+
+class _Known(Struct, gc=False):
+    """The effective decision of a request, and until when it may be confirmed as far as we can tell."""
+
+    decision: Decision
+    content: str
+    confirm_until_ms: int | None
+
+
+class Session:
+    """One frontend's view of one pool; `receive` is the only place that changes it."""
+
+    def __init__(self, pool: str, requests_partitions: int, claims_partitions: int, in_flight_max: int) -> None:
+        self.pool = pool
+        self.flavors: dict[str, Flavor] = {}
+        self.repeated = 0  # decisions for a request that was answered here before: said again, or void
+        self.control_bad = 0
+        self._routing: dict[str, str] = {}
+        self._requests_partitions = requests_partitions
+        self._claims_partitions = claims_partitions
+        self._in_flight_max = in_flight_max
+        self._waiting: dict[bytes, _Waiting] = {}  # by request id, as the decisions' keys have it
+        self._by_token: dict[int, bytes] = {}
+        self._known: dict[bytes, _Known] = {}  # oldest first
+        self._partitions: dict[str, int] = {}  # by request key; bounded by flavors × spread
+        self._tick_ms: int | None = None  # no deadline lies before it
+
+    @property
+    def in_flight(self) -> int:
+        """Submits without an answer."""
+        return len(self._by_token)
+
+    def known(self, request: str) -> Decision | None:
+        """The effective decision of a request answered here, while it is kept."""
+        known = self._known.get(request.encode())
+        return known.decision if known else None
+
+    def receive(self, event: Event, now_ms: int) -> list[Effect]:
+        """Take one event and say what to do about it."""
+        match event:
+            case DecisionsRead():
+                return self._decisions(event, now_ms)
+            case Submit():
+                return self._submit(event, now_ms)
+            case Sent():
+                return self._sent(event)
+            case AskConfirm():
+                return self._confirm(event, now_ms)
+            case AskRelease():
+                return self._release(event)
+            case Tick():
+                return self._tick(now_ms)
+            case Looked():
+                return self._looked(event, now_ms)
+            case Withdraw():
+                return self._withdraw(event)
+            case SendFailed():
+                return self._send_failed(event)
+            case ControlRead():
+                return self._control(event)
+
+    # --- control ---
+
+    def _control(self, event: ControlRead) -> list[Effect]:
+        for _, _, key, value in event.rows:
+            self._control_record((key or b"").decode(errors="replace"), value)
+        return []
+
+    def _control_record(self, key: str, value: bytes | None) -> None:
+        kind, _, name = key.partition("/")
+        if kind not in ("flavor", "routing"):
+            return
+        record = decode("control", value) if value is not None else None
+        if kind == "routing" and record is None:
+            self._routing = {}
+        elif kind == "routing" and isinstance(record, Routing):
+            self._routing = record.pools
+        elif kind == "flavor" and record is None:
+            self.flavors.pop(name, None)
+        elif kind == "flavor" and isinstance(record, Flavor) and record.name == name:
+            self.flavors[name] = record
+        else:  # replicas read the same record, quarantine it and keep the last good one, as we do
+            self.control_bad += 1
+
+    # --- submit ---
+
+    def _submit(self, event: Submit, now_ms: int) -> list[Effect]:
+        build = event.build
+        value = encode(build)
+        if wrong := checks.invalid(build, value, self.flavors, self._routing, self.pool):
+            return [_refused(event.token, wrong)]
+        name = build.id.encode()
+        if (waiting := self._waiting.get(name)) is not None:
+            return self._join(waiting, event, value)
+        if (known := self._known.get(name)) is not None:
+            return [self._again(known, event, value)]
+        if self.in_flight >= self._in_flight_max:
+            return [Answer(event.token, self._overloaded())]
+        return self._wait_for(event, name, value, now_ms)
+
+    def _wait_for(self, event: Submit, name: bytes, value: bytes, now_ms: int) -> list[Effect]:
+        build = event.build
+        key = request_key(build, self.flavors[build.flavor])
+        partition = self._partition(key)
+        until_ms = now_ms + event.timeout_ms
+        waiting = _Waiting(build, key.encode(), value, partition, [event.token], now_ms, until_ms, event.held)
+        self._waiting[name] = waiting
+        self._by_token[event.token] = name
+        if self._tick_ms is None or until_ms < self._tick_ms:
+            self._tick_ms = until_ms
+        if event.held:
+            return [LookBack(partition, build.id)]
+        return [SendRequest(partition, waiting.key, value, event.token)]
+
+    def _join(self, waiting: _Waiting, event: Submit, value: bytes) -> list[Effect]:
+        """The same request is on its way: whoever asks again gets its answer."""
+        if waiting.value != value:
+            return [_refused(event.token, checks.reused(event.build.id))]
+        if self.in_flight >= self._in_flight_max:
+            return [Answer(event.token, self._overloaded())]
+        waiting.tokens.append(event.token)
+        self._by_token[event.token] = event.build.id.encode()
+        return []
+
+    def _again(self, known: _Known, event: Submit, value: bytes) -> Answer:
+        if known.content != digest_of(value):
+            return _refused(event.token, checks.reused(event.build.id))
+        return Answer(event.token, known.decision)
+
+    def _overloaded(self) -> Refusal:
+        message = (
+            f"{self.in_flight} requests await a decision, the most allowed (frontend.in_flight_max): wait for some"
+        )
+        return Refusal(Why.OVERLOADED, message)
+
+    def _partition(self, key: str) -> int:
+        partition = self._partitions.get(key)
+        if partition is None:
+            partition = self._partitions[key] = partition_of(key, self._requests_partitions)
+        return partition
+
+    # --- sent, decided, timed out ---
+
+    def _sent(self, event: Sent) -> list[Effect]:
+        name = self._by_token.get(event.token)
+        if name is not None:  # else the decision was faster
+            self._waiting[name].acknowledged = True
+        return []
+
+    def _send_failed(self, event: SendFailed) -> list[Effect]:
+        name = self._by_token.get(event.token)
+        if name is None:
+            return []
+        message = f"request {name.decode()} was not acknowledged: {event.error}; it may stand in the log all the same, "
+        return self._give_up(name, Refusal(Why.NOT_SENT, message + "so ask again with the same id"))
+
+    def _decisions(self, event: DecisionsRead, now_ms: int) -> list[Effect]:
+        waiting_for, known = self._waiting, self._known
+        effects: list[Effect] = []
+        for offset, _, key, value in event.rows:
+            waiting = waiting_for.get(key)  # type: ignore[arg-type]  # None is nobody's key
+            if waiting is None:
+                if key in known:
+                    self.repeated += 1
+            elif waiting.partition == event.partition:  # elsewhere it is no answer: rule 7 judges per partition
+                effects += self._decided(waiting, event.partition, offset, key or b"", value, now_ms)
+        return effects
+
+    def _decided(
+        self, waiting: _Waiting, partition: int, offset: int, key: bytes, value: bytes | None, now_ms: int
+    ) -> list[Effect]:
+        decision = _decision(key, value)
+        if isinstance(decision, Bad):
+            return [Quarantine(partition, offset, decision.reason, key, value or b"")]
+        if waiting.held:
+            # The history may hold an earlier one; of those that follow it only the first can matter.
+            if waiting.early is None and _answers(decision, waiting):
+                waiting.early = decision
+            return []
+        if not _answers(decision, waiting):
+            return []
+        return self._settle(key, waiting, decision, waiting.submitted_ms + decision.confirm_within_ms)
+
+    def _looked(self, event: Looked, now_ms: int) -> list[Effect]:
+        name = event.request.encode()
+        waiting = self._waiting.get(name)
+        if waiting is None or not waiting.held:
+            return []
+        waiting.held = False
+        for _, _, key, value in event.rows:
+            if key == name:
+                decision = _decision(name, value)
+                if isinstance(decision, Decision) and _answers(decision, waiting):
+                    return self._settle(
+                        name, waiting, decision, None
+                    )  # decided for an earlier submit: its clock is unknown
+        if waiting.early is not None:
+            return self._settle(name, waiting, waiting.early, None)
+        return [SendRequest(waiting.partition, waiting.key, waiting.value, waiting.tokens[0])]
+
+    def _settle(self, name: bytes, waiting: _Waiting, decision: Decision, confirm_until_ms: int | None) -> list[Effect]:
+        self._forget(name, waiting)
+        if decision.reason != ID_REUSED:  # that one is about this submit, not about the id
+            self._known[name] = _Known(decision, digest_of(waiting.value), confirm_until_ms)
+            if len(self._known) > KEPT_MAX:
+                del self._known[next(iter(self._known))]
+        return [Answer(token, decision) for token in waiting.tokens]
+
+    def _tick(self, now_ms: int) -> list[Effect]:
+        if self._tick_ms is None or now_ms < self._tick_ms:
+            return []
+        effects: list[Effect] = []
+        for name in [name for name, w in self._waiting.items() if w.until_ms <= now_ms]:
+            effects += self._give_up(name, _too_slow(self._waiting[name], now_ms))
+        self._tick_ms = min((w.until_ms for w in self._waiting.values()), default=None)
+        return effects
+
+    def _give_up(self, name: bytes, refusal: Refusal) -> list[Effect]:
+        waiting = self._waiting[name]
+        self._forget(name, waiting)
+        return [Answer(token, refusal) for token in waiting.tokens]
+
+    def _forget(self, name: bytes, waiting: _Waiting) -> None:
+        del self._waiting[name]
+        for token in waiting.tokens:
+            del self._by_token[token]
+
+    # --- confirm, release, cancel ---
+
+    def _confirm(self, event: AskConfirm, now_ms: int) -> list[Effect]:
+        decision = event.decision
+        if wrong := checks.not_placed(decision, "confirm"):
+            return [_refused(event.token, wrong)]
+        known = self._known.get(decision.request.encode())
+        if known is not None and known.decision != decision:
+            message = f"this decision of {decision.request} is void: an earlier one stands in the log, confirm that"
+            return [_refused(event.token, message)]
+        until_ms = known.confirm_until_ms if known else None
+        if until_ms is not None and now_ms > until_ms:
+            message = (
+                f"confirm of {decision.request} comes {(now_ms - until_ms) / 1000:.1f} s too late: its lease has "
+                "lapsed or is about to; submit again under a new request id"
+            )
+            return [Answer(event.token, Refusal(Why.LATE, message))]
+        return [
+            self._claim_record(Confirm(host=p.host, request=decision.request, allocation=p.allocation), event.token)
+            for p in decision.placed
+        ]
+
+    def _release(self, event: AskRelease) -> list[Effect]:
+        decision = event.decision
+        if wrong := checks.not_placed(decision, "release"):
+            return [_refused(event.token, wrong)]
+        own = {p.allocation for p in decision.placed}
+        wanted = set(event.allocations) or own
+        if strange := wanted - own:
+            message = f"request {decision.request} placed no allocation {checks.shown(min(strange))}: it placed "
+            return [_refused(event.token, message + ", ".join(sorted(own)))]
+        return [
+            self._claim_record(Release(host=p.host, request=decision.request, allocation=p.allocation), event.token)
+            for p in decision.placed
+            if p.allocation in wanted
+        ]
+
+    def _claim_record(self, record: Confirm | Release, token: int) -> SendClaimRecord:
+        partition = partition_of(record.host, self._claims_partitions)
+        return SendClaimRecord(partition, record.host.encode(), encode(record), token, record.allocation)
+
+    def _withdraw(self, event: Withdraw) -> list[Effect]:
+        flavor = self._flavor_of(event)
+        if not flavor:
+            message = (
+                f"request {checks.shown(event.request)} is not known here: name its flavor, which its key is made of"
+            )
+            return [_refused(event.token, message)]
+        if flavor not in self.flavors:
+            return [_refused(event.token, checks.unknown_flavor(flavor, self.flavors))]
+        record = Cancel(id=event.request, flavor=flavor)
+        value = encode(record)
+        checked = decode("requests", value)
+        if isinstance(checked, Bad):
+            return [_refused(event.token, f"cancel of {checks.shown(event.request)}: {checked.reason}")]
+        key = request_key(record, self.flavors[flavor])
+        return [SendRequest(self._partition(key), key.encode(), value, event.token)]
+
+    def _flavor_of(self, event: Withdraw) -> str:
+        name = event.request.encode()
+        if (waiting := self._waiting.get(name)) is not None:
+            return waiting.build.flavor
+        if (known := self._known.get(name)) is not None and known.decision.flavor:
+            return known.decision.flavor
+        return event.flavor
+
+
+def _answers(decision: Decision, waiting: _Waiting) -> bool:
+    """Whether a decision is about this content; `id_reused` must name it, the others only may."""
+    if decision.reason == ID_REUSED or decision.content:
+        return decision.content == digest_of(waiting.value)
+    return True
+
+
+def _decision(key: bytes, value: bytes | None) -> Decision | Bad:
+    decision = decode("decisions", value) if value is not None else Bad("a decision is never deleted")
+    if isinstance(decision, Decision) and decision.request.encode(errors="replace") != key:
+        return Bad(f"key {checks.shown(key.decode(errors='replace'))} names another request than the record")
+    assert isinstance(decision, Decision | Bad)
+    return decision
+
+
+def _refused(token: int, message: str) -> Answer:
+    return Answer(token, Refusal(Why.INVALID, message))
+
+
+def _too_slow(waiting: _Waiting, now_ms: int) -> Refusal:
+    state = "it stands in the log" if waiting.acknowledged else "the broker has not acknowledged it"
+    message = (
+        f"no decision for {waiting.build.id} within {(now_ms - waiting.submitted_ms) / 1000:.1f} s ({state}): see that "
+        "a scheduler runs, and ask again with the same id; what was granted meanwhile lapses"
+    )
+    return Refusal(Why.TIMED_OUT, message)
