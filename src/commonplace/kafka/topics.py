@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Final, Literal
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its package re-exports them without saying so
+from confluent_kafka.admin import (
     AdminClient,
     ConfigEntry,
     ConfigResource,

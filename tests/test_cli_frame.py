@@ -1,0 +1,205 @@
+"""The command line's frame: help, usage errors, common options, forms of output."""
+
+import json
+import os
+import pty
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from cli import CALL, assert_one_line, environment, run
+from commonplace.cli import common, output
+from commonplace.cli.main import COMMANDS, LazyCommands
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    members = (
+        {n: command.get_command(None, n) for n in command.list_commands(None)} if hasattr(command, "commands") else {}
+    )
+    if not members:
+        return [(path, command)]
+    return [leaf for name, member in members.items() for leaf in leaves(member, (*path, name))]
+
+
+LEAVES = leaves(LazyCommands(name="commonplace"))
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
+def test_every_command_has_help_an_example_and_the_common_options(path: tuple[str, ...], command: Any) -> None:
+    assert command.help, f"{path} does not say what it does"
+    assert "commonplace " + path[0] in (command.epilog or ""), f"{path} has no example"
+    options = {option for param in command.params for option in param.opts}
+    assert {"--bootstrap-servers", "--config", "--log-level", "--prefix", "--pool"} <= options
+
+
+def test_root_help_lists_every_command() -> None:
+    answer = run("--help")
+    assert answer.returncode == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["topic", "list"], ["No such command 'topic'", "'topics'"]),
+        (["topics", "lst"], ["'list'", "commonplace topics --help"]),
+        (["topics", "list", "--nope"], ["--nope"]),
+        (["topics", "list", "-o", "xml"], ["xml", "yaml"]),
+        (["flavor", "delete"], ["'name'", "commonplace flavor delete --help"]),
+        (["flavor", "set", "x", "--resource", "VGPU"], ["--resource VGPU", "CLASS=N"]),
+        (["flavor", "set", "x"], ["flavor 'x'", "resources"]),
+        (["schema", "host"], ["'host'", "hosts"]),
+        (["config", "show", "--config", "/nowhere.toml"], ["/nowhere.toml"]),
+        (["config", "show", "--pool", "a/b"], ["topics.pool", "a/b"]),
+        (["broker", "--embedded", "--port", "1"], ["--embedded", "--port"]),
+    ],
+)
+def test_usage_error_is_one_line_and_exit_code_2(arguments: list[str], parts: list[str]) -> None:
+    assert_one_line(run(*arguments), 2, *parts)
+
+
+def test_group_without_a_subcommand_shows_its_help() -> None:
+    answer = run("topics")
+    assert answer.returncode == 2
+    assert "verify" in answer.stderr
+
+
+def test_unknown_key_in_a_variable_is_one_line_with_the_nearest() -> None:
+    answer = run("config", "show", env={"COMMONPLACE__AGENT__HEARTBEAT": "3"})
+    assert_one_line(answer, 2, "COMMONPLACE__AGENT__HEARTBEAT", "agent.heartbeat_interval_s")
+
+
+def test_config_show_says_where_each_value_came_from_and_masks_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[agent]\nsettled_max = 7\n")
+    answer = run(
+        *("-b", "k:9", "config", "show", "--origin", "-o", "json", "--pool", "ssd"),
+        env={"COMMONPLACE_CONFIG": str(file), "COMMONPLACE__KAFKA__SASL_PASSWORD": "hunter2"},
+    )
+    shown = {row["setting"]: (row["value"], row["origin"]) for row in json.loads(answer.stdout)}
+    assert shown["kafka.bootstrap.servers"] == ("k:9", "flag")
+    assert shown["topics.pool"] == ("ssd", "flag")
+    assert shown["agent.settled_max"] == (7, str(file))
+    assert shown["kafka.sasl.password"] == ("********", "COMMONPLACE__KAFKA__SASL_PASSWORD")
+    assert shown["scheduler.mode"] == ("strict", "default")
+    assert "hunter2" not in answer.stdout + answer.stderr
+
+
+def test_common_options_stand_before_or_after_the_command_and_the_later_wins() -> None:
+    answer = run("--pool", "a", "config", "--prefix", "x", "show", "--pool", "b", "-o", "json")
+    shown = {row["setting"]: row["value"] for row in json.loads(answer.stdout)}
+    assert (shown["topics.prefix"], shown["topics.pool"]) == ("x", "b")
+
+
+def test_no_broker_is_one_line_and_exit_code_6() -> None:
+    assert_one_line(run("topics", "verify", "-b", "127.0.0.1:1"), 6, "no broker at 127.0.0.1:1", "commonplace broker")
+
+
+def test_librdkafka_setting_that_does_not_exist_is_one_line() -> None:
+    answer = run("topics", "verify", env={"COMMONPLACE__KAFKA__NO_SUCH": "1"})
+    assert_one_line(answer, 2, "no.such")
+
+
+def test_schema_names_every_record_and_refers_to_nothing_missing() -> None:
+    text = run("schema").stdout
+    page = json.loads(text)
+    assert {"Build", "Claim", "Decision", "Flavor", "Snapshot", "Delta", "Start"} <= set(page["$defs"])
+    assert set(page["properties"]) >= {"hosts", "claims", "requests", "decisions", "control"}
+    references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
+    assert references <= set(page["$defs"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
+    answer = run("completion", shell)
+    assert answer.returncode == 0
+    assert "_COMMONPLACE_COMPLETE" in answer.stdout
+
+
+def test_completion_knows_commands_of_groups() -> None:
+    words = {"COMP_WORDS": "commonplace topics ver", "COMP_CWORD": "2"}
+    assert run(env={"_COMMONPLACE_COMPLETE": "complete_bash", **words}).stdout.split() == ["verify"]
+
+
+def test_nothing_is_coloured_off_a_terminal_or_with_no_color() -> None:
+    answer = run("topics", "--help")
+    assert "\x1b" not in answer.stdout + answer.stderr
+    assert "\x1b" not in on_terminal("config", "show", env={"NO_COLOR": "1"})
+
+
+def on_terminal(*arguments: str, env: dict[str, str]) -> str:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(CALL[0], [*CALL, *arguments], environment(env))
+    read = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            read += chunk
+    except OSError:  # Linux says EIO at the end of a terminal's other side
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return read.decode()
+
+
+# --- forms of output -----------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"name": "a", "free_mb": 5, "up": True, "labels": {"zone": "x", "odd": "no"}, "note": None},
+    {"name": "b\x1b[31m", "free_mb": 1234, "up": False, "labels": {}, "note": "two: words"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_given() -> None:
+    common.forget()
+
+
+def printed(capsys: pytest.CaptureFixture[str], form: common.Output, data: object, **options: Any) -> str:
+    output.emit(data, form=form, **options)
+    return capsys.readouterr().out
+
+
+def test_table_aligns_numbers_right_and_hides_wide_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["name", "free_mb", "up", output.Column("note", "remark", wide=True)]
+    assert printed(capsys, "table", ROWS, columns=columns).splitlines() == [
+        "NAME        FREE MB   UP",
+        "a                 5   yes",
+        r"b\x1b[31m      1234   no",
+    ]
+    assert printed(capsys, "wide", ROWS, columns=columns).splitlines()[0].endswith("UP    REMARK")
+
+
+def test_table_of_nothing_still_has_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "table", [], columns=["name", "free_mb"]) == "NAME   FREE MB\n"
+
+
+def test_json_and_yaml_hold_the_same_data(capsys: pytest.CaptureFixture[str]) -> None:
+    tricky = [*ROWS, {"": [[], {}, [[1, "no"], {"a": {"b": ["- x", "# y", "1.5", "null", "ü\u2028"]}}], 1.5, "x: y"]}]
+    assert json.loads(printed(capsys, "json", tricky)) == tricky
+    assert yaml.safe_load(printed(capsys, "yaml", tricky)) == tricky
+    assert yaml.safe_load(printed(capsys, "yaml", {"a": []})) == {"a": []}
+
+
+def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "name", [{"id": "a"}, {"id": "b"}], name="id") == "a\nb\n"
+
+
+class Thing(msgspec.Struct, omit_defaults=True):
+    name: str
+    count: int = 1
+
+
+def test_records_show_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(printed(capsys, "json", [Thing("a")])) == [{"name": "a", "count": 1}]
+    assert printed(capsys, "table", Thing("a")) == "name    a\ncount   1\n"
+
+
+def test_stream_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in (1, 2):
+        output.emit_line(Thing("a", count), form="json")
+    assert [json.loads(line)["count"] for line in capsys.readouterr().out.splitlines()] == [1, 2]

@@ -1,0 +1,72 @@
+"""`commonplace topics` and `flavor` as processes."""
+
+import json
+import logging
+
+import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from cli import assert_one_line, run
+from kafka_fixtures import KafkaUnderTest
+
+
+@pytest.fixture
+def where(kafka: KafkaUnderTest, prefix: str) -> list[str]:
+    """Options that lead to this test's own topics."""
+    return ["-b", kafka.bootstrap, "--prefix", prefix]
+
+
+@pytest.mark.real_kafka
+def test_operator_creates_verifies_and_lists(where: list[str], prefix: str) -> None:
+    made = run("topics", "create", *where, "-o", "json")
+    assert made.returncode == 0, made.stderr
+    assert {row["created"] for row in json.loads(made.stdout)} == {True}
+    assert "m1.tiny" in made.stderr
+    again = run("topics", "create", *where, "-o", "json")
+    assert {row["created"] for row in json.loads(again.stdout)} == {False}
+    verified = run("topics", "verify", *where, "-o", "json")
+    assert verified.returncode == 0
+    assert {finding["level"] for finding in json.loads(verified.stdout)} <= {"warning"}
+    listed = run("topics", "list", *where, "-o", "name").stdout.split()
+    assert f"{prefix}.default.hosts" in listed
+    assert f"{prefix}.control" in listed
+
+
+@pytest.mark.real_kafka
+def test_verify_of_missing_topics_is_exit_code_6(where: list[str], prefix: str) -> None:
+    answer = run("topics", "verify", *where)
+    assert answer.returncode == 6
+    assert f"{prefix}.default.hosts" in answer.stdout
+    assert "missing" in answer.stdout
+
+
+@pytest.mark.real_kafka
+def test_create_on_topics_that_break_a_rule_names_topic_and_setting(
+    where: list[str], prefix: str, kafka: KafkaUnderTest
+) -> None:
+    assert run("topics", "create", *where).returncode == 0
+    topic = f"{prefix}.default.hosts"
+    change = ConfigEntry("min.compaction.lag.ms", "1", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test-admin"))
+    admin.incremental_alter_configs([resource])[resource].result(20)
+    assert_one_line(run("topics", "create", *where), 6, topic, "min.compaction.lag.ms is 1", "at least 660000")
+
+
+@pytest.mark.real_kafka
+def test_flavors_are_set_listed_and_deleted(where: list[str]) -> None:
+    assert run("topics", "create", *where).returncode == 0
+    shape = ["--vcpus", "8", "--memory-mb", "1024", "--resource", "VGPU=1", "--trait", "HW_CPU_X86_AVX512F"]
+    assert run("flavor", "set", "gpu", *shape, "--spread", "3", *where).returncode == 0
+    flavors = {f["name"]: f for f in json.loads(run("flavor", "list", *where, "-o", "json").stdout)}
+    assert flavors["gpu"]["resources"] == {"VCPU": 8, "MEMORY_MB": 1024, "VGPU": 1}
+    assert flavors["gpu"]["spread"] == 3
+    assert flavors["gpu"]["traits_required"] == ["HW_CPU_X86_AVX512F"]
+    assert run("flavor", "delete", "gpu", *where).returncode == 0
+    assert "gpu" not in run("flavors", *where, "-o", "name").stdout.split()
+    assert_one_line(run("flavor", "delete", "m1.tny", *where), 2, "'m1.tny'", "m1.tiny")
+
+
+@pytest.mark.real_kafka
+def test_flavors_without_topics_say_what_to_do(where: list[str], prefix: str) -> None:
+    assert_one_line(run("flavor", "list", *where), 6, f"{prefix}.control", "commonplace topics create")
