@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, str]] = {
     "flavors": "flavors",
     "config": "config",
     "schema": "schema",
+    "replay": "replay",
     "completion": "completion",
 }
 

@@ -21,8 +21,10 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from commonplace.core.records import Flavor
 from commonplace.errors import CommonplaceError
 from commonplace.kafka.broker import free_port
+from commonplace.kafka.control import put_flavors
 from commonplace.settings import KAFKA, SECTIONS, VARIABLE_PREFIX, Settings, load
 
 START_TIMEOUT_S: Final = 120.0
@@ -113,9 +115,10 @@ class Stack:
     """A broker, its topics, a fleet of simulated hosts and replicas; a context manager, for one thread.
 
     `kafka` False takes the embedded broker, which is not Kafka. `bootstrap` names a broker that runs already: then none
-    is started. `settings` hold for all processes and for `stack.settings`, which clients use; of its [kafka] table only
-    a named broker's is kept. `environ` (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one
-    they are removed at a clean end and kept after a failure.
+    is started. `flavors` are written before anything serves. `settings` hold for all processes and for
+    `stack.settings`, which clients use; of its [kafka] table only a named broker's is kept. `environ`
+    (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one they are removed at a clean end and kept
+    after a failure.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Stack:
         boot_s: float = 0.0,
         failure_rate: float = 0.0,
         bootstrap: str = "",
+        flavors: Sequence[Flavor] = (),
         settings: Settings | None = None,
         environ: Mapping[str, str] | None = None,
         work_dir: Path | None = None,
@@ -138,6 +142,7 @@ class Stack:
         self.bootstrap = bootstrap
         self._hosts, self._replicas, self._kafka = hosts, replicas, kafka
         self._shape, self._boot_s, self._failure_rate = shape, boot_s, failure_rate
+        self._flavors = tuple(flavors)
         self._base = settings or Settings()
         self._extra = dict(environ or {})
         self._temporary = work_dir is None
@@ -178,6 +183,8 @@ class Stack:
             create_topics = True
         if create_topics:
             self._run_once("topics", "topics", "create")
+        if self._flavors:
+            put_flavors(self.settings, *self._flavors)
         self.start_fleet()
         for number in range(1, self._replicas + 1):
             self.start_scheduler(f"r{number}", wait=False)

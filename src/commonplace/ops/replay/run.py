@@ -1,0 +1,196 @@
+"""A whole replay: survey the trace, have a system to replay it on, drive it, read the fleet, audit, and report."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+
+from commonplace.core.records import Flavor
+from commonplace.errors import NotReady
+from commonplace.frontend import Frontend
+from commonplace.kafka import control
+from commonplace.ops import audit
+from commonplace.ops.replay import fleet
+from commonplace.ops.replay.book import Book
+from commonplace.ops.replay.drive import Driver
+from commonplace.ops.replay.formats import FORMATS, Survey, read, survey
+from commonplace.ops.replay.schedule import Arrive, Event, events
+from commonplace.ops.stack import Stack
+from commonplace.settings import Settings
+
+CONTROL_SETTLE_S: Final = 1.0
+"""Replicas that run already read new flavors in milliseconds; nobody tells us when, so wait a thousand of them."""
+
+IN_FLIGHT_DEFAULT: Final = 512
+"""Requests without an answer when there is no speed: enough to fill every batch, few enough for short queues."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to replay, on what, and how. `hosts` 0: on the system that `settings` name, which runs already."""
+
+    path: Path
+    form: str
+    limit: int = 0
+    speed: float = 0.0
+    in_flight_max: int = IN_FLIGHT_DEFAULT
+    tail: bool = True
+    hosts: int = 0
+    shape: str = ""
+    replicas: int = 2
+    kafka: bool = False
+    profile: str = "default"
+    settings: Settings
+    work_dir: Path | None = None
+
+
+Progress = Callable[[str, Book | None, int], None]
+"""Told what goes on: a stage's name, the book once there is one, and how many requests the trace has."""
+
+
+def replay(plan: Plan, progress: Progress = lambda stage, book, total: None) -> dict[str, Any]:
+    """Replay a trace and return the report (docs/replay.md); blocks until the audit is done.
+
+    Raises TraceError before anything is started, StackError when a process ends, and what the frontend raises.
+    """
+    progress("reading the trace", None, 0)
+    trace = survey(plan.path, plan.form, plan.limit)
+    progress("starting", None, trace.arrivals)
+    with _system(plan, _flavors(plan, trace)) as (settings, check):
+        return _replay_on(plan, trace, settings, check, progress)
+
+
+def _replay_on(
+    plan: Plan, trace: Survey, settings: Settings, check: Callable[[], None], progress: Progress
+) -> dict[str, Any]:
+    hosts = fleet.read_hosts(settings)
+    if not hosts:
+        raise NotReady(
+            f"no host reports to pool {settings.topics.pool} at {settings.bootstrap}: start a fleet or agents"
+        )
+    book = Book(fleet.capacity(hosts))
+
+    def watch() -> None:
+        check()
+        progress("replaying", book, trace.arrivals)
+
+    common, common_resources = _most_common(trace)
+    with Frontend(settings) as frontend:
+        driver = Driver(
+            frontend,
+            book,
+            run_id=f"replay-{os.urandom(4).hex()}",
+            in_flight_max=plan.in_flight_max,
+            speed=plan.speed,
+            watch=watch,
+        )
+        sequence = events(read(plan.path, plan.form, plan.limit), tail=plan.tail)
+        arrivals, departures = _split(sequence, trace.arrivals)
+        driver.run(arrivals)
+        at_end = book.shares()  # before the tail departs
+        packing = fleet.packing(fleet.read_hosts(settings), common, common_resources)
+        driver.run(departures())
+    progress("auditing", book, trace.arrivals)
+    audited = audit.run(settings)
+    return {
+        **_report(plan, trace, book, driver.busy_s),
+        "hosts": packing.hosts,
+        "hosts_used": packing.hosts_used,
+        "packing": {
+            "at_first_refusal": book.first_refusal,
+            "at_end": at_end,
+            "hosts_empty": packing.hosts_empty,
+            "reported_share": packing.allocated_share,
+            "stranded_share": packing.stranded_share,
+            "stranded_for": packing.stranded_for,
+        },
+        "audit": audited.to_dict(),
+        "clean": audited.clean,
+    }
+
+
+@contextmanager
+def _system(plan: Plan, flavors: list[Flavor]) -> Iterator[tuple[Settings, Callable[[], None]]]:
+    """A system with these flavors: one of our own, or the one that runs."""
+    if not plan.hosts:
+        control.put_flavors(plan.settings, *flavors)
+        time.sleep(CONTROL_SETTLE_S)
+        yield plan.settings, lambda: None
+        return
+    stack = Stack(
+        hosts=plan.hosts,
+        shape=plan.shape or FORMATS[plan.form].host_shape,
+        replicas=plan.replicas,
+        kafka=plan.kafka,
+        flavors=flavors,
+        settings=plan.settings,
+        work_dir=plan.work_dir,
+    )
+    with stack:
+        yield stack.settings, stack.check
+
+
+def _flavors(plan: Plan, trace: Survey) -> list[Flavor]:
+    """The trace's shapes as flavors. Each is spread over as many keys as there are partitions: traces have one flavor
+    that is half of all requests, and one key would leave it to one replica."""
+    topics = plan.settings.topics
+    return [
+        Flavor(
+            name=name, resources=resources, pool=topics.pool, profile=plan.profile, spread=topics.requests_partitions
+        )
+        for name, resources in sorted(trace.flavors.items())
+    ]
+
+
+def _most_common(trace: Survey) -> tuple[str, dict[str, int]]:
+    name = max(sorted(trace.requested), key=lambda flavor: trace.requested[flavor])
+    return name, trace.flavors[name]
+
+
+def _split(sequence: Iterator[Event], arrivals: int) -> tuple[Iterator[Event], Callable[[], Iterator[Event]]]:
+    """The events through the last arrival, and those after it, which must be asked for when the first are used up."""
+
+    def through_last() -> Iterator[Event]:
+        left = arrivals
+        while left:
+            event = next(sequence)
+            left -= isinstance(event, Arrive)
+            yield event
+
+    return through_last(), lambda: sequence
+
+
+def _report(plan: Plan, trace: Survey, book: Book, busy_s: float) -> dict[str, Any]:
+    decided = book.placed + book.refused
+    return {
+        "trace": plan.path.name,
+        "format": plan.form,
+        "broker": "running" if not plan.hosts else "Apache Kafka" if plan.kafka else "embedded, not Kafka",
+        "replicas": plan.replicas if plan.hosts else None,
+        "speed": plan.speed or "as fast as answers come",
+        "requests": book.requests,
+        "placed": book.placed,
+        "refused": book.refused,
+        "unanswered": book.unanswered,
+        "reasons": dict(book.reasons.most_common()),
+        "ignored": dict(trace.ignored.most_common()),
+        "flavors": len(trace.flavors),
+        "confirmed": book.confirmed,
+        "released": book.released,
+        "seconds": round(busy_s, 3),
+        "decisions_per_s": round(decided / busy_s, 1) if busy_s else 0.0,
+        "latency_ms": latency_ms(book),
+        "conflict_fraction": round(book.conflicts / book.granted, 4) if book.granted else 0.0,
+    }
+
+
+def latency_ms(book: Book) -> dict[str, float | None]:
+    """Percentiles from the moment a request was due to its decision, in ms; None where there was none."""
+    if not book.latencies_s:
+        return {"p50": None, "p90": None, "p99": None}
+    values = np.percentile(np.frombuffer(book.latencies_s), (50, 90, 99)) * 1000
+    return {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), values, strict=True)}
