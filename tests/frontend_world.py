@@ -36,7 +36,7 @@ SPREAD_FLAVOR = Flavor(name="m1.hot", resources={"VCPU": 1}, spread=4)
 
 def settings_on(kafka: KafkaUnderTest, prefix: str, **frontend: object) -> Settings:
     """Settings of a test with topics of its own."""
-    flags = {
+    flags: dict[str, dict[str, object]] = {
         "kafka": {"bootstrap.servers": kafka.bootstrap},
         "topics": {"prefix": prefix},
         "frontend": {"timeout_s": 20.0, **frontend},
