@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from commonplace.kafka.broker import LocalBroker
-from commonplace.kafka.jars import BrokerError
-from kafka_fixtures import KafkaUnderTest, choose_kafka, make_broker, skip_or_fail
+from kafka_fixtures import KafkaUnderTest, choose_kafka, skip_or_fail, started_broker
 
 PREFIX_NAME_CHARS = 40
+# Fixtures that bring an Apache Kafka themselves, and skip where they can't: the shared one need not start for them.
+OWN = {"own_broker", "broker"}
 _used = pytest.StashKey[str]()
 
 
@@ -26,14 +27,8 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaUnderTest]:
 @pytest.fixture
 def own_broker() -> Iterator[LocalBroker]:
     """A started Apache Kafka for this test alone, to be killed, paused or restarted."""
-    broker = make_broker()
-    try:
-        broker.start()
-    except BrokerError as error:
-        broker.close()
-        skip_or_fail(f"this test needs an Apache Kafka of its own: {error}")
-    yield broker
-    broker.close()
+    with started_broker() as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _real_kafka(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("real_kafka") is None or "own_broker" in request.fixturenames:
+    if request.node.get_closest_marker("real_kafka") is None or OWN & set(request.fixturenames):
         return
     chosen: KafkaUnderTest = request.getfixturevalue("kafka")
     if not chosen.real:
@@ -54,4 +49,4 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which broker the figures above stand for."""
-    terminalreporter.write_line(f"broker: {config.stash.get(_used, 'none was needed')}")
+    terminalreporter.write_line(f"broker: {config.stash.get(_used, 'no test asked for the shared one')}")

@@ -7,7 +7,8 @@ COMMONPLACE_TEST_REQUIRE_KAFKA=1       where only the mock is left, or a test wo
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +19,10 @@ from confluent_kafka.cimpl import NewTopic
 from docker.errors import DockerException
 from testcontainers.core.container import DockerContainer
 
-from commonplace.kafka.broker import PROPERTIES, LocalBroker, answers, free_port
+from commonplace.kafka.broker import PROPERTIES, LocalBroker, answers
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.jars import KAFKA_VERSION, BrokerError
+from commonplace.kafka.ports import free_port
 
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 CONTAINER_START_TIMEOUT_S = 90
@@ -107,6 +109,21 @@ def choose_kafka() -> KafkaUnderTest:
 def make_broker() -> LocalBroker:
     """A local Apache Kafka, not yet started, set up for tests."""
     return LocalBroker(java_options=TEST_JAVA_OPTIONS, properties=TEST_PROPERTIES)
+
+
+@contextmanager
+def started_broker() -> Iterator[LocalBroker]:
+    """A local Apache Kafka, stopped and forgotten at the end; skips or fails the test where there can be none."""
+    broker = make_broker()
+    try:
+        broker.start()
+    except BrokerError as error:
+        broker.close()
+        skip_or_fail(f"this test needs an Apache Kafka of its own: {error}")
+    try:
+        yield broker
+    finally:
+        broker.close()
 
 
 def engine_answers() -> bool:

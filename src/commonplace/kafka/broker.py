@@ -8,13 +8,12 @@ data_dir/
 
 import atexit
 import base64
+import fcntl
 import logging
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,21 +22,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from commonplace.kafka.jars import BrokerError, ensure_jars
+from commonplace.kafka.java import find_java
+from commonplace.kafka.ports import free_port, is_free, require_free
 
-JAVA_VERSION_MIN = 17
 # A start takes 2.4 s on an idle machine; a loaded two-core one has been seen to need ten times that.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 PROBE_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 2.0
-# Below Linux's ephemeral range (32768 ..), so that no outgoing connection takes the port while the broker is down.
-PORTS = range(20_000, 32_000)
 
 # Serial GC pauses 11-13 ms, G1 7, Parallel with two threads 2-3.5: pauses rule the p99 of a small broker.
 JAVA_OPTIONS = ("-Xms256m", "-Xmx512m", "-XX:+UseParallelGC", "-XX:ParallelGCThreads=2")
@@ -69,16 +67,8 @@ PROPERTIES: Mapping[str, str] = {
 }
 
 
-class JavaMissing(BrokerError):
-    """No Java was found."""
-
-
-class JavaTooOld(BrokerError):
-    """The Java that was found can't run this Kafka."""
-
-
-class PortInUse(BrokerError):
-    """Somebody else listens on the port that was asked for."""
+class DataInUse(BrokerError):
+    """Another broker runs on that data directory."""
 
 
 class StartFailed(BrokerError):
@@ -138,28 +128,20 @@ class LocalBroker:
     def start(self) -> None:
         """Start and block until a metadata request is answered; data that is there is kept.
 
-        Raises JavaMissing, JavaTooOld, PortInUse, StartFailed, and what `ensure_jars` raises.
+        Raises JavaMissing, JavaTooOld, PortInUse, DataInUse, StartFailed, and what `ensure_jars` raises.
         """
         if self.alive:
             raise BrokerError(f"the broker on {self.bootstrap} runs already (pid {self.pid}): stop it first")
         java = find_java()
         classpath = f"{ensure_jars()}/*"
-        _require_free(self.port)
-        self._write_properties()
-        with self.log_path.open("ab") as log:
+        require_free(self.port)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with (self.data_dir / "lock").open("w") as lock:
+            self._lock(lock)
+            self._write_properties()
             if not (self.data_dir / "data" / "meta.properties").exists():
                 self._format(java, classpath)
-            command = [java, *JAVA_OPTIONS, *self._java_options, "-Dorg.slf4j.simpleLogger.showDateTime=true"]
-            command += ["-cp", classpath, "kafka.Kafka", "server.properties"]
-            # A session of its own: Ctrl-C on the terminal reaches us, and we decide in which order things stop.
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.data_dir,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = self._spawn(java, classpath, lock)
         atexit.register(self.kill)
         self._watchdog = _watch(self._process.pid, self.data_dir if self._temporary else None)
         try:
@@ -173,7 +155,7 @@ class LocalBroker:
         if self._process is None:
             return
         if self.alive:
-            self.resume()
+            self._process.send_signal(signal.SIGCONT)  # a paused one would not hear the next signal
             self._process.terminate()
             try:
                 self._process.wait(timeout)
@@ -222,8 +204,30 @@ class LocalBroker:
         self._process = None
         atexit.unregister(self.kill)
 
+    def _lock(self, lock: IO[str]) -> None:
+        """Two brokers on one data directory ruin it: Kafka's own lock comes after its quorum has begun to write."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataInUse(f"another broker uses {self.data_dir}: stop it, or choose another --data-dir") from None
+
+    def _spawn(self, java: str, classpath: str, lock: IO[str]) -> subprocess.Popen[bytes]:
+        command = [java, *JAVA_OPTIONS, *self._java_options, "-Dorg.slf4j.simpleLogger.showDateTime=true"]
+        command += ["-cp", classpath, "kafka.Kafka", "server.properties"]
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.data_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # The lock goes with the JVM: it is held for as long as that lives, whatever becomes of us.
+                pass_fds=(lock.fileno(),),
+                # A session of its own: Ctrl-C on the terminal reaches us, and we decide in which order things stop.
+                start_new_session=True,
+            )
+
     def _write_properties(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         path = self.data_dir / "server.properties"
         controller = self._controller_port(path)
         properties = {
@@ -240,7 +244,7 @@ class LocalBroker:
         """Keep the controller's port over restarts where it is free: voters are stored with their address."""
         if path.exists():
             known = re.search(r"^controller\.quorum\.bootstrap\.servers=127\.0\.0\.1:(\d+)$", path.read_text(), re.M)
-            if known and _is_free(int(known[1])) and int(known[1]) != self.port:
+            if known and is_free(int(known[1])) and int(known[1]) != self.port:
                 return int(known[1])
         return free_port(taken=self.port)
 
@@ -263,7 +267,7 @@ class LocalBroker:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise StartFailed(f"Kafka ended while starting (exit {process.returncode}): {self._last_words()}")
-            if not _is_free(self.port) and answers(self.bootstrap):
+            if not is_free(self.port) and answers(self.bootstrap):
                 return
             time.sleep(PROBE_INTERVAL_S)
         raise StartFailed(
@@ -275,23 +279,6 @@ class LocalBroker:
             lines = deque((line.strip() for line in log if line.strip()), maxlen=200)
         telling = [line for line in lines if re.search(r"ERROR|FATAL|Exception|Error:", line)] or list(lines)
         return f"{telling[0][:300] if telling else 'it said nothing'}; more in {self.log_path}"
-
-
-def find_java() -> str:
-    """Return the path of a `java` that can run Kafka, `$JAVA_HOME` first. Raises JavaMissing, JavaTooOld."""
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home) / "bin")) if home else None
-    java = java or shutil.which("java")
-    remedy = f"install Java >= {JAVA_VERSION_MIN} (Debian: apt install openjdk-17-jre-headless) or use --embedded"
-    if java is None:
-        raise JavaMissing(f"no java on PATH or in JAVA_HOME: {remedy}")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    if found is None:
-        raise JavaMissing(f"{java} -version printed no version: {remedy}")
-    if int(found[1]) < JAVA_VERSION_MIN:
-        raise JavaTooOld(f"{java} is version {found[1]}, Kafka needs {JAVA_VERSION_MIN}: {remedy}")
-    return java
 
 
 def answers(bootstrap: str, timeout: float = PROBE_TIMEOUT_S) -> bool:
@@ -314,27 +301,3 @@ def _watch(pid: int, temporary: Path | None) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def free_port(taken: int | None = None) -> int:
-    """Return a port on loopback that nobody holds now, outside the ephemeral range, and not `taken`."""
-    for port in random.sample(PORTS, 100):
-        if port != taken and _is_free(port):
-            return port
-    raise PortInUse(f"no free port among 100 tried from {PORTS.start} to {PORTS.stop}: name one with --port")
-
-
-def _require_free(port: int) -> None:
-    if not _is_free(port):
-        raise PortInUse(f"port {port} on 127.0.0.1 is in use: stop what listens there or choose another --port")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the JVM does: connections of a broker that was killed linger, and don't matter.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
