@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
-from commonplace.core.records import Allocation, Bad, Delta, Snapshot, Start, decode, printable
+from commonplace.core.records import Allocation, Bad, Delta, Settled, Snapshot, Start, decode, printable
 from commonplace.core.resources import Inventory
 
 APPLIED: Final = "applied"
@@ -75,8 +75,8 @@ class HostState:
     """
 
     __slots__ = (
-        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic", "epoch", "gap",
-        "generation", "groups", "hash", "host_hash", "inventory", "labels", "load", "log_time_ms", "name", "removed", "settled",
+        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic", "epoch", "fresh",
+        "gap", "generation", "groups", "hash", "host_hash", "inventory", "labels", "load", "log_time_ms", "name", "removed", "settled",
         "snapshot_inventory", "stale", "status", "touched", "traits", "used", "version",
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ class HostState:
         self.status = "enabled"
         self.gap = False
         self.load: dict[str, float] = {}
-        self.settled: list[object] = []
+        self.settled: list[Settled] = []
         self.claims_topic = ""
         self.claims_through = -1
         self.host_hash = self.hash = 0
@@ -109,6 +109,7 @@ class HostState:
         self.base_status: tuple[str, bool] = ("enabled", False)
         self.snapshot_inventory: tuple[dict[str, Inventory], frozenset[str], dict[str, str]] = ({}, frozenset(), {})
         self.touched: set[str] = set()
+        self.fresh: list[Allocation] = []  # that the last report showed and the one before did not
         self.used: dict[str, int] = {}
         self.groups: dict[str, int] = {}
         self.builds = 0
@@ -157,7 +158,9 @@ class HostState:
         self.base_status = (record.status, record.gap)
         self.snapshot_inventory = (self.inventory, self.traits, self.labels)
         self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status)
+        known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
+        self.fresh = [a for a in record.allocations if a.id not in known]
         self.touched = set()
         self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
         for allocation in self.allocations.values():
@@ -203,6 +206,7 @@ class HostState:
         if self.allocations is self.base and (record.upserts or record.removed):
             self.allocations = dict(self.base)
         now = self.allocations
+        fresh = self.fresh = []
         touched = set(record.removed)
         for allocation in record.upserts:
             touched.add(allocation.id)
@@ -210,7 +214,9 @@ class HostState:
             if old == allocation:
                 continue
             _share(allocation)
-            if old is not None:
+            if old is None:
+                fresh.append(allocation)
+            else:
                 self._count(old, -1)
             self._count(allocation, 1)
             now[allocation.id] = allocation
@@ -244,7 +250,7 @@ class HostState:
 
     def _watermark(self, record: Snapshot | Delta, log_time_ms: int) -> None:
         self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
-        self.settled, self.load = record.settled, record.load  # type: ignore[assignment]  # read-only view of a typed list
+        self.settled, self.load = record.settled, record.load
         self.log_time_ms = max(log_time_ms, self.log_time_ms)
         if hashing.to_hex(self.hash) != record.hash:
             self.stale = f"hash {hashing.to_hex(self.hash)} recomputed, {record.hash} reported"

@@ -26,11 +26,13 @@ CHANGES_MAX = 65_536
 class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
 
-    __slots__ = ("control", "host", "index", "partition", "pending", "pending_hash")
+    __slots__ = ("control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals")
 
     def __init__(self, host: HostState, index: int, partition: int) -> None:
         self.host, self.index, self.partition = host, index, partition
+        self.offset = -1  # of the last record applied
         self.pending: list[Overlay] = []
+        self.renewals: list[Overlay] = []  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
         self.control: HostControl | None = None
 
@@ -48,7 +50,7 @@ class Row:
 
 
 class Overlay:
-    """What a pending claim will take from a host once granted."""
+    """What a pending claim will take from a host once granted; whoever claims adds what it must remember of the claim."""
 
     __slots__ = ("allocation_id", "group", "hash", "resources")
 
@@ -149,6 +151,7 @@ class View:
             if had_groups or host.groups:
                 self._groups(row, before)
             self._columns(row)
+            row.offset = offset
             if outcome == APPLIED and log_time_ms >= self.columns.log_time_ms[row.index]:
                 self.columns.log_time_ms[row.index] = log_time_ms
                 self.columns.seen_ms[row.index] = now_ms
@@ -301,8 +304,7 @@ class View:
         for row in self.by_index:
             host = row.host
             if not host.stale and not host.removed:
-                flags = sum(hash_state(a) for a in host.allocations.values())
-                text = f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.hash:016x} {flags & hashing.MASK:016x}"
+                text = f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
                 total += hashing.digest64(text.encode())
         return total & hashing.MASK
 
@@ -336,9 +338,3 @@ class View:
 
     def __iter__(self) -> Iterator[HostState]:
         return (row.host for row in self.by_index)
-
-
-def hash_state(allocation: Allocation) -> int:
-    """Digest of what the state hash leaves out of an allocation: whose it is, its lease state, whether it is being built."""
-    text = f"{allocation.id} {allocation.request} {allocation.index} {allocation.state} {allocation.building:d}"
-    return hashing.digest64(text.encode())

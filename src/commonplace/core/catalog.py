@@ -1,0 +1,106 @@
+"""What operators say on `control`: flavors, profiles, routing, host status, as the last value under each key."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from commonplace.core.ask import PROFILES
+from commonplace.core.records import Bad, Flavor, HostControl, Profile, Routing, decode
+from commonplace.core.weighers import WEIGHERS
+
+KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "host": HostControl}
+
+
+class Catalog:
+    """Flavors, profiles and routing of one prefix; the hosts' records are handed on."""
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.flavors: dict[str, Flavor] = {}
+        self.profiles: dict[str, Profile] = dict(PROFILES)
+        self.routing = Routing()
+        self.unusable: dict[str, str] = {}  # key → why, for records of a newer version
+
+    def fold(self, key: bytes | None, value: bytes | None) -> tuple[str, HostControl | None, str]:
+        """Fold one control record; returns the host it speaks of ("" for none), what it says, and why it must be quarantined, or ""."""
+        kind, name = _parse(key)
+        if not kind:
+            return "", None, f"key {key!r:.80} is none of flavor/NAME, profile/NAME, host/NAME, routing"
+        path = f"{kind}/{name}"
+        self.unusable.pop(path, None)
+        if value is None:
+            return self._delete(kind, name)
+        record: Any = decode("control", value)
+        if isinstance(record, Bad):
+            if not record.newer:
+                return "", None, record.reason
+            self.unusable[path] = record.reason
+            return "", None, ""
+        wanted: Any = KEYS.get(kind, Routing)
+        if not isinstance(record, wanted) or getattr(record, "name", "") != name:
+            return (
+                "",
+                None,
+                f"key is {path}, record is a {type(record).__name__.lower()} of {getattr(record, 'name', '')!r}",
+            )
+        return self._apply(record)
+
+    def _delete(self, kind: str, name: str) -> tuple[str, HostControl | None, str]:
+        if kind == "flavor":
+            self.flavors.pop(name, None)
+        elif kind == "profile":
+            self.profiles.pop(name, None)
+            if name in PROFILES:
+                self.profiles[name] = PROFILES[name]
+        elif kind == "routing":
+            self.routing = Routing()
+        return (name if kind == "host" else ""), None, ""
+
+    def _apply(self, record: Flavor | Profile | HostControl | Routing) -> tuple[str, HostControl | None, str]:
+        match record:
+            case Flavor():
+                self.flavors[record.name] = record
+            case Profile():
+                unknown = [name for name in record.weighers if name not in WEIGHERS]
+                if unknown:
+                    return (
+                        "",
+                        None,
+                        f"profile {record.name} names weigher {unknown[0]!r}; known are {', '.join(WEIGHERS)}",
+                    )
+                self.profiles[record.name] = record
+            case Routing():
+                self.routing = record
+            case HostControl():
+                return record.name, record, ""
+        return "", None, ""
+
+    def pool_of(self, flavor: Flavor) -> str:
+        """The pool that serves a flavor."""
+        return self.routing.pools.get(flavor.name, flavor.pool)
+
+    def refusal(self, flavor_name: str) -> str:
+        """Why no request for this flavor can be served here: what, and what to do; "" when one can."""
+        flavor = self.flavors.get(flavor_name)
+        if flavor is None:
+            newer = self.unusable.get(f"flavor/{flavor_name}")
+            if newer:
+                return f"flavor {flavor_name!r} cannot be read ({newer}): upgrade the schedulers"
+            near = difflib.get_close_matches(flavor_name, self.flavors, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see `commonplace flavor list`"
+            return f"unknown flavor {flavor_name!r}: {hint}"
+        if self.pool_of(flavor) != self.pool:
+            return (
+                f"flavor {flavor_name!r} is served by pool {self.pool_of(flavor)!r}, not {self.pool!r}: submit it there"
+            )
+        if flavor.profile not in self.profiles:
+            return f"flavor {flavor_name!r} names profile {flavor.profile!r}, which is not known: set it, or change the flavor"
+        return ""
+
+
+def _parse(key: bytes | None) -> tuple[str, str]:
+    text = (key or b"").decode("utf-8", errors="replace")
+    if text == "routing":
+        return "routing", ""
+    kind, _, name = text.partition("/")
+    return (kind, name) if kind in KEYS and name else ("", "")

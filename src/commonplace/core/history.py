@@ -1,0 +1,84 @@
+"""What a replica remembers of the request partitions it owns: which offsets are undecided, and which decision of a request came first."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+
+class Undecided:
+    """Offsets of one request partition that have no acknowledged decision; `committed` is what a new owner must read from (rule 7)."""
+
+    __slots__ = ("_open", "next")
+
+    def __init__(self) -> None:
+        self._open: dict[int, None] = {}  # in order, because offsets are read in order
+        self.next = -1
+
+    def add(self, offset: int) -> None:
+        """An offset was read."""
+        self._open[offset] = None
+        self.next = max(self.next, offset + 1)
+
+    def done(self, offset: int) -> None:
+        """Its decision is acknowledged."""
+        self._open.pop(offset, None)
+
+    @property
+    def committed(self) -> int:
+        """The lowest undecided offset, or the one after the last read; −1 before the first."""
+        return next(iter(self._open), self.next)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+class Known(Struct, gc=False):
+    """The effective decision of a request: the first in log order, as written."""
+
+    partition: int
+    log_time_ms: int
+    value: bytes
+
+
+class History:
+    """Effective decisions by request id, bounded in number and age; past either bound the oldest are forgotten."""
+
+    def __init__(self, kept_max: int, window_ms: int) -> None:
+        self.kept_max, self.window_ms = kept_max, window_ms
+        self._known: dict[str, Known] = {}
+        self.newest_ms = 0
+
+    def get(self, request: str) -> Known | None:
+        """The effective decision of a request, if remembered."""
+        return self._known.get(request)
+
+    def first(self, request: str, partition: int, log_time_ms: int, value: bytes) -> bool:
+        """Take a decision read in log order; returns whether it is the effective one."""
+        if request in self._known:
+            return False
+        self._known[request] = Known(partition, log_time_ms, value)
+        self.newest_ms = max(self.newest_ms, log_time_ms)
+        if len(self._known) > self.kept_max:
+            del self._known[next(iter(self._known))]
+        return True
+
+    def forget_old(self) -> None:
+        """Drop what the idempotency window no longer covers."""
+        limit = self.newest_ms - self.window_ms
+        old = []
+        for request, known in self._known.items():
+            if known.log_time_ms >= limit:
+                break
+            old.append(request)
+        for request in old:
+            del self._known[request]
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition that another replica owns now: whoever comes back to it reads it anew."""
+        self._known = {request: known for request, known in self._known.items() if known.partition != partition}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)

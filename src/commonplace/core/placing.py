@@ -1,0 +1,332 @@
+"""Rank and claim, and the settling of claims by what hosts report: the middle of the loop.
+
+    queue ──rank──▶ pending claim, laid over the view ──report──▶ granted: held by its slot
+      ▲                                                    │
+      └───────────── rejected, timed out ──────────────────┘
+
+Claims to one host chain: each expects the hash that the host will have once those before it are granted. The rejection of one takes all
+later ones of its chain off at once (rule 4).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from commonplace.core import hashing
+from commonplace.core.ask import Ask
+from commonplace.core.ranking import ScoreRow, group_full, seed_of
+from commonplace.core.records import Allocation, Claim, encode
+from commonplace.core.replica_events import ReplicaSettings, SendClaim
+from commonplace.core.resources import misfit
+from commonplace.core.view import Row, View
+from commonplace.core.work import OPEN, Held, Pending, Work
+
+Item = tuple[Work, int]
+"""One instance to be placed: the request's work and the index."""
+
+
+@dataclass
+class Counts:
+    """Figures of a replica since its start."""
+
+    granted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    timed_out: int = 0
+    void: int = 0
+    strays: int = 0
+
+    @property
+    def conflict_fraction(self) -> float:
+        """Rejected claims per granted claim (Omega's measure)."""
+        return sum(self.rejected.values()) / self.granted if self.granted else 0.0
+
+
+class Placer:
+    """Turns queued instances into claims and claims into held allocations.
+
+    `held` and `unplaced` are told the outcome: a slot that holds its allocation, an instance for which no host passes or none was won.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        nonce: str,
+        view: View,
+        settings: ReplicaSettings,
+        claims_topic: str,
+        send: Callable[[SendClaim], None],
+        held: Callable[[Work], None],
+        unplaced: Callable[[Work, str], None],
+        stray: Callable[[Row, Allocation], None],
+    ) -> None:
+        self.name, self.nonce, self.view, self.settings, self.claims_topic = name, nonce, view, settings, claims_topic
+        self._send, self._held, self._unplaced, self._stray = send, held, unplaced, stray
+        self.counts = Counts()
+        self.queue: list[Item] = []
+        self.parked: list[Item] = []  # nothing fits now, but a pending claim may yet fail and make room
+        self.pending: dict[str, Pending] = {}  # claims without a verdict, oldest first
+        self.renewals: dict[str, Pending] = {}
+        self.score_rows: dict[Ask, ScoreRow] = {}
+        self._serial = 0
+        self._settled = False
+        self._later: dict[tuple[Ask, str], bool] = {}  # this turn's answers of `_may_fit_later`
+
+    # -- rank and claim -----------------------------------------------------------------------------------------------------------------
+
+    def turn(self, now_ms: int) -> None:
+        """Rank and claim for all that waits, flavor by flavor, as far as claims in flight allow."""
+        if self._settled and self.parked:
+            self.queue.extend(self.parked)
+            self.parked = []
+        self._settled = False
+        self._later = {}
+        room = self.settings.claims_in_flight_max - len(self.pending)
+        if not self.queue or room <= 0:
+            return
+        todo, self.queue = self.queue[:room], self.queue[room:]
+        by_ask: dict[Ask, list[Item]] = {}
+        for item in todo:
+            if item[0].state == OPEN:
+                by_ask.setdefault(item[0].ask, []).append(item)
+        for ask, items in by_ask.items():
+            row = self._score_row(ask)
+            for work, index in items:
+                if work.state == OPEN:  # an earlier instance of it may have failed meanwhile
+                    self._place(row, work, index, now_ms)
+
+    def _score_row(self, ask: Ask) -> ScoreRow:
+        row = self.score_rows.pop(ask, None)
+        if row is None:
+            row = ScoreRow(self.view, ask)
+            if len(self.score_rows) >= self.settings.score_rows_max:
+                del self.score_rows[next(iter(self.score_rows))]  # the one unused for longest
+        self.score_rows[ask] = row
+        return row
+
+    def _place(self, scores: ScoreRow, work: Work, index: int, now_ms: int) -> None:
+        build = work.build
+        scores.refresh()
+        barred = group_full(self.view, build.group, build.group_max)
+        row = scores.choose(seed_of(build.id, index, work.attempts), barred)
+        if row is not None:
+            self._claim(row, work, index, now_ms)
+        elif self._may_fit_later_cached(work):
+            self.parked.append((work, index))
+        else:
+            self._unplaced(work, "")
+
+    def _may_fit_later_cached(self, work: Work) -> bool:
+        key = (work.ask, work.build.group)
+        if key not in self._later:
+            self._later[key] = self._may_fit_later(work)
+        return self._later[key]
+
+    def _may_fit_later(self, work: Work) -> bool:
+        """Whether a host would do if the pending claims on it failed: then the answer waits for them."""
+        build = work.build
+        for row in {pending.row.index: pending.row for pending in self.pending.values()}.values():
+            host = row.host
+            if host.stale or row.status != "enabled" or not self.view.columns.alive[row.index]:
+                continue
+            if build.group_max and host.groups.get(build.group, 0) >= build.group_max:
+                continue
+            if (work.ask.builds_max and host.builds >= work.ask.builds_max) or (
+                work.ask.instances_max and len(host.allocations) >= work.ask.instances_max
+            ):
+                continue
+            if any(name not in host.traits for name in work.ask.traits_required):
+                continue
+            if not any(
+                misfit(host.inventory.get(name), host.used.get(name, 0), amount) for name, amount in work.ask.resources
+            ):
+                return True
+        return False
+
+    def _claim(self, row: Row, work: Work, index: int, now_ms: int) -> None:
+        self._serial += 1
+        build, ask = work.build, work.ask
+        allocation_id = f"{self.nonce}-{self._serial:x}"
+        allocation = Allocation(
+            id=allocation_id,
+            request=build.id,
+            index=index,
+            instance=work.instance(index),
+            flavor=build.flavor,
+            project=build.project,
+            user=build.user,
+            kind=build.kind,
+            group=build.group,
+            resources=work.resources,
+        )
+        claim = Claim(
+            host=row.host.name,
+            request=build.id,
+            replica=self.name,
+            mode=self.settings.mode,  # type: ignore[arg-type]  # settings.py holds it to strict or fits
+            expected=hashing.to_hex(row.predicted_hash),
+            lease_ms=work.lease_ms,
+            allocations=[allocation],
+            traits_required=ask.traits_required,
+            traits_forbidden=ask.traits_forbidden,
+            group_max=build.group_max,
+            builds_max=ask.builds_max,
+            instances_max=ask.instances_max,
+        )
+        pending = Pending(
+            allocation_id,
+            work.resources,
+            build.group,
+            hashing.id_hash(allocation_id, work.allocation_tail),
+            work,
+            index,
+            row,
+            now_ms,
+        )
+        work.slots[index].pending = pending
+        work.first_claim_ms = work.first_claim_ms or now_ms
+        self.pending[allocation_id] = pending
+        self.view.lay(row, pending)
+        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation_id))
+
+    def renew(self, work: Work, index: int, row: Row, allocation: Allocation, now_ms: int) -> None:
+        """Start the lease of an allocation anew; the slot holds it once a report shows that the ledger took the renewal in."""
+        pending = Pending(allocation.id, {}, "", 0, work, index, row, now_ms)
+        work.slots[index].pending = pending
+        self.renewals[allocation.id] = pending
+        row.renewals.append(pending)
+        claim = Claim(
+            host=row.host.name,
+            request=work.build.id,
+            replica=self.name,
+            mode="renew",
+            lease_ms=work.lease_ms,
+            allocations=[allocation],
+        )
+        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation.id))
+
+    # -- settle -------------------------------------------------------------------------------------------------------------------------
+
+    def settle(self, row: Row, now_ms: int) -> None:
+        """Hold the pending claims of a host against its newest report."""
+        host = row.host
+        if host.stale:
+            return
+        through = host.claims_through if host.claims_topic == self.claims_topic else -1
+        strict, broken = self.settings.mode == "strict", False
+        ours = set()
+        for pending in row.pending[:]:
+            assert isinstance(pending, Pending)
+            if pending.allocation_id in host.allocations:
+                ours.add(pending.allocation_id)
+                self._granted(pending)
+            elif 0 <= pending.offset <= through:
+                self._rejected(pending, self._reason(row, pending))
+                broken = strict
+            elif broken:  # predicted on a state that never came
+                self._rejected(pending, "chain")
+        for pending in row.renewals[:]:
+            assert isinstance(pending, Pending)
+            if 0 <= pending.offset <= through:
+                row.renewals.remove(pending)
+                self.renewals.pop(pending.allocation_id, None)
+                self._renewed(row, pending)
+        for allocation in host.fresh:
+            if allocation.state == "leased" and allocation.id not in ours:
+                self._stray(row, allocation)
+        host.fresh = []
+
+    def delivered(self, allocation_id: str, offset: int, now_ms: int) -> None:
+        """A claim's offset became known; its verdict may have been reported before."""
+        pending = self.pending.get(allocation_id) or self.renewals.get(allocation_id)
+        if pending is None:
+            return
+        if offset < 0:
+            self._give_up(pending, "undelivered")
+            return
+        pending.offset = offset
+        if offset <= pending.row.host.claims_through:
+            self.settle(pending.row, now_ms)
+
+    def _granted(self, pending: Pending) -> None:
+        row, work = pending.row, pending.work
+        self._lift(pending)
+        self.counts.granted += 1
+        allocation = row.host.allocations[pending.allocation_id]
+        slot = work.slots[pending.index]
+        if work.state != OPEN or slot.pending is not pending:
+            self._stray(row, allocation)
+            return
+        slot.pending = None
+        slot.held = Held(
+            row, pending.allocation_id, allocation.instance, row.offset, pending.sent_ms, allocation.state == "active"
+        )
+        if all(slot.held is not None and slot.pending is None for slot in work.slots):
+            self._held(work)
+
+    def _renewed(self, row: Row, pending: Pending) -> None:
+        work, slot = pending.work, pending.work.slots[pending.index]
+        if slot.pending is not pending or work.state != OPEN:
+            return
+        slot.pending = slot.held = None
+        allocation = row.host.allocations.get(pending.allocation_id)
+        if allocation is None:  # lapsed before the renewal came
+            self.again(work, pending.index)
+            return
+        slot.held = Held(
+            row, allocation.id, allocation.instance, row.offset, pending.sent_ms, allocation.state == "active"
+        )
+        if all(slot.held is not None and slot.pending is None for slot in work.slots):
+            self._held(work)
+
+    def _reason(self, row: Row, pending: Pending) -> str:
+        for settled in row.host.settled:
+            if settled.allocation == pending.allocation_id and settled.verdict == "rejected":
+                return settled.reason
+        return "unreported"
+
+    def _rejected(self, pending: Pending, reason: str) -> None:
+        self._lift(pending)
+        rejected = self.counts.rejected
+        rejected[reason] = rejected.get(reason, 0) + 1
+        self._retry(pending, reason)
+
+    def _give_up(self, pending: Pending, reason: str) -> None:
+        """A claim of unknown fate is left behind; granted after all, it shows as a stray."""
+        if self.renewals.pop(pending.allocation_id, None) is not None:
+            pending.row.renewals.remove(pending)
+            pending.work.slots[pending.index].held = None
+        else:
+            self._lift(pending)
+        self.counts.timed_out += 1
+        self._retry(pending, reason)
+
+    def _lift(self, pending: Pending) -> None:
+        self.pending.pop(pending.allocation_id, None)
+        self.view.lift(pending.row, pending)
+        self._settled = True
+
+    def _retry(self, pending: Pending, reason: str) -> None:
+        work, slot = pending.work, pending.work.slots[pending.index]
+        if slot.pending is pending:
+            slot.pending = None
+            if work.state == OPEN:
+                work.conflicts += 1
+                self.again(work, pending.index, reason)
+
+    def again(self, work: Work, index: int, reason: str = "") -> None:
+        """Queue an instance for another attempt, or give the request up when its attempts are spent."""
+        work.attempts += 1
+        if work.attempts >= self.settings.attempts_max * len(work.slots):
+            self._unplaced(
+                work, f"every one of {work.attempts} claims was turned down, the last one as {reason or 'lapsed'}"
+            )
+        else:
+            self.queue.append((work, index))
+
+    def timeouts(self, now_ms: int) -> None:
+        """Give up claims that nobody answered in time."""
+        limit = now_ms - self.settings.claim_timeout_ms
+        for table in (self.pending, self.renewals):
+            for pending in list(table.values()) if table and next(iter(table.values())).sent_ms <= limit else ():
+                if pending.sent_ms > limit:
+                    break
+                self._give_up(pending, "unanswered")

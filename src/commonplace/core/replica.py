@@ -1,0 +1,761 @@
+"""A scheduler replica: admit, rank, claim, settle, decide; events in, effects out (rules 1, 4, 6, 7).
+
+    requests ──admit──▶ Placer: rank, claim, settle ──every instance held──▶ decision sent ──acknowledged──▶ offset committed
+                                                                                  │
+                                                                  decisions read back: the first in log order is effective;
+                                                                  what it does not name of the request's allocations is released
+
+`receive` is the only place that changes a replica. It decides nothing before `CaughtUp`, and nothing on a partition whose earlier
+decisions it has not read.
+"""
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from commonplace.core.ask import ask_of, tail_of
+from commonplace.core.catalog import Catalog
+from commonplace.core.hashing import digest64
+from commonplace.core.history import History, Known, Undecided
+from commonplace.core.keeper import Quarantine
+from commonplace.core.partition import partition_of
+from commonplace.core.placing import Placer
+from commonplace.core.ranking import explain, group_full
+from commonplace.core.records import (
+    Allocation,
+    Bad,
+    Build,
+    Cancel,
+    Decision,
+    Explanation,
+    Id,
+    Placed,
+    Position,
+    Release,
+    ReplicaReport,
+    Result,
+    decode,
+    encode,
+)
+from commonplace.core.replica_events import (
+    Assigned,
+    CaughtUp,
+    ClaimDelivered,
+    Commit,
+    ControlRead,
+    DecisionDelivered,
+    DecisionsRead,
+    Effect,
+    HistoryRead,
+    HostsRead,
+    Lost,
+    PeersRead,
+    Raw,
+    ReadHistory,
+    ReleaseDelivered,
+    ReplicaSettings,
+    RequestsRead,
+    SendDecision,
+    SendRelease,
+    Tick,
+    Turn,
+)
+from commonplace.core.requests import content_digest
+from commonplace.core.view import Row, View
+from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
+
+ID_REUSED = "id_reused"
+DEADLINE_CHECK_MS = 200
+LIVENESS_CHECK_MS = 1_000
+
+
+class Part:
+    """An owned request partition."""
+
+    __slots__ = ("asked", "committed", "end", "history", "undecided", "waiting")
+
+    def __init__(self, end: int) -> None:
+        self.end = end  # records below it may have been handled by an owner before us
+        self.asked = self.history = False
+        self.undecided = Undecided()
+        self.committed = -1
+        self.waiting: list[Raw] = []  # read before the partition's earlier decisions are known
+
+
+class Delivery:
+    """What must happen once a decision or a release is acknowledged."""
+
+    __slots__ = ("key", "offsets", "partition", "result", "tries", "value")
+
+    def __init__(self, partition: int, key: bytes, value: bytes, offsets: list[int], result: str) -> None:
+        self.partition, self.key, self.value, self.offsets, self.result = partition, key, value, offsets, result
+
+
+class Replica:
+    """One scheduler process's state. Times are ms of its own monotonic clock, log times are the broker's."""
+
+    def __init__(
+        self, name: str, nonce: str, hosts_partitions: int, claims_topic: str, settings: ReplicaSettings
+    ) -> None:
+        self.name, self.settings = name, settings
+        self.view = View(hosts_partitions)
+        self.catalog = Catalog(settings.pool)
+        self.history = History(settings.decisions_kept_max, settings.idempotency_window_ms)
+        self.placer = Placer(
+            name, nonce, self.view, settings, claims_topic, self._emit, self._answer, self._unplaced, self._stray
+        )
+        self.parts: dict[int, Part] = {}
+        self.works: dict[str, Work] = {}
+        self.peers: dict[str, tuple[int, ReplicaReport]] = {}  # name → when last heard of, what it said
+        self.ready = False
+        self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
+        self._deliveries: dict[int, Delivery] = {}
+        self._token = self._now = 0
+        self._deadlines: list[tuple[int, int, Work]] = []
+        self._checked_ms = self._liveness_ms = 0
+        self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
+        self._explained: tuple[Any, Explanation] | None = None
+        self._effects: list[Effect] = []
+        self._handlers: dict[type, Any] = {
+            HostsRead: self._hosts,
+            ControlRead: self._control,
+            PeersRead: self._peers,
+            CaughtUp: self._caught_up,
+            Assigned: self._assigned,
+            Lost: self._lost,
+            RequestsRead: self._requests,
+            DecisionsRead: self._decisions,
+            HistoryRead: self._history_read,
+            ClaimDelivered: self._claim_delivered,
+            DecisionDelivered: self._decision_delivered,
+            ReleaseDelivered: self._release_delivered,
+            Turn: self._turn,
+            Tick: self._tick,
+        }
+
+    def receive(self, event: Any, now_ms: int) -> list[Effect]:
+        """Take one event; returns what the shell must do, in order."""
+        self._now = now_ms
+        self._handlers[type(event)](event, now_ms)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _quarantine(self, topic: str, partition: int, record: Raw, reason: str) -> None:
+        self._effects.append(Quarantine(topic, partition, record[0], reason, record[2], record[3]))
+
+    # -- state --------------------------------------------------------------------------------------------------------------------------
+
+    def _hosts(self, event: HostsRead, now_ms: int) -> None:
+        fold, settle = self.view.fold, self.placer.settle
+        partition = event.partition
+        for record in event.records:
+            row, reason = fold(partition, record[0], record[1], record[2], record[3], now_ms)
+            if reason:
+                self._quarantine("hosts", partition, record, reason)
+            elif row is not None and (row.pending or row.renewals or row.host.fresh):
+                settle(row, now_ms)
+
+    def _control(self, event: ControlRead, now_ms: int) -> None:
+        for record in event.records:
+            host, said, reason = self.catalog.fold(record[2], record[3])
+            if reason:
+                self._quarantine("control", 0, record, reason)
+            elif host:
+                self.view.control(said, host)
+
+    def _peers(self, event: PeersRead, now_ms: int) -> None:
+        for record in event.records:
+            name = (record[2] or b"").decode(errors="replace")
+            if record[3] is None:
+                self.peers.pop(name, None)
+                continue
+            report = decode("replicas", record[3])
+            if isinstance(report, Bad) or report.replica != name:
+                if not (isinstance(report, Bad) and report.newer):
+                    self._quarantine(
+                        "replicas", 0, record, report.reason if isinstance(report, Bad) else "key is another replica's"
+                    )
+            else:
+                self.peers[name] = (now_ms, report)
+
+    def _caught_up(self, event: CaughtUp, now_ms: int) -> None:
+        self.ready = True
+        self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
+
+    # -- partitions ---------------------------------------------------------------------------------------------------------------------
+
+    def _assigned(self, event: Assigned, now_ms: int) -> None:
+        assert self.ready, "a replica joins its group only once it has caught up"
+        self.parts[event.partition] = Part(event.end)
+
+    def _lost(self, event: Lost, now_ms: int) -> None:
+        """Stop at once: what was claimed lapses by itself unless the new owner takes it up."""
+        if self.parts.pop(event.partition, None) is None:
+            return
+        for request in [request for request, work in self.works.items() if work.partition == event.partition]:
+            self.works.pop(request).state = DROPPED
+        self.history.drop(event.partition)
+
+    def _history_read(self, event: HistoryRead, now_ms: int) -> None:
+        part = self.parts.get(event.partition)
+        if part is None or part.history:
+            return
+        part.history = True
+        waiting, part.waiting = part.waiting, []
+        self._read_requests(event.partition, part, waiting, now_ms)
+
+    # -- admit --------------------------------------------------------------------------------------------------------------------------
+
+    def _requests(self, event: RequestsRead, now_ms: int) -> None:
+        part = self.parts.get(event.partition)
+        if part is None:
+            return  # read before the partition was lost
+        for record in event.records:
+            part.undecided.add(record[0])
+        if part.history:
+            self._read_requests(event.partition, part, event.records, now_ms)
+            return
+        part.waiting.extend(event.records)
+        if not part.asked and event.records:
+            part.asked = True
+            from_ms = event.records[0][1] - self.settings.idempotency_window_ms
+            self._effects.append(ReadHistory(event.partition, from_ms))
+
+    def _read_requests(self, partition: int, part: Part, records: Sequence[Raw], now_ms: int) -> None:
+        good: list[tuple[int, int, Build | Cancel]] = []
+        for record in records:
+            offset, log_time_ms, key, value = record
+            request = decode("requests", value) if value is not None else Bad("no value")
+            if isinstance(request, Bad):
+                self._bad_request(part, partition, record, request.reason)
+            elif not _key_fits(key, request):
+                self._bad_request(part, partition, record, f"key {key!r:.80} is not of flavor {request.flavor!r}")
+            else:
+                good.append((offset, log_time_ms, request))
+        self._admit_all(partition, part, good, now_ms)
+
+    def _bad_request(self, part: Part, partition: int, record: Raw, reason: str) -> None:
+        """Put a bad request aside, and answer it where it can be told whose it is."""
+        self._quarantine("requests", partition, record, reason)
+        request_id = _id_in(record[3])
+        if request_id and request_id not in self.works and self.history.get(request_id) is None:
+            self._decide(
+                partition,
+                request_id,
+                [record[0]],
+                self._rejection(request_id, partition, record[0], "invalid", reason),
+                0,
+            )
+        else:
+            part.undecided.done(record[0])
+
+    def _admit_all(
+        self, partition: int, part: Part, records: list[tuple[int, int, Build | Cancel]], now_ms: int
+    ) -> None:
+        again = [
+            r.id
+            for offset, _, r in records
+            if offset < part.end and self.history.get(r.id) is None and isinstance(r, Build)
+        ]
+        held = self.view.allocations_of(again) if again else {}
+        for offset, log_time_ms, request in records:
+            if isinstance(request, Cancel):
+                self._cancel(partition, part, offset, request, now_ms)
+            else:
+                self._admit(partition, offset, log_time_ms, request, held.get(request.id, []), now_ms)
+
+    def _admit(
+        self,
+        partition: int,
+        offset: int,
+        log_time_ms: int,
+        build: Build,
+        held: list[tuple[Row, Allocation]],
+        now_ms: int,
+    ) -> None:
+        content = content_digest(build)
+        known = self.history.get(build.id)
+        work = self.works.get(build.id)
+        if known is not None:
+            return self._say_again(partition, offset, build, content, known)
+        if work is not None:
+            if work.content != content or work.partition != partition:
+                return self._reuse(partition, offset, build, content)
+            work.offsets.append(offset)
+            if work.state == ANSWERED:
+                self._deliver(partition, build.id, work.answer, [offset], "again", build.flavor, 0)
+            return None
+        reason = self._refusal(build)
+        if not reason and len(self.placer.queue) + len(self.placer.parked) >= self.settings.queue_max:
+            reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it again later"
+            answer = self._rejection(build.id, partition, offset, "overloaded", reason, build, content)
+            return self._decide(partition, build.id, [offset], answer, 0)
+        if reason:
+            answer = self._rejection(build.id, partition, offset, "invalid", reason, build, content)
+            return self._decide(partition, build.id, [offset], answer, 0)
+        self._open(partition, offset, log_time_ms, build, content, held, now_ms)
+        return None
+
+    def _refusal(self, build: Build) -> str:
+        reason = self.catalog.refusal(build.flavor)
+        if reason:
+            return reason
+        both = set(build.traits_required) & set(build.traits_forbidden)
+        if both:
+            return f"trait {min(both)} is both required and forbidden: drop one of the two"
+        if build.instances and len(build.instances) != build.count:
+            return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
+        if build.group_max and not build.group:
+            return "group_max is set but no group is named: name the group"
+        return ""
+
+    def _open(
+        self,
+        partition: int,
+        offset: int,
+        log_time_ms: int,
+        build: Build,
+        content: str,
+        held: list[tuple[Row, Allocation]],
+        now_ms: int,
+    ) -> None:
+        settings = self.settings
+        flavor = self.catalog.flavors[build.flavor]
+        ask = ask_of(flavor, build, self.catalog.profiles[flavor.profile])
+        age_ms = max(0, self.view.newest_log_time_ms - log_time_ms)
+        deadline_ms = now_ms + (build.deadline_ms or settings.deadline_ms) - age_ms
+        work = Work(
+            build,
+            content,
+            partition,
+            offset,
+            now_ms - age_ms,
+            deadline_ms,
+            build.lease_ms or settings.lease_ms,
+            flavor,
+            ask,
+            tail_of(ask, build.group),
+        )
+        self.works[build.id] = work
+        heapq.heappush(self._deadlines, (deadline_ms, offset, work))
+        if held:
+            self._take_up(work, held, now_ms)
+        for index, slot in enumerate(work.slots):
+            if slot.held is None and slot.pending is None:
+                self.placer.queue.append((work, index))
+        if all(slot.held is not None for slot in work.slots):
+            self._answer(work, now_ms)
+
+    def _take_up(self, work: Work, held: list[tuple[Row, Allocation]], now_ms: int) -> None:
+        """Allocations that an owner before us won for this request: active ones answer it, leased ones are renewed (rule 7)."""
+        held.sort(key=lambda found: found[1].state != "active")
+        for row, allocation in held:
+            slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
+            if slot is None or slot.held is not None or slot.pending is not None or row.host.stale:
+                work.strays.append((row, allocation.id))
+            elif allocation.state == "active":
+                slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, True)
+            else:
+                self.placer.renew(work, allocation.index, row, allocation, now_ms)
+
+    def _say_again(self, partition: int, offset: int, build: Build, content: str, known: Known) -> None:
+        decision = decode("decisions", known.value)
+        if known.partition == partition and (isinstance(decision, Bad) or decision.content in ("", content)):
+            self._deliver(partition, build.id, known.value, [offset], "again", build.flavor, 0)
+        else:
+            self._reuse(partition, offset, build, content)
+
+    def _reuse(self, partition: int, offset: int, build: Build, content: str) -> None:
+        message = f"request id {build.id} was used for another request: choose a new id; the first one stands"
+        answer = self._rejection(build.id, partition, offset, ID_REUSED, message, build, content)
+        self._decide(partition, build.id, [offset], answer, 0)
+
+    # -- cancel -------------------------------------------------------------------------------------------------------------------------
+
+    def _cancel(self, partition: int, part: Part, offset: int, cancel: Cancel, now_ms: int) -> None:
+        known = self.history.get(cancel.id)
+        work = self.works.get(cancel.id)
+        if known is not None:
+            self._release_named(decode("decisions", known.value), [offset], partition)
+        elif work is not None and work.partition == partition:
+            work.cancels.append(offset)
+            if work.state == OPEN:
+                self._close(work, "rejected", "cancelled", "cancelled by its submitter", None, now_ms)
+        else:  # decided so long ago that the answer is forgotten, or never asked for: what the fleet holds of it goes
+            found = self.view.allocations_of([cancel.id]).get(cancel.id, [])
+            self._release([(row.host.name, a.id) for row, a in found], cancel.id, False, [offset], partition)
+
+    def _release_named(self, decision: Decision | Bad, offsets: list[int], partition: int) -> None:
+        placed = [] if isinstance(decision, Bad) else decision.placed
+        request = "" if isinstance(decision, Bad) else decision.request
+        self._release([(p.host, p.allocation) for p in placed], request, False, offsets, partition)
+
+    def _release(
+        self, allocations: list[tuple[str, str]], request: str, leased_only: bool, offsets: list[int], partition: int
+    ) -> None:
+        """Send releases; the request offsets are done once the last one is acknowledged."""
+        for host, allocation in allocations[:-1]:
+            self._send_release(host, allocation, request, leased_only, [], partition)
+        if allocations:
+            self._send_release(*allocations[-1], request, leased_only, offsets, partition)
+        else:
+            self._done(partition, offsets)
+
+    def _send_release(
+        self, host: str, allocation: str, request: str, leased_only: bool, offsets: list[int], partition: int
+    ) -> None:
+        value = encode(Release(host=host, request=request, allocation=allocation, leased_only=leased_only))
+        self._token += 1
+        self._deliveries[self._token] = Delivery(partition, host.encode(), value, offsets, "")
+        self._effects.append(SendRelease(partition_of(host, self.view.partitions), host.encode(), value, self._token))
+
+    # -- decide -------------------------------------------------------------------------------------------------------------------------
+
+    def _answer(self, work: Work, now_ms: int | None = None) -> None:
+        """Every instance holds a granted allocation: say so, while the leases surely hold (rule 6)."""
+        now = self._now if now_ms is None else now_ms
+        margin = min(self.settings.lease_margin_ms, work.lease_ms // 4)
+        for index, slot in enumerate(work.slots):
+            held = slot.held
+            assert held is not None
+            if not held.active and now - held.sent_ms > (work.lease_ms - margin) // 2:
+                allocation = held.row.host.allocations.get(held.allocation)
+                slot.held = None
+                if allocation is None:
+                    self.placer.again(work, index)
+                else:
+                    self.placer.renew(work, index, held.row, allocation, now)
+                return
+        placed = [
+            Placed(
+                index=index,
+                instance=slot.held.instance,
+                host=slot.held.row.host.name,
+                allocation=slot.held.allocation,
+                grant=Position(slot.held.row.partition, slot.held.offset),
+            )
+            for index, slot in enumerate(work.slots)
+            if slot.held is not None
+        ]
+        stages = {
+            "queued": float(max(0, work.first_claim_ms - work.received_ms)),
+            "claimed": float(now - (work.first_claim_ms or now)),
+        }
+        build = work.build
+        decision = Decision(
+            request=build.id,
+            result="placed",
+            content=work.content,
+            position=Position(work.partition, work.offsets[0]),
+            replica=self.name,
+            flavor=build.flavor,
+            count=build.count,
+            project=build.project,
+            user=build.user,
+            group=build.group,
+            resources=work.resources,
+            placed=placed,
+            confirm_within_ms=work.lease_ms - margin,
+            attempts=work.attempts + build.count,
+            conflicts=work.conflicts,
+            stages_ms=stages,
+        )
+        work.placed = True
+        self._sent(work, decision, now)
+
+    def _unplaced(self, work: Work, why: str) -> None:
+        """No host passes, or none was won: answer with the counts per filter and the closest miss."""
+        if work.state != OPEN:
+            return
+        explanation = self._explanation(work)
+        counts = ", ".join(f"{count} {name}" for name, count in explanation.filters.items())
+        message = why or f"0 of {explanation.evaluated} hosts{': ' + counts if counts else ''}"
+        self._close(work, "no_valid_host", "attempts" if why else "filters", message, explanation, self._now)
+
+    def _explanation(self, work: Work) -> Explanation:
+        """Why no host passes; kept until the view changes, because a full fleet refuses many requests alike."""
+        view, build = self.view, work.build
+        at = (work.ask, build.group, build.group_max, view.changed_from + len(view.changed))
+        if self._explained is None or self._explained[0] != at:
+            self._explained = (at, explain(view, work.ask, group_full(view, build.group, build.group_max)))
+        return self._explained[1]
+
+    def _close(
+        self, work: Work, result: Result, reason: str, message: str, explanation: Explanation | None, now_ms: int
+    ) -> None:
+        build = work.build
+        decision = Decision(
+            request=build.id,
+            result=result,
+            reason=reason,
+            message=message[:1024],
+            content=work.content,
+            position=Position(work.partition, work.offsets[0]),
+            replica=self.name,
+            flavor=build.flavor,
+            count=build.count,
+            project=build.project,
+            user=build.user,
+            group=build.group,
+            resources=work.resources,
+            attempts=work.attempts,
+            conflicts=work.conflicts,
+            explanation=explanation,
+        )
+        self._sent(work, decision, now_ms)
+
+    def _sent(self, work: Work, decision: Decision, now_ms: int) -> None:
+        work.state = ANSWERED
+        work.answer = encode(decision)
+        waited_ms = max(0, now_ms - work.received_ms)
+        self._deliver(
+            work.partition, work.build.id, work.answer, work.offsets, decision.result, work.build.flavor, waited_ms
+        )
+
+    def _rejection(
+        self,
+        request_id: str,
+        partition: int,
+        offset: int,
+        reason: str,
+        message: str,
+        build: Build | None = None,
+        content: str = "",
+    ) -> Decision:
+        return Decision(
+            request=request_id,
+            result="rejected",
+            reason=reason,
+            message=message[:1024],
+            content=content,
+            position=Position(partition, offset),
+            replica=self.name,
+            flavor=build.flavor if build else "",
+            count=build.count if build else 1,
+            project=build.project if build else "",
+            user=build.user if build else "",
+        )
+
+    def _decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:
+        """Send a decision that claims nothing."""
+        self._deliver(partition, request_id, encode(decision), offsets, decision.result, decision.flavor, waited_ms)
+
+    def _deliver(
+        self,
+        partition: int,
+        request_id: str,
+        value: bytes,
+        offsets: list[int],
+        result: str,
+        flavor: str,
+        waited_ms: int,
+    ) -> None:
+        if result != "again":
+            self.decisions[result, flavor] = self.decisions.get((result, flavor), 0) + 1
+        self._token += 1
+        key = request_id.encode()
+        self._deliveries[self._token] = Delivery(partition, key, value, offsets, result)
+        self._effects.append(SendDecision(partition, key, value, self._token, result, flavor, waited_ms))
+
+    # -- acknowledgements ---------------------------------------------------------------------------------------------------------------
+
+    def _claim_delivered(self, event: ClaimDelivered, now_ms: int) -> None:
+        self.placer.delivered(event.allocation, event.offset, now_ms)
+
+    def _decision_delivered(self, event: DecisionDelivered, now_ms: int) -> None:
+        delivery = self._deliveries.pop(event.token)
+        if delivery.partition not in self.parts:
+            return
+        if event.delivered:
+            self._done(delivery.partition, delivery.offsets)
+        else:  # the offset stays undecided until the same answer is in the log
+            self._token += 1
+            self._deliveries[self._token] = delivery
+            self._effects.append(
+                SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0)
+            )
+
+    def _release_delivered(self, event: ReleaseDelivered, now_ms: int) -> None:
+        delivery = self._deliveries.pop(event.token)
+        if event.delivered or not delivery.offsets:
+            self._done(delivery.partition, delivery.offsets)
+        else:
+            self._token += 1
+            self._deliveries[self._token] = delivery
+            host = delivery.key.decode()
+            self._effects.append(
+                SendRelease(partition_of(host, self.view.partitions), delivery.key, delivery.value, self._token)
+            )
+
+    def _done(self, partition: int, offsets: list[int]) -> None:
+        part = self.parts.get(partition)
+        if part is not None:
+            for offset in offsets:
+                part.undecided.done(offset)
+
+    # -- read back ----------------------------------------------------------------------------------------------------------------------
+
+    def _decisions(self, event: DecisionsRead, now_ms: int) -> None:
+        if event.partition not in self.parts:
+            return
+        history = self.history
+        for record in event.records:
+            _, log_time_ms, key, value = record
+            request = (key or b"").decode(errors="replace")
+            work = self.works.get(request)
+            if work is not None and work.answer == value and value:
+                history.first(request, event.partition, log_time_ms, value)
+                self._effective(work, None)
+                continue
+            reason = self._other_decision(event.partition, request, log_time_ms, value)
+            if reason:
+                self._quarantine("decisions", event.partition, record, reason)
+
+    def _other_decision(self, partition: int, request: str, log_time_ms: int, value: bytes | None) -> str:
+        """A decision that is not what we just sent: of an owner before us, said again, void, or garbage. Returns why to put it aside."""
+        known = self.history.get(request)
+        if known is not None and known.value == value:
+            return ""
+        decision = decode("decisions", value) if value is not None else Bad("no value")
+        if isinstance(decision, Bad):
+            return "" if decision.newer else decision.reason
+        if decision.request != request:
+            return f"key is of request {request!r:.80}, record of {decision.request!r}"
+        if decision.reason == ID_REUSED:
+            return ""  # answers another content; never the effective one
+        if not self.history.first(request, partition, log_time_ms, value or b""):
+            self.placer.counts.void += 1
+            return ""
+        work = self.works.get(request)
+        if work is not None and work.partition == partition:
+            self._effective(work, decision)
+        return ""
+
+    def _effective(self, work: Work, other: Decision | None) -> None:
+        """The effective decision of a request of ours was read back; `other` when it is not the one we sent."""
+        del self.works[work.build.id]
+        if other is None and work.placed and not work.strays and not work.cancels:
+            return  # the common case: ours, and nothing of it to give back
+        if other is not None:
+            self.placer.counts.void += work.state == ANSWERED
+            work.state = ANSWERED
+            self._done(work.partition, work.offsets)
+        placed = decode("decisions", work.answer).placed if other is None else other.placed
+        named = {p.allocation for p in placed}
+        losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held]
+        losers += [(row.host.name, allocation) for row, allocation in work.strays]
+        losers = [loser for loser in losers if loser[1] not in named]
+        self.placer.counts.strays += len(losers)
+        self._release(losers, work.build.id, True, [], work.partition)
+        if work.cancels:
+            self._release([(p.host, p.allocation) for p in placed], work.build.id, False, work.cancels, work.partition)
+
+    def _stray(self, row: Row, allocation: Allocation) -> None:
+        """A leased allocation that no slot of ours waits for: released once the effective decision is known not to name it."""
+        request = allocation.request
+        work = self.works.get(request)
+        if work is not None:
+            held = any(slot.held is not None and slot.held.allocation == allocation.id for slot in work.slots)
+            if not held and allocation.id not in self.placer.pending:
+                work.strays.append((row, allocation.id))
+            return
+        known = self.history.get(request)
+        if known is None or known.partition not in self.parts or not self.parts[known.partition].history:
+            return
+        decision = decode("decisions", known.value)
+        if not isinstance(decision, Bad) and all(p.allocation != allocation.id for p in decision.placed):
+            self.placer.counts.strays += 1
+            self._release([(row.host.name, allocation.id)], request, True, [], known.partition)
+
+    # -- time ---------------------------------------------------------------------------------------------------------------------------
+
+    def _turn(self, event: Turn, now_ms: int) -> None:
+        if self.ready:
+            self.placer.turn(now_ms)
+        for partition, part in self.parts.items():
+            committed = part.undecided.committed
+            if committed > part.committed:
+                part.committed = committed
+                self._effects.append(Commit(partition, committed))
+
+    def _tick(self, event: Tick, now_ms: int) -> None:
+        if now_ms - self._checked_ms >= DEADLINE_CHECK_MS:
+            self._checked_ms = now_ms
+            self.placer.timeouts(now_ms)
+            self._expire(now_ms)
+        if self.ready and now_ms - self._liveness_ms >= LIVENESS_CHECK_MS:
+            self._liveness_ms = now_ms
+            self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
+            self.history.forget_old()
+            self._reshard(now_ms)
+
+    def _expire(self, now_ms: int) -> None:
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now_ms:
+            work = heapq.heappop(deadlines)[2]
+            if work.state == OPEN:
+                waited = max(0, now_ms - work.received_ms)
+                self._close(work, "expired", "deadline", f"not placed within its deadline of {waited} ms", None, now_ms)
+
+    def _reshard(self, now_ms: int) -> None:
+        """Prefer the hosts that rendezvous hashing gives us among the live replicas; all of them when we are alone."""
+        limit = now_ms - self.settings.peer_timeout_ms
+        live = {
+            name for name, (heard_ms, report) in self.peers.items() if heard_ms >= limit and report.state == "ready"
+        }
+        members = tuple(sorted(live | {self.name}))
+        if (members, self.view.columns.rows) == self._shard_of:
+            return
+        self._shard_of = (members, self.view.columns.rows)
+        if len(members) == 1:
+            self.view.shard(None)
+            return
+        mine = [
+            max(members, key=lambda m: digest64(f"{m} {row.host.name}".encode())) == self.name
+            for row in self.view.by_index
+        ]
+        self.view.shard(np.array(mine, np.bool_))
+
+    # -- reading ------------------------------------------------------------------------------------------------------------------------
+
+    def report(self, state: str, positions: dict[str, int]) -> ReplicaReport:
+        """This replica's registration and cycle report."""
+        return ReplicaReport(
+            replica=self.name,
+            state=state,  # type: ignore[arg-type]  # the shell passes one of the three
+            partitions=sorted(self.parts),
+            hosts=len(self.view.rows),
+            decisions=sum(self.decisions.values()),
+            conflict_fraction=round(self.placer.counts.conflict_fraction, 6),
+            digest=f"{self.view.digest():016x}",
+            positions=positions,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests read and not yet decided."""
+        return sum(len(part.undecided) for part in self.parts.values())
+
+
+_id_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def _id_in(value: bytes | None) -> str:
+    """The id of a request that could not be decoded as one, if it has a good one."""
+    try:
+        found = _id_decoder.decode(value or b"").get("id")
+        return str(msgspec.convert(found, Id))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return ""
+
+
+def _key_fits(key: bytes | None, request: Build | Cancel) -> bool:
+    """Whether a request's key is its flavor, or `flavor/k`."""
+    flavor, slash, k = (key or b"").decode(errors="replace").partition("/")
+    return flavor == request.flavor and (not slash or (k.isdigit() and len(k) <= 4))

@@ -1,0 +1,106 @@
+"""A request on its way through a replica: one slot per instance, each empty, claimed or held."""
+
+from msgspec import Struct
+
+from commonplace.core.ask import Ask
+from commonplace.core.records import Build, Flavor
+from commonplace.core.resources import Resources
+from commonplace.core.view import Overlay, Row
+
+OPEN = "open"
+ANSWERED = "answered"
+"""Its decision is sent; whether it is the effective one is known once it was read back."""
+DROPPED = "dropped"
+"""Its partition went to another replica."""
+
+
+class Pending(Overlay):
+    """A claim without a verdict: an overlay on its host that knows what it was sent for. `offset` −1: not acknowledged yet."""
+
+    __slots__ = ("index", "offset", "row", "sent_ms", "work")
+
+    def __init__(
+        self,
+        allocation_id: str,
+        resources: Resources,
+        group: str,
+        allocation_hash: int,
+        work: "Work",
+        index: int,
+        row: Row,
+        sent_ms: int,
+    ) -> None:
+        super().__init__(allocation_id, resources, group, allocation_hash)
+        self.work, self.index, self.row, self.sent_ms = work, index, row, sent_ms
+        self.offset = -1
+
+
+class Held(Struct, gc=False):
+    """A granted allocation: where, since when its lease surely runs, and the position of the report that shows it."""
+
+    row: Row
+    allocation: str
+    instance: str
+    offset: int
+    sent_ms: int
+    active: bool = False
+
+
+class Slot:
+    """One instance of a request."""
+
+    __slots__ = ("held", "pending")
+
+    def __init__(self) -> None:
+        self.pending: Pending | None = None
+        self.held: Held | None = None
+
+
+class Work:
+    """One request being decided."""
+
+    __slots__ = (
+        "allocation_tail",
+        "answer",
+        "ask",
+        "attempts",
+        "build",
+        "cancels",
+        "conflicts",
+        "content",
+        "deadline_ms",
+        "first_claim_ms",
+        "flavor",
+        "lease_ms",
+        "offsets",
+        "partition",
+        "placed",
+        "received_ms",
+        "resources",
+        "slots",
+        "state",
+        "strays",
+    )  # fmt: skip
+
+    def __init__(
+        self, build: Build, content: str, partition: int, offset: int, received_ms: int, deadline_ms: int, lease_ms: int, flavor: Flavor,
+        ask: Ask, allocation_tail: bytes,
+    ) -> None:  # fmt: skip
+        self.build, self.content, self.partition, self.received_ms = build, content, partition, received_ms
+        self.offsets = [offset]
+        self.deadline_ms, self.lease_ms = deadline_ms, lease_ms
+        self.flavor, self.ask, self.allocation_tail = flavor, ask, allocation_tail
+        self.resources: dict[str, int] = dict(ask.resources)
+        self.slots = [Slot() for _ in range(build.count)]
+        self.state = OPEN
+        self.attempts = self.conflicts = 0
+        self.first_claim_ms = 0
+        self.answer = b""
+        self.placed = False
+        self.strays: list[tuple[Row, str]] = []  # allocations of this request that no slot of ours asked for
+        self.cancels: list[int] = []  # offsets of cancels that wait for the effective decision
+
+    def instance(self, index: int) -> str:
+        """Name of the instance at `index`."""
+        names = self.build.instances
+        return names[index] if index < len(names) else f"{self.build.id}.{index}"
