@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -85,15 +86,29 @@ def test_requests_are_created_with_their_own_retention_and_bound_by_that_of_deci
     assert [rule.comparison for rule in broken] == ["at most"]
 
 
+def test_page_of_topics_names_every_topic_rule_and_value() -> None:
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in (Path(__file__).parent.parent / "docs" / "topics.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
+    for spec in topics.specs(Settings()):
+        topic = spec.name.rpartition(".")[2]
+        for rule in spec.rules:
+            wanted = f"{topics.BOUND[rule.comparison]}{rule.wanted}"
+            assert any(row[0] in (topic, "all") and row[1:3] == [rule.setting, wanted] for row in rows), (topic, rule)
+        assert any(row[0] == topic and row[1] == str(spec.partitions) for row in rows), (topic, spec.partitions)
+
+
 @pytest.mark.parametrize(
     ("comparison", "wanted", "kept", "broken"),
     [
         ("is", "compact", ["compact"], ["delete", "compact,delete", ""]),
-        ("at least", "10", ["10", "11"], ["9", "-1", "absent"]),
-        ("at most", "10", ["10", "9"], ["11", "absent"]),
+        ("at least", "10", ["10", "11", "-1"], ["9", "absent"]),
+        ("at most", "10", ["10", "9"], ["11", "-1", "absent"]),
     ],
 )
-def test_rule_compares_numbers_as_numbers(
+def test_rule_compares_numbers_as_numbers_and_takes_minus_one_for_no_bound(
     comparison: topics.Comparison, wanted: str, kept: list[str], broken: list[str]
 ) -> None:
     rule = Rule("x", comparison, wanted, "")
@@ -158,6 +173,16 @@ def test_each_broken_setting_is_named_with_topic_and_value(created: Settings) ->
         alter(created, topic, {setting: value for t, setting, value in broken if t == topic})
     assert sorted(errors(created)) == sorted(broken)
     with pytest.raises(TopicsNotReady, match=f"{len(broken) - 1} more"):
+        topics.require_topics(created)
+
+
+@pytest.mark.real_kafka
+def test_component_asks_only_for_the_topics_it_may_touch(created: Settings) -> None:
+    names = Topics(created.topics.prefix, created.topics.pool)
+    alter(created, names.quarantine, {"cleanup.policy": "compact"})
+    facts = topics.require_topics(created, only=("hosts", "control"))[1]
+    assert set(facts) == {names.hosts, names.control}
+    with pytest.raises(TopicsNotReady, match="quarantine: cleanup"):
         topics.require_topics(created)
 
 

@@ -33,8 +33,12 @@ ADMIN_TIMEOUT_S: Final = 15.0  # creating nine topics on a cold one-node broker 
 REPLICATION_WANTED: Final = 3
 IN_SYNC_WANTED: Final = 2
 
+TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "commands", "replicas", "quarantine")
+
 Comparison = Literal["is", "at least", "at most"]
 Level = Literal["error", "warning"]
+
+BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
 
 
 class Topics(Struct, frozen=True):
@@ -75,15 +79,12 @@ class Topics(Struct, frozen=True):
     def control(self) -> str:
         return f"{self.prefix}.control"
 
-    def all(self) -> tuple[str, ...]:
-        """Every topic that a component of this pool touches, in the order of the table in docs/topics.md."""
-        return tuple(getattr(self, topic) for topic in TOPICS)
+    def all(self, only: Sequence[str] = TOPICS) -> tuple[str, ...]:
+        """The full names of `only`, in the order of the table in docs/topics.md."""
+        return tuple(getattr(self, topic) for topic in TOPICS if topic in only)
 
     def _of_pool(self, topic: str) -> str:
         return f"{self.prefix}.{self.pool}.{topic}"
-
-
-TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "commands", "replicas", "quarantine")
 
 
 class Rule(Struct, frozen=True):
@@ -96,11 +97,11 @@ class Rule(Struct, frozen=True):
     level: Level = "error"
 
     def broken_by(self, found: str) -> bool:
-        """Whether the value found breaks this rule; text that should be a number does."""
+        """Whether the value found breaks this rule; text that should be a number does. To Kafka −1 is no bound."""
         if self.comparison == "is":
             return found != self.wanted
         try:
-            number, wanted = int(found), int(self.wanted)
+            number, wanted = float("inf") if found == "-1" else int(found), int(self.wanted)
         except ValueError:
             return True
         return number < wanted if self.comparison == "at least" else number > wanted
@@ -176,7 +177,7 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
         ),
         _spec(names.control, 1, None, _compacted(t)),
         _spec(names.commands, 1, None, _deleted(t.claims_retention_ms, "a component that was down must see it")),
-        _spec(names.replicas, 1, None, _compacted(t)),
+        _spec(names.replicas, 1, None, [*_compacted(t), _head(t, "cycle reports pile up until they are compacted")]),
         _spec(
             names.quarantine,
             1,
@@ -200,14 +201,12 @@ def _hosts(settings: Settings) -> list[Rule]:
             hosts_min_compaction_lag_ms(settings),
             "a delta must find the snapshot that it rests on: two snapshot intervals stay uncompacted",
         ),
-        Rule(
-            setting="max.compaction.lag.ms",
-            comparison="at most",
-            wanted=str(t.hosts_max_compaction_lag_ms),
-            why="a starting replica reads the whole uncompacted head",
-            level="warning",
-        ),
+        _head(t, "a starting replica reads the whole uncompacted head"),
     ]
+
+
+def _head(t: TopicsSettings, why: str) -> Rule:
+    return _at_most("max.compaction.lag.ms", t.hosts_max_compaction_lag_ms, why, level="warning")
 
 
 def _compacted(t: TopicsSettings) -> list[Rule]:
@@ -219,7 +218,7 @@ def _compacted(t: TopicsSettings) -> list[Rule]:
 
 def _deleted(retention_ms: int, why: str, level: Level = "error") -> list[Rule]:
     return [
-        Rule("cleanup.policy", "is", "delete", "records without a key of their own are events: each must be seen"),
+        Rule("cleanup.policy", "is", "delete", "every record is an event to be seen; compaction keeps one a key"),
         _at_least("retention.ms", retention_ms, why, level),
         Rule("retention.bytes", "is", "-1", "a bound in bytes deletes records before their time", level),
     ]
@@ -237,8 +236,8 @@ def _at_least(setting: str, wanted: int, why: str, level: Level = "error") -> Ru
     return Rule(setting, "at least", str(wanted), why, level)
 
 
-def _at_most(setting: str, wanted: int, why: str) -> Rule:
-    return Rule(setting, "at most", str(wanted), why)
+def _at_most(setting: str, wanted: int, why: str, level: Level = "error") -> Rule:
+    return Rule(setting, "at most", str(wanted), why, level)
 
 
 # --- create --------------------------------------------------------------------------------------------------------
@@ -319,11 +318,11 @@ def _was_created(name: str, future: "Future[None]", settings: Settings) -> bool:
 # --- verify --------------------------------------------------------------------------------------------------------
 
 
-def verify(client: AdminClient, settings: Settings, broker: Broker) -> list[Finding]:
-    """Everything about the topics that breaks a rule, errors first; empty when all is as it must be."""
+def verify(client: AdminClient, settings: Settings, broker: Broker, only: Sequence[str] = TOPICS) -> list[Finding]:
+    """Everything about the topics (of TOPICS, those in `only`) that breaks a rule, errors first; empty when all is well."""
     if broker.embedded:
         return [_not_verified(settings)]
-    wanted = specs(settings)
+    wanted = [spec for spec in specs(settings) if spec.name.rpartition(".")[2] in only]
     found = _descriptions(client, settings, [spec.name for spec in wanted])
     configs = _configs(client, settings, list(found))
     findings: list[Finding] = []
@@ -339,7 +338,7 @@ def verify(client: AdminClient, settings: Settings, broker: Broker) -> list[Find
 
 def _check(spec: TopicSpec, topic: TopicDescription, config: Mapping[str, str]) -> list[Finding]:
     findings = [
-        Finding(rule.level, spec.name, rule.setting, found, f"{_BOUND[rule.comparison]}{rule.wanted}", rule.why)
+        Finding(rule.level, spec.name, rule.setting, found, f"{BOUND[rule.comparison]}{rule.wanted}", rule.why)
         for rule in spec.rules
         if rule.broken_by(found := config.get(rule.setting, "not told by the broker"))
     ]
@@ -349,9 +348,6 @@ def _check(spec: TopicSpec, topic: TopicDescription, config: Mapping[str, str]) 
             Finding("error", spec.name, "partitions", str(partitions), str(spec.partitions), _partitions_why(spec))
         )
     return findings
-
-
-_BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
 
 
 def _partitions_why(spec: TopicSpec) -> str:
@@ -401,24 +397,29 @@ def _not_verified(settings: Settings) -> Finding:
 # --- require -------------------------------------------------------------------------------------------------------
 
 
-def require_topics(settings: Settings) -> tuple[Broker, dict[str, TopicFacts], list[Finding]]:
-    """The broker, the facts of all topics by full name, and warnings; what a component calls before it starts.
+def require_topics(
+    settings: Settings, only: Sequence[str] = TOPICS
+) -> tuple[Broker, dict[str, TopicFacts], list[Finding]]:
+    """The broker, the facts of the topics by full name, and warnings; what a component calls before it starts.
 
-    Blocks for a few round trips. Raises `BrokerUnavailable` without a broker, and `TopicsNotReady` naming the first
-    topic and setting that breaks a rule.
+    `only` names those of TOPICS that the component may touch: ACLs can hide the others from it. Blocks for a few round
+    trips. Raises `BrokerUnavailable` without a broker, and `TopicsNotReady` naming the first topic and setting that
+    breaks a rule.
     """
     broker = require_broker(settings)
     client = admin(settings)
-    findings = verify(client, settings, broker)
+    findings = verify(client, settings, broker, only)
     errors = [f for f in findings if f.level == "error"]
     if errors:
         raise TopicsNotReady(_first_of(errors))
-    return broker, facts(client, settings, broker), findings
+    return broker, facts(client, settings, broker, only), findings
 
 
-def facts(client: AdminClient, settings: Settings, broker: Broker) -> dict[str, TopicFacts]:
+def facts(
+    client: AdminClient, settings: Settings, broker: Broker, only: Sequence[str] = TOPICS
+) -> dict[str, TopicFacts]:
     """The facts of the topics that exist, by full name."""
-    names = Topics(settings.topics.prefix, settings.topics.pool).all()
+    names = Topics(settings.topics.prefix, settings.topics.pool).all(only)
     if broker.embedded:
         return _embedded_facts(client, settings, names)
     return {
