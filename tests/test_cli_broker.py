@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cli import assert_one_line, run, start
-from commonplace.kafka.broker import find_java
 from commonplace.kafka.jars import BrokerError
+from commonplace.kafka.java import find_java
 from kafka_fixtures import skip_or_fail
 
 END_TIMEOUT_S = 40

@@ -23,8 +23,8 @@ import msgspec
 
 from commonplace.core.records import Flavor
 from commonplace.errors import CommonplaceError
-from commonplace.kafka.broker import free_port
 from commonplace.kafka.control import put_flavors
+from commonplace.kafka.ports import free_port
 from commonplace.settings import KAFKA, SECTIONS, VARIABLE_PREFIX, Settings, load
 
 START_TIMEOUT_S: Final = 120.0
@@ -146,7 +146,15 @@ class Stack:
         self._base = settings or Settings()
         self._extra = dict(environ or {})
         self._temporary = work_dir is None
-        self.work_dir = work_dir or Path(tempfile.mkdtemp(prefix="commonplace-stack-"))
+        self._work_dir = work_dir
+
+    @property
+    def work_dir(self) -> Path:
+        """Where the logs go; a temporary directory is made when it is first asked for."""
+        if self._work_dir is None:
+            self._work_dir = Path(tempfile.mkdtemp(prefix="commonplace-stack-"))
+        self._work_dir.mkdir(parents=True, exist_ok=True)
+        return self._work_dir
 
     @property
     def environ(self) -> dict[str, str]:
@@ -175,7 +183,6 @@ class Stack:
 
     def start(self) -> None:
         """Start everything and block until it serves; StackError names what did not, and why."""
-        self.work_dir.mkdir(parents=True, exist_ok=True)
         if not self.bootstrap:
             self.bootstrap = self._start_broker()
             create_topics = self._kafka  # the embedded broker makes its own
