@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, StaticDriver, Up
-from commonplace.agent.host_driver import HostDriver, HostDriverSettings, cpu_traits, measure
+from commonplace.agent.host_driver import HostDriver
 from commonplace.agent.inventory_file import load_hosts
+from commonplace.agent.machine import HostDriverSettings, cpu_traits, measure
 from commonplace.agent.shapes import MIXES, Shape, hosts, load_shapes, parse_shape, parse_shapes
 from commonplace.core.records import Allocation
 from commonplace.core.resources import Inventory
