@@ -109,6 +109,19 @@ def test_librdkafkas_own_lines_go_through_logging(
     assert capfd.readouterr().err == ""
 
 
+def test_setting_meant_for_the_other_kind_of_client_is_told_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
+    def told(level: int) -> list[str]:
+        caplog.clear()
+        caplog.set_level(level)
+        consumer = client.consumer(of(linger_ms="9"))
+        consumer.poll(0.2)
+        consumer.close()
+        return [r.getMessage() for r in caplog.records if "CONFWARN" in r.getMessage()]
+
+    assert told(logging.DEBUG) != []
+    assert told(logging.INFO) == []
+
+
 def test_broker_says_whether_it_is_kafka(kafka: KafkaUnderTest) -> None:
     broker = client.require_broker(Settings(kafka={"bootstrap.servers": kafka.bootstrap}))
     assert broker.brokers >= 1

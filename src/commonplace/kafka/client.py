@@ -21,6 +21,17 @@ C = TypeVar("C")
 
 _LOG: Final = logging.getLogger("commonplace.kafka.librdkafka")
 
+# What librdkafka warns of and we mean to happen: a coordinator that loads while a broker starts is asked again, and
+# [kafka] goes to producers and consumers alike, each of which ignores what is the other's.
+_EXPECTED: Final = ("Coordinator load in progress: retrying", "property and will be ignored by this")
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return _LOG.isEnabledFor(logging.DEBUG) or not any(part in record.getMessage() for part in _EXPECTED)
+
+
+_LOG.addFilter(_worth_telling)
+
 # Key and headers ride beside a record of limits.record_bytes_max; the sum stays below Kafka's default of 1,048,588.
 _ENVELOPE_BYTES: Final = 32_768
 
