@@ -1,0 +1,65 @@
+"""Health and metrics, asked over a real socket."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from commonplace import http
+from commonplace.errors import CommonplaceError
+
+
+class Component:
+    reason = ""
+
+    def ready(self) -> str:
+        return self.reason
+
+
+@pytest.fixture
+def component() -> Component:
+    return Component()
+
+
+@pytest.fixture
+def server(component: Component) -> Iterator[http.Server]:
+    registry = CollectorRegistry()
+    Counter("commonplace_things", "Things.", registry=registry).inc(3)
+    server = http.serve("127.0.0.1:0", registry, component.ready)
+    yield server
+    server.close()
+
+
+def ask(server: http.Server, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{server.address}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_ready_says_why_not(server: http.Server, component: Component) -> None:
+    assert ask(server, "/readyz") == (200, "ok\n")
+    component.reason = "3 of 5 hosts are starting"
+    assert ask(server, "/readyz") == (503, "not ready: 3 of 5 hosts are starting\n")
+    assert ask(server, "/livez") == (200, "ok\n")
+
+
+def test_metrics_are_prometheus_text_with_the_build(server: http.Server) -> None:
+    status, text = ask(server, "/metrics")
+    assert status == 200
+    assert "commonplace_things_total 3.0" in text
+    assert "commonplace_build_info{" in text
+
+
+def test_another_path_is_not_found(server: http.Server) -> None:
+    assert ask(server, "/secret")[0] == 404
+
+
+def test_a_port_in_use_is_one_line_with_what_to_do(server: http.Server) -> None:
+    with pytest.raises(CommonplaceError, match=f"--http {server.address}: cannot listen: .*another port") as caught:
+        http.serve(server.address, CollectorRegistry(), lambda: "")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
