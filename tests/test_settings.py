@@ -136,6 +136,12 @@ def test_secret_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
     assert "kafka.sasl.password" not in origins
 
 
+def test_repr_of_settings_holds_no_secret() -> None:
+    text = repr(s.Settings(kafka={"sasl.password": "hunter2"}))
+    assert "sasl.password" in text
+    assert "hunter2" not in text
+
+
 def test_later_source_replaces_a_secret_whatever_its_form(tmp_path: Path) -> None:
     file = f"[kafka]\n'sasl.password_file' = '{tmp_path}/absent'\n"
     found, origins = loaded(tmp_path, named=file, env={"COMMONPLACE__KAFKA__SASL_PASSWORD": "new"})

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (
 from commonplace.errors import BrokerUnavailable, ExitCode, TopicsNotReady
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.embedded import EmbeddedBroker
+from commonplace.kafka.topic_rules import BOUND, Comparison
 from commonplace.kafka.topics import Rule, Topics
 from commonplace.settings import AgentSettings, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -95,7 +96,7 @@ def test_page_of_topics_names_every_topic_rule_and_value() -> None:
     for spec in topics.specs(Settings()):
         topic = spec.name.rpartition(".")[2]
         for rule in spec.rules:
-            wanted = f"{topics.BOUND[rule.comparison]}{rule.wanted}"
+            wanted = f"{BOUND[rule.comparison]}{rule.wanted}"
             assert any(row[0] in (topic, "all") and row[1:3] == [rule.setting, wanted] for row in rows), (topic, rule)
         assert any(row[0] == topic and row[1] == str(spec.partitions) for row in rows), (topic, spec.partitions)
 
@@ -109,7 +110,7 @@ def test_page_of_topics_names_every_topic_rule_and_value() -> None:
     ],
 )
 def test_rule_compares_numbers_as_numbers_and_takes_minus_one_for_no_bound(
-    comparison: topics.Comparison, wanted: str, kept: list[str], broken: list[str]
+    comparison: Comparison, wanted: str, kept: list[str], broken: list[str]
 ) -> None:
     rule = Rule("x", comparison, wanted, "")
     assert not any(map(rule.broken_by, kept))
