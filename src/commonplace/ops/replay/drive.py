@@ -16,7 +16,7 @@ from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive, Event
 
 PATIENCE_S: Final = 0.2
-"""Longest wait between two calls of `watch`: how soon a dead process or Ctrl-C is noticed."""
+"""Time between two calls of `watch`: how soon a dead process or Ctrl-C is noticed."""
 
 
 class Answered(Protocol):
@@ -72,6 +72,7 @@ class Driver:
         self._clock = clock
         self._answers: SimpleQueue[tuple[WithCallback, float]] = SimpleQueue()
         self._zero: float | None = None
+        self._watch_at = 0.0
         self.busy_s = 0.0
         """Time from the first submit to the last answer, without what lay between two parts."""
 
@@ -86,10 +87,17 @@ class Driver:
             else:
                 self._release(self._book.depart(event.id))
             self._take(0.0)
+            self._look_around()
         while self._book.in_flight:
             self._take(PATIENCE_S)
-            self._watch()
+            self._look_around()
         self.busy_s += self._clock() - begun
+
+    def _look_around(self) -> None:
+        """Call `watch`, now and then: it draws and asks after processes, which costs more than an answer does."""
+        if self._clock() >= self._watch_at:
+            self._watch_at = self._clock() + PATIENCE_S
+            self._watch()
 
     def _await_due(self, at_s: float) -> float:
         """Block until the trace is there; returns the moment on our clock, 0 where there is no speed to keep."""
@@ -100,14 +108,14 @@ class Driver:
         due = self._zero + at_s / self._speed
         while (left := due - self._clock()) > 0:
             self._take(min(left, PATIENCE_S))
-            self._watch()
+            self._look_around()
         return due
 
     def _await_room(self) -> None:
         """An open loop has the frontend's own bound only; a closed one waits for answers."""
         while not self._speed and self._book.in_flight >= self._in_flight_max:
             self._take(PATIENCE_S)
-            self._watch()
+            self._look_around()
 
     def _submit(self, arrival: Arrival, due: float) -> None:
         self._book.ask(arrival, due)
