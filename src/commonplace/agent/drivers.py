@@ -1,4 +1,4 @@
-"""What an agent asks of a host: what it has, and to run instances on it.
+"""What an agent asks of a host: what it has, and to run instances on it. Events are the ledger's own.
 
     agent ── start, stop, adopt ──▶ driver        (asynchronous: none of them blocks or raises for the instance's sake)
       ▲                               │
@@ -12,41 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Protocol
 
-from msgspec import Struct
-
-from commonplace.core.records import Allocation, Asked, Id, Label
+from commonplace.core.ledger import Failed, Found, Gone, Up
+from commonplace.core.records import Allocation
 from commonplace.core.resources import Inventory
 
-
-class Up(Struct, frozen=True, gc=False):
-    """The instance of this allocation runs."""
-
-    allocation: str
-
-
-class Failed(Struct, frozen=True, gc=False):
-    """The instance of this allocation could not be started, and why."""
-
-    allocation: str
-    why: str
-
-
-class Found(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """An instance runs that this driver was not told to start; the agent leaves out what an allocation explains."""
-
-    instance: Id
-    resources: Asked
-    project: Label = ""
-    user: Label = ""
-    kind: Label = ""
-    flavor: Label = ""
-    group: Label = ""
-
-
-class Gone(Struct, frozen=True, gc=False):
-    """The instance ran, and does no more, though nobody stopped it."""
-
-    instance: str
+__all__ = ["Driver", "Event", "Failed", "Found", "Gone", "StaticDriver", "Up"]
 
 
 Event = Up | Failed | Found | Gone
@@ -78,6 +48,9 @@ class Driver(Protocol):
 
     def poll(self, now: float) -> list[Event]:
         """What happened since the last poll; `now` in seconds on any clock that only grows."""
+
+    def looked(self) -> bool:
+        """Whether the polls so far told all that runs: until then the host takes no claims, or it could be booked twice."""
 
     def due(self) -> float:
         """When the next poll may have something to tell, on the clock of `poll`; inf: not before start or stop."""
@@ -150,6 +123,9 @@ class StaticDriver:
         self._booting.pop(allocation_id, None)
         if allocation_id in self._new:
             self._new.remove(allocation_id)
+
+    def looked(self) -> bool:
+        return True  # a poll tells at once what runs
 
     def due(self) -> float:
         if self._found or self._new:

@@ -37,6 +37,7 @@ class HostDriver:
         self._listing: Command | None = None
         self._list_at = -inf
         self._listed: dict[str, Found] = {}
+        self._looked = not settings.list_command
         # A list shows an instance as it was at some moment while the command ran: what changed since the command
         # began can't be judged by it. `_turn` counts the polls; `_changed` holds the turn of an instance's last change.
         self._turn = 0
@@ -76,6 +77,9 @@ class HostDriver:
             starting.kill()
         if self._settings.stop_command:
             self._run("stop", allocation)
+
+    def looked(self) -> bool:
+        return self._looked
 
     def due(self) -> float:
         if self._new or self._commands or self._listing:
@@ -153,6 +157,7 @@ class HostDriver:
         if running is None:
             log.warning("list command failed", why=why or "a line is no instance as JSON")
             return []  # nothing is known: nobody is gone
+        self._looked = True
         return self._compare(running)
 
     def _compare(self, running: dict[str, Found]) -> list[Event]:

@@ -7,21 +7,24 @@
 `receive` is the only place that changes it. Times are milliseconds of the agent's own clock (monotonic, counting suspend).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState
+from commonplace.core.hosts import HostState, check_names
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     SETTLED_MAX,
     Allocation,
+    Asked,
     Claim,
     Confirm,
     Delta,
+    Id,
+    Label,
     Reason,
     Release,
     Settled,
@@ -32,8 +35,24 @@ from commonplace.core.records import (
 from commonplace.core.resources import Inventory, misfit
 
 NO_OFFSET: Final = -1
-SNAPSHOT_BYTES_MAX: Final = 700_000
-"""Bytes of allocations a snapshot may reach: with 256 settled claims and the inventory it stays below RECORD_BYTES_MAX."""
+FOUND_PREFIX: Final = "found:"
+"""Allocation ids of found instances begin with it, and no claim's may."""
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What one ledger grants and tells at most."""
+
+    lease_ms_max: int = 3_600_000
+    """A claim that asks for a longer lease gets this one."""
+    report_bytes_max: int = 900_000
+    """A grant whose snapshot would be larger is rejected as full."""
+    settled_max: int = SETTLED_MAX
+    """Settled claims that one report lists; the rest is counted."""
+
+    @property
+    def allocation_bytes_max(self) -> int:
+        """The allocations' share of a snapshot: 200 KB are kept for its settled claims, inventory, traits and labels."""
+        return max(0, self.report_bytes_max - 200_000)
 
 
 class Taken(Struct, frozen=True, gc=False):
@@ -71,16 +90,20 @@ class Failed(Struct, frozen=True, gc=False):
     why: str = ""
 
 
-class Found(Struct, frozen=True, gc=False):
-    """The driver found an instance that no claim explains."""
+class Found(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """The driver found an instance running that it was not told to start; it counts unless an allocation explains it."""
 
-    instance: str
-    resources: Mapping[str, int]
-    project: str = ""
+    instance: Id
+    resources: Asked
+    project: Label = ""
+    user: Label = ""
+    kind: Label = ""
+    flavor: Label = ""
+    group: Label = ""
 
 
 class Gone(Struct, frozen=True, gc=False):
-    """A found instance is there no more."""
+    """The instance ran, and does no more, though nobody stopped it."""
 
     instance: str
 
@@ -97,7 +120,7 @@ class Configure(Struct, frozen=True, gc=False):
 
 Event = Taken | Unreadable | Lapse | Up | Failed | Found | Gone | Configure
 
-TRANSITIONS: dict[tuple[str, str], tuple[str, Verdict, Reason]] = {
+TRANSITIONS: dict[tuple[str, str], tuple[Any, Verdict, Reason]] = {
     # (state, event): (state after, verdict, reason)
     ("absent", "claim"): ("leased", "granted", ""),
     ("leased", "claim"): ("leased", "ignored", ""),
@@ -142,6 +165,7 @@ class Ledger:
         "base_host",
         "base_ids",
         "base_status",
+        "bounds",
         "builds",
         "bytes",
         "claims_through",
@@ -167,7 +191,16 @@ class Ledger:
         "used",
     )  # fmt: skip
 
-    def __init__(self, host: str, epoch: int, started_log_time_ms: int, claims_topic: str, claims_through: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        epoch: int,
+        started_log_time_ms: int,
+        claims_topic: str,
+        claims_through: int,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    ) -> None:
+        self.bounds = bounds
         self.host, self.epoch, self.started_log_time_ms = host, epoch, started_log_time_ms
         self.claims_topic, self.claims_through = claims_topic, claims_through
         self.generation = 0
@@ -190,13 +223,20 @@ class Ledger:
         self.base_ids: frozenset[str] = frozenset()
         self.base_host: tuple[Any, ...] = ()
         self.base_status: tuple[Status, bool] = ("enabled", False)
-        self.upserted: set[str] = set()
-        self.removed: set[str] = set()
+        self.upserted: dict[str, None] = {}  # in order, so that the same events give the same bytes
+        self.removed: dict[str, None] = {}
 
     @classmethod
-    def recover(cls, state: HostState, epoch: int, started_log_time_ms: int, now_ms: int) -> "Ledger":
+    def recover(
+        cls,
+        state: HostState,
+        epoch: int,
+        started_log_time_ms: int,
+        now_ms: int,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    ) -> "Ledger":
         """Go on from the host's last report: its allocations, with every lease anew and in full."""
-        ledger = cls(state.name, epoch, started_log_time_ms, state.claims_topic, state.claims_through)
+        ledger = cls(state.name, epoch, started_log_time_ms, state.claims_topic, state.claims_through, bounds)
         ledger.gap = state.gap
         for allocation in state.allocations.values():
             ledger._add(allocation)
@@ -246,13 +286,7 @@ class Ledger:
         if taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:
             return self._reject(taken.offset, claim, "expired", "its lease ran out before this agent started")
         if claim.mode == "renew":
-            changes: list[Change] = []
-            for asked in claim.allocations:
-                self._move(asked.id, "renew", taken.offset)
-                if asked.id in self.leases:
-                    self.leases[asked.id] = now_ms + claim.lease_ms
-                    changes.append(Change(self.allocations[asked.id], self.allocations[asked.id]))
-            return changes
+            return self._renew(taken.offset, claim, now_ms)
         if any(asked.id in self.allocations for asked in claim.allocations):
             self._settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
             return []
@@ -261,16 +295,44 @@ class Ledger:
             return self._reject(taken.offset, claim, reason, why)
         return [self._grant(taken.offset, asked, claim, now_ms) for asked in claim.allocations]
 
+    def _renew(self, offset: int, claim: Claim, now_ms: int) -> list[Change]:
+        """Start leases anew; the new length is reported, because after a restart the lease is what the report says."""
+        lease_ms = min(claim.lease_ms, self.bounds.lease_ms_max)
+        changes = []
+        for asked in claim.allocations:
+            self._move(asked.id, "renew", offset)
+            if asked.id not in self.leases:
+                continue
+            before = after = self.allocations[asked.id]
+            if before.lease_ms != lease_ms:
+                after = self.allocations[asked.id] = replace(before, lease_ms=lease_ms)
+                self._upsert(asked.id)
+            self.leases[asked.id] = now_ms + lease_ms
+            changes.append(Change(before, after))
+        return changes
+
     def _grant(self, offset: int, asked: Allocation, claim: Claim, now_ms: int) -> Change:
-        after, verdict, _ = TRANSITIONS["absent", "claim"]
+        state, verdict, _ = TRANSITIONS["absent", "claim"]
+        lease_ms = min(claim.lease_ms, self.bounds.lease_ms_max)
         held = Allocation(
-            id=asked.id, request=claim.request, index=asked.index, instance=asked.instance, flavor=asked.flavor, project=asked.project,
-            user=asked.user, kind=asked.kind, group=asked.group, resources=asked.resources, cells=asked.cells, state="leased", building=True,
-            lease_ms=claim.lease_ms,
-        )  # fmt: skip
+            id=asked.id,
+            request=claim.request,
+            index=asked.index,
+            instance=asked.instance,
+            flavor=asked.flavor,
+            project=asked.project,
+            user=asked.user,
+            kind=asked.kind,
+            group=asked.group,
+            resources=asked.resources,
+            cells=asked.cells,
+            state=state,
+            building=True,
+            lease_ms=lease_ms,
+        )
         self._add(held)
-        self.leases[held.id] = now_ms + claim.lease_ms
-        self.upserted.add(held.id)
+        self.leases[held.id] = now_ms + lease_ms
+        self._upsert(held.id)
         self._settle(offset, verdict, "", held.id)
         return Change(None, held)
 
@@ -289,29 +351,33 @@ class Ledger:
         return self._overfull(claim)
 
     def _overfull(self, claim: Claim) -> tuple[Reason, str]:
+        """What of the host's bounds and room the claim would pass."""
         asked = claim.allocations
-        if len({a.id for a in asked}) < len(asked):
-            return "constraint", "one allocation id twice"
-        if any(a.cells for a in asked):
-            return "constraint", "the host has no cells"
+        malformed = _malformed(asked)
+        if malformed:
+            return "constraint", malformed
         group = asked[0].group
         if claim.group_max and group and self.groups.get(group, 0) + len(asked) > claim.group_max:
-            return "constraint", f"group {group}"[:120] + " is full"
+            return "constraint", f"group {group}"[:110] + " is full"
         if claim.builds_max and self.builds + len(asked) > claim.builds_max:
             return "constraint", f"{self.builds} builds in progress"
         if claim.instances_max and len(self.allocations) + len(asked) > claim.instances_max:
             return "constraint", f"{len(self.allocations)} instances"
         if (
             len(self.allocations) + len(asked) > ALLOCATIONS_MAX
-            or self.bytes + sum(map(_bytes, asked)) > SNAPSHOT_BYTES_MAX
+            or self.bytes + sum(map(_bytes, asked)) > self.bounds.allocation_bytes_max
         ):
             return "full", "its report would pass the record limit"
-        used = self.used
+        return self._no_room(asked)
+
+    def _no_room(self, asked: list[Allocation]) -> tuple[Reason, str]:
+        """The first resource class that has no room for all that is asked together."""
+        inventory, used = self.inventory, self.used
         if len(asked) > 1:
             used = dict(used)
         for allocation in asked:
             for name, amount in allocation.resources.items():
-                why = misfit(self.inventory.get(name), used.get(name, 0), amount)
+                why = misfit(inventory.get(name), used.get(name, 0), amount)
                 if why:
                     return "full", f"{name}: {why}"[:128]
                 if used is not self.used:
@@ -338,15 +404,12 @@ class Ledger:
         if after_state == state or before is None:
             return []
         self.leases.pop(allocation_id, None)
-        self._remove(before)
         if after_state == "absent":
-            self.upserted.discard(allocation_id)
-            if allocation_id in self.base_ids:
-                self.removed.add(allocation_id)
+            self._remove(before)
+            self._drop(allocation_id)
             return [Change(before, None)]
-        after = replace(before, state=after_state)
-        self._add(after)
-        self.upserted.add(allocation_id)
+        after = self.allocations[allocation_id] = replace(before, state=after_state)  # neither hash nor room changes
+        self._upsert(allocation_id)
         return [Change(before, after)]
 
     def _up(self, allocation_id: str) -> list[Change]:
@@ -355,21 +418,29 @@ class Ledger:
             return []
         after = self.allocations[allocation_id] = replace(before, building=False)
         self.builds -= 1
-        self.upserted.add(allocation_id)
+        self._upsert(allocation_id)
         return [Change(before, after)]
 
     def _found(self, found: Found) -> list[Change]:
         allocation = Allocation(
-            id=found_id(found.instance), instance=found.instance[:128], project=found.project[:128], resources=dict(found.resources),
-            state="active", origin="found",
-        )  # fmt: skip
-        if self.allocations.get(allocation.id) == allocation:
-            return []
+            id=found_id(found.instance),
+            instance=found.instance,
+            flavor=found.flavor,
+            project=found.project,
+            user=found.user,
+            kind=found.kind,
+            group=found.group,
+            resources=found.resources,
+            state="active",
+            origin="found",
+        )
         before = self.allocations.get(allocation.id)
+        if before == allocation:
+            return []
         if before is not None:
             self._remove(before)
         self._add(allocation)
-        self.upserted.add(allocation.id)
+        self._upsert(allocation.id)
         return [Change(before, allocation)]
 
     def _configure(self, to: Configure) -> None:
@@ -412,8 +483,18 @@ class Ledger:
             if not self.groups[allocation.group]:
                 del self.groups[allocation.group]
 
+    def _upsert(self, allocation_id: str) -> None:
+        """The next delta carries this allocation; an id that went and came again is no longer gone."""
+        self.upserted[allocation_id] = None
+        self.removed.pop(allocation_id, None)
+
+    def _drop(self, allocation_id: str) -> None:
+        self.upserted.pop(allocation_id, None)
+        if allocation_id in self.base_ids:
+            self.removed[allocation_id] = None
+
     def _settle(self, offset: int, verdict: Verdict, reason: Reason, allocation: str = "", detail: str = "") -> None:
-        if len(self.settled) >= SETTLED_MAX:
+        if len(self.settled) >= self.bounds.settled_max:
             self.settled_omitted += 1
             return
         self.settled.append(
@@ -434,13 +515,26 @@ class Ledger:
         self.base_ids = frozenset(self.allocations)
         self.base_host = (self.inventory, self.traits, self.labels)
         self.base_status = (self.status, self.gap)
-        self.upserted, self.removed = set(), set()
+        self.upserted, self.removed = {}, {}
         settled, omitted = self._told()
         return Snapshot(
-            host=self.host, epoch=self.epoch, generation=self.generation, claims_topic=self.claims_topic, claims_through=self.claims_through,
-            hash=hashing.to_hex(self.hash), agent=agent, status=self.status, gap=self.gap, inventory=dict(self.inventory), traits=self.traits,
-            labels=dict(self.labels), allocations=list(self.allocations.values()), settled=settled, settled_omitted=omitted, load=self.load,
-        )  # fmt: skip
+            host=self.host,
+            epoch=self.epoch,
+            generation=self.generation,
+            claims_topic=self.claims_topic,
+            claims_through=self.claims_through,
+            hash=hashing.to_hex(self.hash),
+            agent=agent[:128],
+            status=self.status,
+            gap=self.gap,
+            inventory=dict(self.inventory),
+            traits=self.traits,
+            labels=dict(self.labels),
+            allocations=list(self.allocations.values()),
+            settled=settled,
+            settled_omitted=omitted,
+            load=self.load,
+        )
 
     def delta(self) -> Delta:
         """The next report as what differs from the snapshot it rests on."""
@@ -450,16 +544,24 @@ class Ledger:
         inventory, traits, labels = self.base_host
         status, gap = self.base_status
         return Delta(
-            host=self.host, epoch=self.epoch, generation=self.generation, base_generation=self.base, claims_topic=self.claims_topic,
-            claims_through=self.claims_through, hash=hashing.to_hex(self.hash),
+            host=self.host,
+            epoch=self.epoch,
+            generation=self.generation,
+            base_generation=self.base,
+            claims_topic=self.claims_topic,
+            claims_through=self.claims_through,
+            hash=hashing.to_hex(self.hash),
             status=None if self.status == status else self.status,
             gap=None if self.gap == gap else self.gap,
             inventory=None if self.inventory == inventory else dict(self.inventory),
             traits=None if self.traits == traits else self.traits,
             labels=None if self.labels == labels else dict(self.labels),
-            upserts=[allocations[i] for i in self.upserted], removed=list(self.removed), settled=settled, settled_omitted=omitted,
+            upserts=[allocations[i] for i in self.upserted],
+            removed=list(self.removed),
+            settled=settled,
+            settled_omitted=omitted,
             load=self.load,
-        )  # fmt: skip
+        )
 
     def _told(self) -> tuple[list[Settled], int]:
         told, omitted = self.settled, self.settled_omitted
@@ -468,12 +570,32 @@ class Ledger:
 
 
 def found_id(instance: str) -> str:
-    """Allocation id of an instance that the driver found: its own name space, so that it never meets a replica's."""
-    return f"found:{instance}"[:128]
+    """Allocation id of an instance that the driver found: a name space of its own, so that it never meets a replica's.
+
+    A name that would pass the bound of an id ends in its digest, so that two of them never become one.
+    """
+    if len(FOUND_PREFIX) + len(instance) <= 128:
+        return FOUND_PREFIX + instance
+    return f"{FOUND_PREFIX}{instance[:96]}~{hashing.digest64(instance.encode()):016x}"
+
+
+def _malformed(asked: Iterable[Allocation]) -> str:
+    """What is wrong with a claim's allocations whatever the host, or "": names go into reports that all must be able to read."""
+    ids = set()
+    for allocation in asked:
+        if allocation.id in ids or not allocation.id:
+            return "an allocation without an id" if not allocation.id else "one allocation id twice"
+        if allocation.id.startswith(FOUND_PREFIX):
+            return f"allocation ids beginning with {FOUND_PREFIX} are of found instances"
+        if allocation.cells:
+            return "the host has no cells"
+        ids.add(allocation.id)
+    return check_names(asked)[:128]
 
 
 def _bytes(allocation: Allocation) -> int:
-    """Bytes of an allocation in a snapshot, from above: names at up to 2 bytes a character escaped, 180 for keys and numbers."""
+    """Bytes of an allocation in a snapshot, from above: 4 a character of a name, 300 for all keys, 24 for a number and its marks."""
     names = len(allocation.id) + len(allocation.request) + len(allocation.instance) + len(allocation.flavor)
     names += len(allocation.project) + len(allocation.user) + len(allocation.kind) + len(allocation.group)
-    return 180 + 4 * names + 90 * len(allocation.resources)
+    resources = allocation.resources
+    return 300 + 4 * (names + sum(map(len, resources))) + 24 * len(resources)
