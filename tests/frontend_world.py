@@ -116,6 +116,10 @@ class FakeReplica:
         self._thread.join()
         self._consumer.close()
 
+    def pause(self, seconds: float) -> None:
+        """Let the thread go on for a moment."""
+        self._stop.wait(seconds)
+
     def say(self, decision: Decision, partition: int) -> None:
         """Write a decision as a replica would."""
         self.say_raw(decision.request.encode(), encode(decision), partition)

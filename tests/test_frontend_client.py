@@ -144,7 +144,7 @@ def test_cancel_is_written_under_the_key_of_its_request(settings: Settings, fron
         for _ in range(400):
             if len(replica.requests) == 2:
                 break
-            threading.Event().wait(0.05)
+            replica.pause(0.05)
         (partition, key, build), (also, same, cancel) = replica.requests
         assert (partition, key) == (also, same)
         assert isinstance(build, Build)
@@ -183,7 +183,7 @@ def test_an_unreadable_decision_is_passed_over_and_the_next_one_answers(settings
         for _ in range(400):
             if replica.requests:
                 break
-            threading.Event().wait(0.05)
+            replica.pause(0.05)
         partition, _, build = replica.requests[0]
         assert isinstance(build, Build)
         replica.say_raw(build.id.encode(), b'{"type": "decision"', partition)

@@ -401,7 +401,7 @@ def test_what_was_not_placed_has_nothing_to_confirm_or_release(session: Session,
     assert "was not placed (no_valid_host)" in answer.message
 
 
-def test_release_names_all_or_only_the_allocations_asked_for(session: Session) -> None:
+def test_release_and_confirm_name_all_or_only_the_allocations_asked_for(session: Session) -> None:
     both = [Placed(index=i, instance=f"i{i}", host=f"h{i}", allocation=f"a{i}", grant=Position(0, 1)) for i in (0, 1)]
     decision = place(build(count=2), placed=both)
     sent = session.receive(AskRelease(decision, 2), 10)

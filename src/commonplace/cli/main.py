@@ -28,9 +28,17 @@ COMMANDS: Final[dict[str, str]] = {
     "topics": "topics",
     "flavor": "flavor",
     "flavors": "flavors",
+    "submit": "submit",
+    "confirm": "confirm",
+    "release": "release",
+    "cancel": "cancel",
+    "requests": "requests",
+    "decision": "decisions",
     "config": "config",
     "schema": "schema",
+    "scheduler": "scheduler",
     "replay": "replay",
+    "audit": "audit",
     "completion": "completion",
 }
 

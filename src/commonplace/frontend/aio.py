@@ -73,9 +73,11 @@ class AsyncFrontend:
         pendings = await asyncio.to_thread(self.frontend.submit_many, tuple(builds), timeout=timeout, fresh=fresh)
         return await asyncio.gather(*map(self._future, pendings), return_exceptions=True)
 
-    async def confirm(self, decision: Decision, *, wait: bool = False, timeout: float | None = None) -> list[Outcome]:
+    async def confirm(
+        self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None
+    ) -> list[Outcome]:
         """Confirm what a decision placed; see `Frontend.confirm`."""
-        return await asyncio.to_thread(self.frontend.confirm, decision, wait=wait, timeout=timeout)
+        return await asyncio.to_thread(self.frontend.confirm, decision, *allocations, wait=wait, timeout=timeout)
 
     async def release(
         self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None

@@ -4,7 +4,7 @@ Each check returns why, in one line that says what, where and what to do, or "" 
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from commonplace.core.records import Bad, Build, Decision, Flavor, decode, printable
 
@@ -52,11 +52,15 @@ def contradiction(build: Build, flavor: Flavor) -> str:
     return ""
 
 
-def not_placed(decision: Decision, what: str) -> str:
-    """Why there is nothing to confirm or release."""
-    if decision.result == "placed":
-        return ""
-    return f"request {decision.request} was not placed ({decision.result}): there is nothing to {what}"
+def not_in(decision: Decision, allocations: Sequence[str], what: str) -> str:
+    """Why a decision, or one of the allocations named, is nothing to confirm or release."""
+    if decision.result != "placed":
+        return f"request {decision.request} was not placed ({decision.result}): there is nothing to {what}"
+    own = {p.allocation for p in decision.placed}
+    if strange := set(allocations) - own:
+        listed = ", ".join(sorted(own))
+        return f"request {decision.request} placed no allocation {shown(min(strange))}: it placed {listed}"
+    return ""
 
 
 def reused(request: str) -> str:

@@ -149,13 +149,15 @@ class Frontend:
             self._submit(pendings[at : at + step], timeout_ms, fresh)
         return pendings
 
-    def confirm(self, decision: Decision, *, wait: bool = False, timeout: float | None = None) -> list[Outcome]:
-        """Confirm what an effective decision placed; raises `StateChanged` when its time is over, `UsageError` if void.
+    def confirm(
+        self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None
+    ) -> list[Outcome]:
+        """Confirm what an effective decision placed, or the allocations named. Raises `StateChanged` when its time is over.
 
         Without `wait` it returns nothing, once the records are on their way; with it, the hosts' answers, one for each
         allocation, or `TimedOut`.
         """
-        return self._settle(AskConfirm(decision, next(self._tokens)), decision, wait, timeout)
+        return self._settle(AskConfirm(decision, next(self._tokens), allocations), decision, wait, timeout)
 
     def release(
         self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None
@@ -172,6 +174,14 @@ class Frontend:
             effects = self._session.receive(Withdraw(request, next(self._tokens), flavor), _now_ms())
         self._perform(effects, self._unawaited_delivered)
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Block until the broker has acknowledged, or refused, all that was handed over; raises `TimedOut`."""
+        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
+        while not self._idle:
+            if time.monotonic() > deadline:
+                raise TimedOut(f"the broker at {self._settings.bootstrap} has not acknowledged all records in time")
+            time.sleep(FLUSH_S)
+
     def decision(self, request: str) -> Decision | None:
         """The effective decision of a request answered here (the newest 10,000 are kept); never blocks.
 
@@ -184,6 +194,11 @@ class Frontend:
     def in_flight(self) -> int:
         """Submits without an answer."""
         return self._session.in_flight
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is queued or unacknowledged: the writer parks only then, and unparks before it takes."""
+        return (self._parked and not self._queue) or not self._writer.is_alive()
 
     @property
     def full(self) -> bool:

@@ -65,10 +65,11 @@ class Withdraw(Struct, gc=False):
 
 
 class AskConfirm(Struct, gc=False):
-    """Confirm what an effective decision placed."""
+    """Confirm what an effective decision placed, or those of its allocations that are named."""
 
     decision: Decision
     token: int
+    allocations: tuple[str, ...] = ()
 
 
 class AskRelease(Struct, gc=False):

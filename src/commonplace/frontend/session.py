@@ -302,7 +302,7 @@ class Session:
 
     def _confirm(self, event: AskConfirm, now_ms: int) -> list[Effect]:
         decision = event.decision
-        if wrong := checks.not_placed(decision, "confirm"):
+        if wrong := checks.not_in(decision, event.allocations, "confirm"):
             return [_refused(event.token, wrong)]
         known = self._known.get(decision.request.encode())
         if known is not None and known.decision != decision:
@@ -318,21 +318,17 @@ class Session:
         return [
             self._claim_record(Confirm(host=p.host, request=decision.request, allocation=p.allocation), event.token)
             for p in decision.placed
+            if not event.allocations or p.allocation in event.allocations
         ]
 
     def _release(self, event: AskRelease) -> list[Effect]:
         decision = event.decision
-        if wrong := checks.not_placed(decision, "release"):
+        if wrong := checks.not_in(decision, event.allocations, "release"):
             return [_refused(event.token, wrong)]
-        own = {p.allocation for p in decision.placed}
-        wanted = set(event.allocations) or own
-        if strange := wanted - own:
-            message = f"request {decision.request} placed no allocation {checks.shown(min(strange))}: it placed "
-            return [_refused(event.token, message + ", ".join(sorted(own)))]
         return [
             self._claim_record(Release(host=p.host, request=decision.request, allocation=p.allocation), event.token)
             for p in decision.placed
-            if p.allocation in wanted
+            if not event.allocations or p.allocation in event.allocations
         ]
 
     def _claim_record(self, record: Confirm | Release, token: int) -> SendClaimRecord:

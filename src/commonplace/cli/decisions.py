@@ -1,0 +1,33 @@
+"""`commonplace decision show`: the effective decision of a request."""
+
+from typing import Annotated
+
+import typer
+
+from commonplace.cli import common
+from commonplace.cli.output import say
+from commonplace.errors import NotReady
+
+app = typer.Typer(help="Show decisions.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Show decisions."""
+
+
+@app.command(epilog="\b\nExample:\n  commonplace decision show r-7f3a -o json\nExit code 6 while there is no decision.")
+def show(
+    name: Annotated[str, typer.Argument(metavar="REQUEST|ALLOCATION", help="Its id; a unique prefix will do.")],
+) -> None:
+    """Print the effective decision: where each instance is, or why none is anywhere."""
+    from commonplace.cli.submit import emit_decision
+    from commonplace.frontend.lookup import find
+
+    entry = find(common.settings(), name)
+    if entry.decision is None:
+        cancelled = " and was cancelled" if entry.cancelled else ""
+        raise NotReady(f"request {entry.request} has no decision yet{cancelled}: see that a scheduler runs")
+    emit_decision(entry.decision)
+    if entry.void:
+        say(f"{entry.void} later decisions differ and are void")

@@ -1,0 +1,105 @@
+"""`commonplace submit`: one build request, and its decision if wanted."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commonplace.cli import common
+from commonplace.cli.output import emit, emit_line, say
+from commonplace.errors import ExitCode
+
+if TYPE_CHECKING:
+    from commonplace.core.records import Decision
+    from commonplace.frontend import Frontend
+
+app = typer.Typer()
+
+EPILOG = """\b
+Examples:
+  commonplace submit --flavor m1.small --wait --confirm
+  commonplace submit --flavor m1.large --count 3 --group web --group-max 1 --wait -o json
+Exit codes with --wait: 0 placed, 3 no valid host, 4 lapsed before the confirm, 5 timed out or expired, 7 rejected.
+"""
+
+RESULT_EXIT = {
+    "placed": ExitCode.OK,
+    "no_valid_host": ExitCode.NO_VALID_HOST,
+    "rejected": ExitCode.DENIED,
+    "expired": ExitCode.TIMED_OUT,
+}
+
+
+@app.command(epilog=EPILOG)
+def submit(
+    flavor: Annotated[str, typer.Option(metavar="NAME", help="What each instance is.")],
+    count: Annotated[int, typer.Option(metavar="N", help="Instances; all are placed, or none.")] = 1,
+    id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Request id; the same id and content is the same request.")
+    ] = None,
+    project: Annotated[str, typer.Option(metavar="PROJECT", help="Whose it is.")] = "",
+    user: Annotated[str, typer.Option(metavar="USER", help="Who asks.")] = "",
+    group: Annotated[str, typer.Option(metavar="GROUP", help="Anti-affinity group.")] = "",
+    group_max: Annotated[
+        int, typer.Option(metavar="N", min=0, help="At most so many of the group on one host; 0: no limit.")
+    ] = 0,
+    trait: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Required; repeatable.")] = None,
+    forbid: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Forbidden; repeatable.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
+    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, help="Seconds to wait.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
+) -> int:
+    """Submit a build request; without --confirm what was placed lapses when its lease ends."""
+    from commonplace.frontend import Frontend
+
+    with Frontend(common.settings()) as frontend:
+        build = frontend.request(
+            flavor,
+            id=id,
+            count=count,
+            project=project,
+            user=user,
+            group=group,
+            group_max=group_max,
+            traits_required=tuple(trait or ()),
+            traits_forbidden=tuple(forbid or ()),
+        )
+        pending = frontend.submit(build, timeout=timeout)
+        if not wait and not confirm:
+            frontend.flush(timeout)
+            if pending.done():
+                pending.result()  # refused here, or decided already
+            emit({"request": build.id, "flavor": flavor, "count": count}, name="request")
+            say(f"submitted; `commonplace decision show {build.id}` prints the answer")
+            return ExitCode.OK
+        return _finish(frontend, pending.result(), confirm, timeout)
+
+
+def _finish(frontend: "Frontend", decision: "Decision", confirm: bool, timeout: float | None) -> int:
+    from commonplace.frontend import TooLate
+    from commonplace.ops import render
+
+    emit_decision(decision)
+    if decision.result != "placed" or not confirm:
+        if decision.result == "placed":
+            say(render.lease(decision))
+        return RESULT_EXIT[decision.result]
+    outcomes = frontend.confirm(decision, wait=True, timeout=timeout)
+    late = [o for o in outcomes if isinstance(o, TooLate)]
+    for outcome in late:
+        say(f"{outcome.host}: allocation {outcome.allocation} lapsed before it was confirmed: submit under a new id")
+    if not late:
+        say(f"confirmed: {len(outcomes)} active until `commonplace release {decision.request}`")
+    return ExitCode.STATE_CHANGED if late else ExitCode.OK
+
+
+def emit_decision(decision: "Decision") -> None:
+    """Print a decision: as text for a person, as one record for a machine."""
+    from commonplace.ops import render
+
+    match common.output():
+        case "table" | "wide":
+            emit_line(decision, text="\n".join(render.decision(decision)))
+        case "name":
+            emit({"request": decision.request}, name="request")
+        case _:
+            emit(decision, name="request")

@@ -1,0 +1,107 @@
+"""A decision as a person reads it: pure, text in lines; the last line says what to do.
+
+no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts
+  310 capacity    needs 16384 MB of memory, most free 14336 on host-0042
+  150 traits      lacks HW_CPU_X86_AVX512F
+   40 status
+closest: host-0042, short of 2048 MB of memory
+"""
+
+from typing import Final
+
+from commonplace.core.records import Decision, Explanation, Miss
+
+UNITS: Final = {"VCPU": "vCPU", "PCPU": "pCPU", "MEMORY_MB": "MB of memory", "DISK_GB": "GB of disk"}
+"""How people say the standard classes; others go by their name."""
+
+
+def decision(record: Decision) -> list[str]:
+    """The whole answer: what was placed where, or why nothing was."""
+    match record.result:
+        case "placed":
+            return [f"placed {_asked(record)}{_effort(record)}", *_places(record)]
+        case "no_valid_host":
+            return refusal(record)
+        case "expired":
+            why = record.message or "its deadline passed before a host granted it"
+            return [f"expired {_asked(record)}: {why}"]
+        case "rejected":
+            why = ": ".join(part for part in (record.reason.replace("_", " "), record.message) if part)
+            return [f"rejected {_asked(record)}: {why or 'no reason given'}"]
+
+
+def refusal(record: Decision) -> list[str]:
+    """Why no host could take it: how many each filter turned away, and the closest miss."""
+    explained = record.explanation
+    if explained is None:
+        return [f"no valid host for {_asked(record)}: {record.message or 'no explanation given'}"]
+    left = explained.evaluated - sum(explained.filters.values())
+    lines = [f"no valid host for {_asked(record)}: {max(0, left)} of {explained.evaluated} hosts"]
+    lines += _filters(explained)
+    if record.conflicts:
+        lines.append(f"  {record.conflicts} of {record.attempts} claims were rejected by hosts that had changed")
+    if explained.evaluated == 0:
+        lines.append("no host reports to this pool: start agents or `commonplace fleet`, see `commonplace hosts`")
+    elif explained.closest is not None:
+        lines.append(f"closest: {explained.closest.host}, {_short(explained.closest)}")
+    elif record.message:
+        lines.append(record.message)
+    return lines
+
+
+def lease(record: Decision) -> str:
+    """What happens to a placed decision that nobody confirms."""
+    seconds = record.confirm_within_ms / 1000
+    return f"leased: lapses {duration(seconds)} after the submit unless you `commonplace confirm {record.request}`"
+
+
+def duration(seconds: float) -> str:
+    """A time span in one or two units: `45 s`, `4 min 50 s`, `1 h 5 min`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def _asked(record: Decision) -> str:
+    return f"{record.request} ({record.flavor or 'unknown flavor'} × {record.count})"
+
+
+def _effort(record: Decision) -> str:
+    return f" after {record.attempts} attempts" if record.attempts > 1 else ""
+
+
+def _places(record: Decision) -> list[str]:
+    width = max((len(p.host) for p in record.placed), default=0)
+    return [f"  {p.host.ljust(width)}   {p.instance}   allocation {p.allocation}" for p in record.placed]
+
+
+def _filters(explained: Explanation) -> list[str]:
+    turned_away = {name: count for name, count in explained.filters.items() if count}
+    counts = max((len(str(count)) for count in turned_away.values()), default=0)
+    names = max((len(name) for name in turned_away), default=0)
+    lines = []
+    for name, count in sorted(turned_away.items(), key=lambda item: -item[1]):
+        detail = _detail(explained.closest) if explained.closest and explained.closest.filter == name else ""
+        lines.append(f"  {count:>{counts}} {name.ljust(names)}    {detail}".rstrip())
+    return lines
+
+
+def _detail(miss: Miss) -> str:
+    if not miss.resource:
+        return f"{miss.detail} ({miss.host})" if miss.detail else ""
+    return f"needs {_amount(miss.needed, miss.resource)}, most free {miss.had} on {miss.host}"
+
+
+def _short(miss: Miss) -> str:
+    if miss.resource and miss.needed > miss.had:
+        return f"short of {_amount(miss.needed - miss.had, miss.resource)}"
+    return miss.detail or f"turned away by {miss.filter}"
+
+
+def _amount(amount: int, resource: str) -> str:
+    return f"{amount} {UNITS.get(resource, resource)}"

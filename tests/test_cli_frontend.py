@@ -1,0 +1,171 @@
+"""submit, confirm, release, cancel, requests and decision show as processes, against a scripted replica."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import cli
+from commonplace.core.records import Build, Decision, Explanation, Miss
+from commonplace.settings import Settings
+from frontend_world import FakeReplica, fake_replica, make_topics, placed, settings_on
+from kafka_fixtures import KafkaUnderTest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
+    made = settings_on(kafka, prefix)
+    make_topics(kafka, made)
+    return made
+
+
+@pytest.fixture
+def env(settings: Settings) -> dict[str, str]:
+    return {
+        "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap,
+        "COMMONPLACE__TOPICS__PREFIX": settings.topics.prefix,
+    }
+
+
+@pytest.fixture
+def run(env: dict[str, str]) -> Run:
+    return partial(cli.run, env=env)
+
+
+def decide(build: Build, partition: int, offset: int) -> list[Decision]:
+    """By the project: what the test wants to be answered."""
+    match build.project:
+        case "full":
+            closest = Miss(host="h9", filter="capacity", resource="VCPU", needed=4, had=1)
+            explained = Explanation(evaluated=2, filters={"capacity": 2}, closest=closest)
+            return [placed(build, partition, offset, result="no_valid_host", placed=[], explanation=explained)]
+        case "denied":
+            return [placed(build, partition, offset, result="rejected", reason="overloaded", placed=[])]
+        case "silent":
+            return []
+    return [placed(build, partition, offset)]
+
+
+def test_submit_waits_confirms_and_release_gives_back(settings: Settings, run: Run) -> None:
+    with fake_replica(settings, decide):
+        done = run("submit", "--flavor", "m1.small", "--id", "order-1", "--confirm")
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "placed order-1 (m1.small × 1)")
+        assert "confirmed: 1 active" in done.stderr
+        done = run("release", "order-", "-o", "json")
+        assert done.returncode == 0
+        assert [row["outcome"] for row in json.loads(done.stdout)] == ["released"]
+
+
+def test_without_confirm_it_says_when_the_lease_lapses_and_confirm_takes_an_allocation(
+    settings: Settings, run: Run
+) -> None:
+    with fake_replica(settings, decide):
+        done = run("submit", "--flavor", "m1.small", "--id", "order-2", "--wait", "--count", "2")
+        assert done.returncode == 0
+        assert "lapses 1 min after the submit unless you `commonplace confirm order-2`" in done.stderr
+        done = run("confirm", "a-order-2-1", "-o", "name")
+        assert (done.returncode, done.stdout) == (0, "a-order-2-1\n")
+
+
+def test_a_confirm_that_comes_too_late_ends_with_4(settings: Settings, run: Run) -> None:
+    with fake_replica(settings, decide) as replica:
+        run("submit", "--flavor", "m1.small", "--id", "order-3", "--wait")
+        replica.lapsed.add("a-order-3-0")
+        done = run("confirm", "order-3")
+        assert done.returncode == 4
+        assert "too late" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("project", "code", "said"),
+    [
+        ("full", 3, "closest: h9, short of 3 vCPU"),
+        ("denied", 7, "overloaded"),
+        ("silent", 5, "see that a scheduler runs"),
+    ],
+)
+def test_the_exit_code_tells_why_nothing_was_placed(
+    settings: Settings, run: Run, project: str, code: int, said: str
+) -> None:
+    with fake_replica(settings, decide):
+        done = run("submit", "--flavor", "m1.small", "--project", project, "--wait", "--timeout", "3")
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_flavor_is_one_line_and_a_usage_error(run: Run) -> None:
+    done = run("submit", "--flavor", "m1.smal")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "commonplace: flavor m1.smal is unknown; the nearest known is m1.small, `commonplace flavor list` shows all\n"
+    )
+
+
+def test_requests_and_decision_show_tell_what_stands_in_the_log(settings: Settings, run: Run) -> None:
+    with fake_replica(settings, decide):
+        for number, project in enumerate(("silent", "web", "full")):
+            assert (
+                run("submit", "--flavor", "m1.small", "--id", f"order-{number}", "--project", project).returncode == 0
+            )
+        wait_for_decisions(run, 2)
+        done = run("requests", "-o", "json")
+        assert [(r["request"], r["result"]) for r in json.loads(done.stdout)] == [
+            ("order-0", "undecided"),
+            ("order-1", "placed"),
+            ("order-2", "no_valid_host"),
+        ]
+        shown = run("decision", "show", "order-1", "-o", "json")
+        assert json.loads(shown.stdout)["placed"][0]["host"] == "host-0001"
+        assert run("decision", "show", "a-order-1").stdout.startswith("placed order-1")
+        undecided = run("decision", "show", "order-0")
+        assert (undecided.returncode, undecided.stdout) == (6, "")
+        assert "no decision yet" in undecided.stderr
+        ambiguous = run("decision", "show", "order")
+        assert ambiguous.returncode == 2
+        assert "3 requests match (order-0, order-1, order-2)" in ambiguous.stderr
+        assert "nothing in the log begins with nobody" in run("confirm", "nobody").stderr
+
+
+def wait_for_decisions(run: Run, count: int) -> None:
+    for _ in range(20):
+        decided = [r for r in json.loads(run("requests", "-o", "json").stdout) if r["result"] != "undecided"]
+        if len(decided) >= count:
+            return
+    pytest.fail(f"{count} decisions did not come")
+
+
+def test_cancel_finds_the_flavor_in_the_log(settings: Settings, run: Run) -> None:
+    with fake_replica(settings, decide) as replica:
+        assert run("submit", "--flavor", "m1.hot", "--id", "order-9", "--project", "silent").returncode == 0
+        assert run("cancel", "order-9").returncode == 0
+        assert settled(replica) == 2
+        assert {key for _, key, _ in replica.requests} == {replica.requests[0][1]}
+
+
+def settled(replica: FakeReplica) -> int:
+    for _ in range(200):
+        if len(replica.requests) >= 2:
+            break
+        replica.pause(0.05)
+    return len(replica.requests)
+
+
+@pytest.mark.parametrize(
+    ("example", "said"), [("place_one.py", "active on host-0001\nreleased"), ("place_async.py", "10 of 10 placed")]
+)
+def test_the_examples_run(settings: Settings, env: dict[str, str], example: str, said: str) -> None:
+    with fake_replica(settings):
+        command = [sys.executable, str(EXAMPLES / example)]
+        done = subprocess.run(
+            command, env=cli.environment(env), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
