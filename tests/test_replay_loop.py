@@ -101,7 +101,7 @@ def test_a_trace_goes_through_the_frontend_and_every_vm_is_accounted_for(setting
     assert report["reasons"] == {"no_valid_host": VMS - small}
     assert report["conflict_fraction"] == 1.0
     assert (report["hosts"], report["hosts_used"], report["audit"]) == (2, 0, {"audit": "clean"})
-    assert report["packing"]["at_first_refusal"].request_number >= 1
+    assert report["packing"]["at_first_refusal"]["request_number"] >= 1
     assert all(report["latency_ms"][name] > 0 for name in ("p50", "p90", "p99"))
     assert len(replica.requests) == VMS
     assert {"reading the trace", "starting", "auditing"} <= set(stages)

@@ -1,5 +1,6 @@
 """`commonplace replay`: a real trace through the whole loop, and what became of it."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,7 @@ def replay(
     from commonplace.ops.replay.run import Plan
     from commonplace.ops.replay.run import replay as run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped on the way out
     parse_shapes(host_shape or "uniform")  # what is wrong with it is told before anything starts
     plan = Plan(
         path=file,
@@ -152,7 +154,7 @@ def _print(report: dict[str, Any]) -> None:
             "conflict fraction": report["conflict_fraction"],
             "hosts used": f"{report['hosts_used']} of {report['hosts']}",
             "allocated": packing["at_end"],
-            "at first refusal": refusal.allocated_share if refusal else "nothing was refused for want of room",
+            "at first refusal": refusal["allocated_share"] if refusal else "nothing was refused for want of room",
             f"stranded for {packing['stranded_for']}": packing["stranded_share"],
             "audit": report["audit"].get("audit", "clean" if report["clean"] else "violated"),
         }

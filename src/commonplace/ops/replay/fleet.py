@@ -32,7 +32,7 @@ def read_hosts(settings: Settings) -> list[HostState]:
 
     Only the last record of each key is folded: what compaction would leave, and so the same state (rule 1).
     """
-    broker, facts, _ = require_topics(settings)
+    broker, facts, _ = require_topics(settings, only=("hosts",))
     fitted = client.settings_for(settings, broker)
     name = Topics(settings.topics.prefix, settings.topics.pool).hosts
     partitions = range(facts[name].partitions)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -101,7 +102,7 @@ def _replay_on(
         "hosts": packing.hosts,
         "hosts_used": packing.hosts_used,
         "packing": {
-            "at_first_refusal": book.first_refusal,
+            "at_first_refusal": msgspec.to_builtins(book.first_refusal),
             "at_end": at_end,
             "hosts_empty": packing.hosts_empty,
             "reported_share": packing.allocated_share,
