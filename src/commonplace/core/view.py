@@ -140,7 +140,7 @@ class View:
         host = row.host
         inventory, traits, groups = host.inventory, host.traits, host.groups
         had_groups = bool(groups)
-        before = dict(groups) if had_groups else groups
+        before = dict(groups) if had_groups else {}  # the fold may change it in place
         outcome, reason = fold(host, parsed, offset, log_time_ms, value)
         self.outcomes[outcome] += 1
         if outcome == APPLIED or reason:

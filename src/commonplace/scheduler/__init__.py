@@ -1,0 +1,1 @@
+"""The scheduler process: a replica's core between its topics."""

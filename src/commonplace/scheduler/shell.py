@@ -1,0 +1,345 @@
+"""The replica's shell: poll, receive, perform; one thread, one data consumer, one producer.
+
+    catch up (hosts, control, replicas to their ends) ▸ join the group ▸ turns
+    turn: fold what hosts say ▸ read back decisions ▸ take requests in ▸ rank and claim ▸ one flush
+
+A replica that lost records (offset out of range), fell too far behind or met a topic made anew drops its state and catches up again.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from commonplace.core.keeper import Quarantine, quarantined
+from commonplace.core.records import encode
+from commonplace.core.replica import Replica
+from commonplace.core.replica_events import (
+    Assigned,
+    CaughtUp,
+    ClaimDelivered,
+    Commit,
+    ControlRead,
+    DecisionDelivered,
+    DecisionsRead,
+    HistoryRead,
+    HostsRead,
+    Lost,
+    PeersRead,
+    ReadHistory,
+    ReleaseDelivered,
+    ReplicaSettings,
+    RequestsRead,
+    SendClaim,
+    SendDecision,
+    SendRelease,
+    Tick,
+    Turn,
+)
+from commonplace.failpoints import hit
+from commonplace.kafka import tail as tails
+from commonplace.kafka.intake import Ceded, Gained, Intake
+from commonplace.kafka.outbox import Outbox, QuarantineWriter
+from commonplace.kafka.tail import Batch, Tail
+from commonplace.kafka.topics import TopicFacts, Topics
+from commonplace.scheduler.metrics import SchedulerFigures
+from commonplace.settings import Settings
+
+IDLE_POLL_S: Final = 0.01
+TICK_MS: Final = 50
+GROUP_POLL_MS: Final = 20
+COMMIT_INTERVAL_MS: Final = 100
+"""Commits are batched: at worst so much work is read again by the next owner, who finds it decided."""
+REPORT_INTERVAL_MS: Final = 5_000
+SETTLE_ON_LEAVE_MS: Final = 5_000
+"""How long a replica that was told to stop goes on settling what it claimed; the rest is handed back undecided."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def replica_settings(settings: Settings) -> ReplicaSettings:
+    """The core's bounds from the settings file."""
+    s = settings.scheduler
+    return ReplicaSettings(
+        pool=settings.topics.pool,
+        mode=s.mode,
+        liveness_timeout_ms=int(s.liveness_timeout_s * 1000),
+        lease_ms=s.lease_ms,
+        lease_margin_ms=s.lease_margin_ms,
+        claim_timeout_ms=s.claim_timeout_ms,
+        attempts_max=s.attempts_max,
+        queue_max=s.queue_max,
+        claims_in_flight_max=s.claims_in_flight_max,
+        decisions_kept_max=s.decisions_kept_max,
+        idempotency_window_ms=int(s.idempotency_window_s * 1000),
+        deadline_ms=s.deadline_ms_default,
+        peer_timeout_ms=3 * REPORT_INTERVAL_MS,
+    )
+
+
+class Rebuild(Exception):  # a turn of events, not an error
+    """The state can't be trusted any more: drop it and catch up again."""
+
+
+class Scheduler:
+    """One replica between its topics, from catching up to leaving. `figures` outlives a rebuild."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        facts: dict[str, TopicFacts],
+        figures: SchedulerFigures,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.name, self.settings, self.figures, self._stop = name, settings, figures, stop
+        self.topics = Topics(settings.topics.prefix, settings.topics.pool)
+        self.facts = facts
+        self.replica = Replica(
+            name,
+            f"{name[:40]}.{secrets.token_hex(4)}",
+            facts[self.topics.hosts].partitions,
+            facts[self.topics.claims].topic_id,
+            replica_settings(settings),
+        )
+        self.tail = Tail(settings)
+        self.outbox = Outbox(settings)
+        self.intake = Intake(settings, self.topics.requests)
+        self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
+        self._later: list[Any] = []  # events of callbacks, received at the next step
+        self._histories: dict[int, int] = {}  # decision partition → end it must be read to
+        self._requests_from: dict[int, int] = {}  # request partition → where to go on once its history is read
+        self._commits: dict[int, int] = {}
+        self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = 0
+        self._stale_after_s = settings.topics.delete_retention_ms / 2000
+        self._perform: dict[type, Callable[[Any], None]] = {
+            SendClaim: self._send_claim,
+            SendRelease: self._send_release,
+            SendDecision: self._send_decision,
+            Commit: self._note_commit,
+            ReadHistory: self._read_history,
+            Quarantine: self._put_aside,
+        }
+        self._receivers: dict[str, Callable[[Batch], Any]] = {
+            self.topics.hosts: lambda b: HostsRead(b.partition, b.records),
+            self.topics.control: lambda b: ControlRead(b.records),
+            self.topics.replicas: lambda b: PeersRead(b.records),
+            self.topics.decisions: lambda b: DecisionsRead(b.partition, b.records),
+            self.topics.requests: lambda b: RequestsRead(b.partition, b.records),
+        }
+        # state before requests, so that a turn ranks on the newest view
+        self._order = {name: i for i, name in enumerate(self._receivers)}
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Catch up, serve until told to stop, leave. Raises `Rebuild` when the state must be dropped."""
+        try:
+            self._catch_up()
+            if not self._stop():
+                self._serve()
+        except tails.Lost as e:
+            _LOG.warning("%s", e)
+            raise Rebuild from e
+        finally:
+            self.figures.detach()
+            self.intake.leave()
+            self.outbox.close(2.0)
+            self.tail.close()
+
+    def _catch_up(self) -> None:
+        started = time.monotonic()
+        self.figures.attach(self.replica, self.quarantine, "catching up")
+        state = [(self.topics.hosts, p) for p in range(self.facts[self.topics.hosts].partitions)]
+        state += [(self.topics.control, 0), (self.topics.replicas, 0)]
+        ranges = {place: self.tail.range(*place) for place in state}
+        for (topic, partition), (low, _) in ranges.items():
+            self.tail.add(topic, partition, low)
+        behind = {place: end for place, (low, end) in ranges.items() if end > low}
+        while behind and not self._stop():
+            self._receive_batches(self.tail.turn(IDLE_POLL_S))
+            behind = {place: end for place, end in behind.items() if self.tail.position(*place) < end}
+        self._receive(CaughtUp())
+        self.figures.caught_up(time.monotonic() - started)
+        _LOG.info("caught up with %d hosts in %.2f s", len(self.replica.view.rows), time.monotonic() - started)
+
+    def _serve(self) -> None:
+        self.intake.join()
+        turned = time.monotonic()
+        while not self._stop():
+            self._turn(IDLE_POLL_S)
+            now = time.monotonic()
+            if now - turned > self._stale_after_s:
+                raise Rebuild(f"no turn for {now - turned:.0f} s: tombstones may have been missed")
+            turned = now
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take nothing more in, settle what is claimed, commit, go."""
+        self.figures.reason = "leaving"
+        self._report("leaving")
+        for partition in list(self.replica.parts):
+            self.tail.remove(self.topics.requests, partition)
+        end = time.monotonic() + SETTLE_ON_LEAVE_MS / 1000
+        while self.replica.waiting and time.monotonic() < end:
+            self._turn(IDLE_POLL_S)
+        self.outbox.close(2.0)
+        self._receive(Turn())
+        self.intake.commit(self._commits, wait=True)
+        _LOG.info("left with %d requests undecided, which the next owner takes up", self.replica.waiting)
+
+    # -- one turn -----------------------------------------------------------------------------------------------------
+
+    def _turn(self, wait_s: float) -> None:
+        busy = bool(self._later) or bool(self.replica.placer.queue)
+        self._receive_batches(self.tail.turn(0 if busy else wait_s))
+        now = _now_ms()
+        if now - self._group_ms >= GROUP_POLL_MS:
+            self._group_ms = now
+            for change in self.intake.poll():
+                self._assigned(change)
+        if now - self._tick_ms >= TICK_MS:
+            self._tick_ms = now
+            self._receive(Tick())
+        self._receive(Turn())
+        self.outbox.flush_turn()
+        if self.replica.placer.pending:
+            hit("after_claim_sent")
+        if self._commits and now - self._commit_ms >= COMMIT_INTERVAL_MS:
+            self._commit_ms = now
+            hit("after_decision_before_commit")
+            self.intake.commit(self._commits)
+            self._commits = {}
+        if now - self._report_ms >= REPORT_INTERVAL_MS:
+            self._report_ms = now
+            self._report("ready")
+
+    def _receive_batches(self, batches: list[Batch]) -> None:
+        for event in self._drain():  # acknowledgements first: a claim's offset is known before its verdict is folded
+            self._receive(event)
+        if len(batches) > 1:
+            batches.sort(key=lambda batch: self._order[batch.topic])
+        for batch in batches:
+            if batch.records:
+                if batch.topic == self.topics.requests:
+                    hit("after_consume")
+                elif batch.topic == self.topics.hosts:
+                    self._check_age(batch)
+                self._receive(self._receivers[batch.topic](batch))
+            if batch.topic == self.topics.decisions:
+                self._history_step(batch.partition, batch.position)
+
+    def _drain(self) -> list[Any]:
+        later, self._later = self._later, []
+        return later
+
+    def _receive(self, event: Any) -> None:
+        for effect in self.replica.receive(event, _now_ms()):
+            self._perform[type(effect)](effect)
+
+    def _check_age(self, batch: Batch) -> None:
+        """A reader older than half the tombstones' life may have missed one (rule: rebuild)."""
+        if self.replica.ready and time.time() - batch.records[-1][1] / 1000 > self._stale_after_s:
+            raise Rebuild("reading far behind: tombstones may have been missed")
+
+    # -- partitions ---------------------------------------------------------------------------------------------------
+
+    def _assigned(self, change: Gained | Ceded) -> None:
+        topic, partition = self.topics.requests, change.partition
+        if isinstance(change, Ceded):
+            self.tail.remove(topic, partition)
+            self.tail.remove(self.topics.decisions, partition)
+            self._histories.pop(partition, None)
+            self._requests_from.pop(partition, None)
+            self._commits.pop(partition, None)
+            self._receive(Lost(partition))
+            return
+        low, end = self.tail.range(topic, partition)
+        if change.committed > end:
+            _LOG.error(
+                "%s [%d]: committed offset %d lies beyond its end %d: was the topic made anew?",
+                topic,
+                partition,
+                change.committed,
+                end,
+            )
+        start = change.committed if low <= change.committed <= end else low
+        if 0 <= change.committed < low:
+            _LOG.error("%s [%d]: requests %d to %d expired undecided", topic, partition, change.committed, low - 1)
+        self._receive(Assigned(partition, end))
+        self.tail.add(topic, partition, start)
+
+    def _read_history(self, effect: ReadHistory) -> None:
+        """Requests wait in the log until the decisions of the idempotency window before them are read."""
+        topic, partition = self.topics.requests, effect.partition
+        self._requests_from[partition] = self.tail.position(topic, partition)
+        self.tail.remove(topic, partition)
+        offset = self.tail.offset_for_time(self.topics.decisions, partition, max(0, effect.from_ms))
+        end = self.tail.range(self.topics.decisions, partition)[1]
+        self.tail.add(self.topics.decisions, partition, offset)
+        self._histories[partition] = end
+        if offset >= end:
+            self._later.append(HistoryRead(partition))
+            self._resume_requests(partition)
+
+    def _history_step(self, partition: int, position: int) -> None:
+        end = self._histories.get(partition)
+        if end is not None and position >= end and partition in self._requests_from:
+            self._receive(HistoryRead(partition))
+            self._resume_requests(partition)
+
+    def _resume_requests(self, partition: int) -> None:
+        self._histories.pop(partition, None)
+        self.tail.add(self.topics.requests, partition, self._requests_from.pop(partition))
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def _send_claim(self, effect: SendClaim) -> None:
+        hit("after_rank")
+        allocation = effect.allocation
+
+        def delivered(offset: int, _error: str) -> None:
+            self._later.append(ClaimDelivered(allocation, offset))
+
+        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered)
+
+    def _send_release(self, effect: SendRelease) -> None:
+        token = effect.token
+
+        def delivered(offset: int, _error: str) -> None:
+            self._later.append(ReleaseDelivered(token, offset >= 0))
+
+        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered)
+
+    def _send_decision(self, effect: SendDecision) -> None:
+        if effect.result == "placed":
+            hit("after_grant_seen")
+        hit("before_decision")
+        token = effect.token
+
+        def delivered(offset: int, _error: str) -> None:
+            self._later.append(DecisionDelivered(token, offset >= 0))
+
+        self.figures.decided(effect.result, effect.waited_ms)
+        self.outbox.send(self.topics.decisions, effect.partition, effect.key, effect.value, delivered)
+
+    def _note_commit(self, effect: Commit) -> None:
+        self._commits[effect.partition] = effect.offset
+
+    def _put_aside(self, effect: Quarantine) -> None:
+        topic = getattr(self.topics, effect.topic)
+        _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
+        self.quarantine.put(quarantined(effect, topic, self.name), _now_ms())
+
+    def _report(self, state: str) -> None:
+        positions = {f"{topic} [{p}]": self.tail.position(topic, p) for topic, p in self._state_places()}
+        record = self.replica.report(state, positions)
+        self.outbox.send(self.topics.replicas, 0, self.name.encode(), encode(record))
+
+    def _state_places(self) -> list[tuple[str, int]]:
+        return [(self.topics.hosts, p) for p in range(self.facts[self.topics.hosts].partitions)]
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
