@@ -6,13 +6,13 @@ from commonplace.core.records import Build, Cancel, Confirm, HostControl, Releas
 from world import Agent, Scheduler, World, flavor, inventory
 
 
-def world(hosts: int = 3, **scheduler: object) -> tuple[World, Agent, Scheduler]:
+def world(hosts: int = 3, **scheduler: int) -> tuple[World, Agent, Scheduler]:
     w = World()
     w.flavor(flavor("small"))
     w.flavor(flavor("large", vcpus=12))
     agent = w.agent(*(f"h{i}" for i in range(hosts)))
     w.settle()
-    return w, agent, w.scheduler(**scheduler)
+    return w, agent, w.scheduler("r1", None, **scheduler)
 
 
 def test_a_request_is_placed_where_a_ledger_granted_it() -> None:
@@ -147,7 +147,7 @@ def test_two_replicas_racing_for_two_hosts_place_everything() -> None:
 
 
 def test_hard_anti_affinity_holds_under_races() -> None:
-    w, agent, _ = world(hosts=3)
+    w, _, _ = world(hosts=3)
     w.submit(Build(id="a", flavor="small", count=3, group="g", group_max=1))
     w.submit(Build(id="b", flavor="small", group="g", group_max=1))
     w.settle()

@@ -222,7 +222,8 @@ class World:
     def settle(self, steps: int = 200) -> None:
         """Let everybody go on until nothing moves."""
         for _ in range(steps):
-            if not any([member.step() for member in self.members]):
+            moved = [member.step() for member in self.members]
+            if not any(moved):
                 return
         raise AssertionError(f"the world does not come to rest in {steps} steps")
 
