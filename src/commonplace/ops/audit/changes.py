@@ -1,0 +1,242 @@
+"""What a report changes against the report before: allocations that came, went or were confirmed, use, leases (invariants 1, 2, 3, 5)."""
+
+from collections.abc import Iterable, Set
+
+from commonplace.ops.audit.answers import Answers, Promise
+from commonplace.ops.audit.chain import FAR_MS, Chain
+from commonplace.ops.audit.evidence import Entry, Options
+from commonplace.ops.audit.findings import Findings
+from commonplace.ops.audit.settle import Lease, Told
+from commonplace.ops.audit.state import Held, View
+from commonplace.ops.audit.wire import Allocation, Delta, Snapshot
+
+
+class Changes:
+    """Judge of the reports of all hosts."""
+
+    def __init__(self, topic: str, answers: Answers, findings: Findings, options: Options) -> None:
+        self._topic, self._answers, self._findings, self._options = topic, answers, findings, options
+        self._lease_slack_ms = options.slack_ms + options.heartbeat_ms
+        self._ever: set[int] = set()  # hashes of the ids of all allocations ever shown: ids are never reused
+
+    def judge(self, entry: Entry, chain: Chain, record: Snapshot | Delta, view: View, told: Told, blind: str) -> None:
+        """Hold a report against the one before; `blind` says why what lies between is not known, "" when it is."""
+        before = chain.view
+        self._granted_here(entry, chain, view)
+        if before is None:
+            self._first_sight(entry, chain, view)
+            return
+        excuse = blind or ("settled entries were omitted" if record.settled_omitted else "")
+        for identity in before.held.keys() - view.held.keys():
+            self._vanished(entry, chain, before.held[identity].allocation, told, excuse)
+        added = view.held.keys() - before.held.keys()
+        for identity in added:
+            self._appeared(entry, chain, view.held[identity].allocation, told, excuse)
+        self._states(entry, chain, before, view)
+        unweighed = added - told.weighed
+        if unweighed:
+            self._capacity(entry, chain, before, view, unweighed, blind)
+        self._leases(entry, chain, view, told, blind)
+
+    def unseen(self, entry: Entry) -> None:
+        """A report whose state is not known is no evidence of a grant, and none against it."""
+        for promise in self._answers.grants.pop((entry.partition, entry.offset), ()):
+            if self._in_time(entry, promise):
+                self._findings.unprovable(3, "the snapshot under the report is gone")
+
+    def forgotten(self, entry: Entry, chain: Chain) -> None:
+        """A host is forgotten, which is allowed only when it is empty."""
+        for identity, held in (chain.view.held if chain.view else {}).items():
+            if held.allocation.origin != "found" and identity in self._answers.promised:
+                self._violated(3, entry, f"{chain.name} was forgotten while it held {identity}")
+
+    def doubles(self, chains: Iterable[Chain]) -> None:
+        """At the end an instance has one allocation; another one may only be on its way out."""
+        instances: dict[tuple[str, int], list[tuple[Chain, Allocation]]] = {}
+        for chain in chains:
+            for held in chain.view.held.values() if chain.view else ():
+                allocation = held.allocation
+                if allocation.origin == "claim" and allocation.request:
+                    instances.setdefault((allocation.request, allocation.index), []).append((chain, allocation))
+        for (request, index), holders in instances.items():
+            active = [(chain, allocation) for chain, allocation in holders if allocation.state == "active"]
+            if len(active) > 1:
+                where = ", ".join(f"{allocation.id} on {chain.name}" for chain, allocation in active[:4])
+                text = f"instance {request}.{index} has {len(active)} active allocations: {where}"
+                last = max(active, key=lambda holder: holder[0].offset)[0]
+                self._findings.violated(5, text, self._topic, last.partition, last.offset)
+            elif len(holders) > 1:
+                self._findings.pending(5, "another allocation of the instance is within its lease")
+            else:
+                self._findings.passed(5)
+
+    # -- grants -------------------------------------------------------------------------------------------------------------------------
+
+    def _granted_here(self, entry: Entry, chain: Chain, view: View) -> None:
+        """Placed decisions that name this report for their grant."""
+        for promise in self._answers.grants.pop((entry.partition, entry.offset), ()):
+            held = view.held.get(promise.allocation)
+            here = f"hosts {entry.partition}/{entry.offset}"
+            if promise.host != chain.name or held is None:
+                self._answers.broken(
+                    3, promise, f"on {promise.host}, but {chain.name}'s report at {here} does not show it"
+                )
+            elif (held.allocation.request, held.allocation.index) != (promise.request, promise.index):
+                whose = f"{held.allocation.request}.{held.allocation.index}"
+                self._answers.broken(3, promise, f"which {chain.name}'s report at {here} shows for {whose}")
+            elif self._in_time(entry, promise):
+                self._findings.passed(3)
+
+    def _in_time(self, entry: Entry, promise: Promise) -> bool:
+        """Whether the report stood in the log when the decision was written."""
+        late_ms = entry.timestamp_ms - promise.timestamp_ms
+        if late_ms <= self._options.skew_ms:
+            return True
+        self._answers.broken(
+            3, promise, f"{late_ms} ms before its grant stood at hosts {entry.partition}/{entry.offset}"
+        )
+        return False
+
+    # -- allocations --------------------------------------------------------------------------------------------------------------------
+
+    def _first_sight(self, entry: Entry, chain: Chain, view: View) -> None:
+        """The earliest report that is left: what it shows may be older than the log."""
+        assert view.facts is not None, "a view of a report has facts"
+        self._ever.update(map(hash, view.held))
+        for name, used in view.used.items():
+            if used <= view.facts.capacity(name):
+                self._findings.passed(1)
+            else:
+                self._findings.unprovable(1, "the report before is gone, so the inventory may have shrunk")
+        self._restart_leases(entry, chain, view)
+
+    def _vanished(self, entry: Entry, chain: Chain, allocation: Allocation, told: Told, excuse: str) -> None:
+        if allocation.origin == "found":
+            return
+        if allocation.id in told.ended:
+            if allocation.id in self._answers.promised:
+                self._findings.passed(3)
+        elif excuse:
+            self._findings.unprovable(3, excuse)
+        else:
+            self._violated(
+                3,
+                entry,
+                f"{chain.name} holds {allocation.id} no more and says neither that it lapsed, failed nor was released",
+            )
+
+    def _appeared(self, entry: Entry, chain: Chain, allocation: Allocation, told: Told, excuse: str) -> None:
+        if allocation.origin == "found":
+            return
+        if hash(allocation.id) in self._ever:
+            self._violated(5, entry, f"{chain.name} holds {allocation.id}, an id that was used before")
+        self._ever.add(hash(allocation.id))
+        if allocation.id in told.granted:
+            return
+        if excuse:
+            self._findings.unprovable(6, excuse)
+        else:
+            self._violated(6, entry, f"{chain.name} holds {allocation.id}, which no claim that it settled explains")
+
+    def _states(self, entry: Entry, chain: Chain, before: View, view: View) -> None:
+        """An allocation's content never changes, nor does it become leased again; active is only what an effective decision names."""
+        for identity, held in view.held.items():
+            was = before.held.get(identity)
+            if was is held or held.allocation.origin == "found":
+                continue
+            active = was is not None and was.allocation.state == "active"
+            if was is not None and was.hash != held.hash:
+                self._violated(6, entry, f"{chain.name} changed the content of {identity}")
+            if active and held.allocation.state == "leased":
+                self._violated(5, entry, f"{chain.name} turned {identity} from active to leased")
+            if held.allocation.state == "active" and not active:
+                self._became_active(entry, chain, held, view.gap)
+
+    def _became_active(self, entry: Entry, chain: Chain, held: Held, gap: bool) -> None:
+        """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
+        answers, identity, request = self._answers, held.allocation.id, held.allocation.request
+        self._findings.figures["became_active"] += 1
+        if gap or identity in answers.promised:
+            self._findings.passed(2)
+        elif identity in answers.void:
+            void = answers.void[identity]
+            where = f"{void.partition}/{void.offset}"
+            self._violated(
+                2, entry, f"{chain.name} made {identity} active, which only the void decision at {where} names"
+            )
+        elif request in answers.decided:
+            self._violated(
+                2, entry, f"{chain.name} made {identity} active, which no effective decision on {request} names"
+            )
+
+    def _capacity(self, entry: Entry, chain: Chain, before: View, view: View, added: Set[str], blind: str) -> None:
+        """After a grant use is within capacity, unless the inventory shrank or instances were found in the same report."""
+        assert view.facts is not None, "a view of a report has facts"
+        claimed = [view.held[i].allocation for i in added if view.held[i].allocation.origin == "claim"]
+        for name in {name for allocation in claimed for name, amount in allocation.resources.items() if amount}:
+            used, capacity = view.used[name], view.facts.capacity(name)
+            was = before.facts.capacity(name) if before.facts else 0
+            if used <= capacity or used - _found(name, before, view) <= max(capacity, was):
+                self._findings.passed(1)
+            elif blind:
+                self._findings.unprovable(1, blind)
+            else:
+                self._violated(1, entry, f"{chain.name} granted past capacity: {used} of {capacity} {name} are used")
+
+    # -- leases -------------------------------------------------------------------------------------------------------------------------
+
+    def _leases(self, entry: Entry, chain: Chain, view: View, told: Told, blind: str) -> None:
+        """No leased allocation outlives its lease, counted anew from each start and renewal."""
+        now_ms, leases = entry.timestamp_ms, chain.leases
+        if chain.fresh or blind:
+            if blind and leases:
+                self._findings.unprovable(5, blind)
+            self._restart_leases(entry, chain, view)
+            return
+        for identity, lease_ms in told.renewed.items():
+            if identity in leases and identity in view.held:
+                full_ms = view.held[identity].allocation.lease_ms
+                leases[identity] = Lease(now_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms))
+        for identity in [i for i in leases if i not in view.held or view.held[i].allocation.state == "active"]:
+            del leases[identity]
+            self._findings.passed(5)
+        for identity, held in view.held.items():
+            if held.allocation.state == "leased" and identity not in leases:
+                leases[identity] = _full(now_ms, held)
+                chain.due_ms = min(chain.due_ms, leases[identity].latest_ms)
+        if now_ms > chain.due_ms + self._lease_slack_ms:
+            self._overdue(entry, chain)
+
+    def _overdue(self, entry: Entry, chain: Chain) -> None:
+        for identity, lease in chain.leases.items():
+            over_ms = entry.timestamp_ms - lease.latest_ms
+            if over_ms > self._lease_slack_ms:
+                self._violated(
+                    5,
+                    entry,
+                    f"{chain.name} still holds {identity} leased {over_ms / 1000:.0f} s after its lease ran out",
+                )
+                chain.leases[identity] = Lease(lease.earliest_ms, FAR_MS)  # told once
+        chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
+
+    def _restart_leases(self, entry: Entry, chain: Chain, view: View) -> None:
+        leased = (held for held in view.held.values() if held.allocation.state == "leased")
+        chain.leases = {held.allocation.id: _full(entry.timestamp_ms, held) for held in leased}
+        chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
+
+    def _violated(self, invariant: int, entry: Entry, text: str) -> None:
+        self._findings.violated(invariant, text, self._topic, entry.partition, entry.offset)
+
+
+def _full(now_ms: int, held: Held) -> Lease:
+    end_ms = now_ms + held.allocation.lease_ms
+    return Lease(end_ms, end_ms)
+
+
+def _found(name: str, before: View, view: View) -> int:
+    """Use by instances that were found, or found changed, in this very report."""
+    return sum(
+        held.allocation.resources.get(name, 0)
+        for identity, held in view.held.items()
+        if held.allocation.origin == "found" and before.held.get(identity) is not held
+    )

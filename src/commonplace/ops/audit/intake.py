@@ -1,0 +1,109 @@
+"""Reading of one topic with its account: every record is applied, superseded or quarantined (invariant 10)."""
+
+from collections.abc import Container, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from commonplace.ops.audit.evidence import Entry, Log, Options, Seen
+from commonplace.ops.audit.findings import Findings
+from commonplace.ops.audit.wire import Broken, Quarantined, read
+
+
+class Bad(Struct, frozen=True):
+    """A record that must have been quarantined."""
+
+    kind: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    reason: str
+
+
+class Quarantine:
+    """Which records were quarantined, and since when that is known."""
+
+    def __init__(self, log: Log | None) -> None:
+        self.places: dict[str, set[tuple[int, int]]] = {}
+        self.since_ms = 0
+        self.read = 0
+        for entry in log.records if log else ():
+            self.read += 1
+            if self.read == 1 and log and log.low.get(entry.partition, 0):
+                self.since_ms = entry.timestamp_ms
+            record = read("quarantine", entry.value or b"")
+            if isinstance(record, Quarantined):
+                self.places.setdefault(record.topic, set()).add((record.partition, record.offset))
+
+    def of(self, topic: str) -> Container[tuple[int, int]]:
+        return self.places.get(topic, set())
+
+
+class Intake:
+    """The records of one topic, decoded, each counted once."""
+
+    def __init__(self, kind: str, log: Log, quarantine: Quarantine, findings: Findings) -> None:
+        self.kind, self.log, self.seen = kind, log, Seen(log.low)
+        self.bad: list[Bad] = []
+        self.newest_ms = 0
+        self._quarantined = quarantine.of(log.name)
+        self._findings = findings
+        self._count = {"read": 0, "applied": 0, "superseded": 0, "quarantined": 0, "newer": 0}
+
+    def __iter__(self) -> Iterator[tuple[Entry, Any]]:
+        """Yield each entry with its record, None for a tombstone, Broken where it cannot be used."""
+        count = self._count
+        for entry in self.log.records:
+            count["read"] += 1
+            self.seen.take(entry.partition, entry.offset)
+            if entry.timestamp_ms > self.newest_ms:
+                self.newest_ms = entry.timestamp_ms
+            record = read(self.kind, entry.value) if entry.value is not None else None
+            if isinstance(record, Broken):
+                self._broken(entry, record)
+            elif (entry.partition, entry.offset) in self._quarantined:
+                record = Broken("quarantined by a reader")
+                count["quarantined"] += 1
+            yield entry, record
+
+    def applied(self) -> None:
+        """The record just read took effect."""
+        self._count["applied"] += 1
+
+    def superseded(self) -> None:
+        """The record just read is void, a repetition, or made way for a later one."""
+        self._count["superseded"] += 1
+
+    def broken(self, entry: Entry, reason: str) -> Broken:
+        """The record just read breaks a rule that needs more than its bytes."""
+        broken = Broken(reason)
+        self._broken(entry, broken)
+        return broken
+
+    def _broken(self, entry: Entry, record: Broken) -> None:
+        if record.newer:
+            self._count["newer"] += 1
+            return
+        self._count["quarantined"] += 1
+        self.bad.append(Bad(self.kind, entry.partition, entry.offset, entry.timestamp_ms, record.reason))
+
+    def settle(
+        self, quarantine: Quarantine, newest_ms: int, options: Options, answered: Container[tuple[int, int]] = ()
+    ) -> None:
+        """Judge invariant 10 of this topic: every bad record has its quarantine record (or, a request, its refusal)."""
+        findings, name = self._findings, self.log.name
+        for bad in self.bad:
+            place = (bad.partition, bad.offset)
+            if place in self._quarantined or place in answered:
+                findings.passed(10)
+            elif bad.timestamp_ms < quarantine.since_ms:
+                findings.unprovable(10, "quarantine records of that time are gone by retention")
+            elif bad.timestamp_ms > newest_ms - options.grace_ms:
+                findings.pending(10, "bad record is younger than the grace")
+            else:
+                findings.violated(10, f"record cannot be used ({bad.reason}) and nobody quarantined it", name, *place)
+        count = self._count
+        findings.passed(10, count["applied"] + count["superseded"])
+        for what, number in count.items():
+            if number:
+                findings.figures[f"{self.kind}_{what}"] = number

@@ -1,0 +1,114 @@
+"""The audit's shell: reads the raw topics of a pool up to the ends captured at start, and hands them to `check`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from commonplace.errors import CommonplaceError, TimedOut
+from commonplace.kafka import client, topics
+from commonplace.ops.audit.check import check
+from commonplace.ops.audit.evidence import Entry, Log, Options
+from commonplace.ops.audit.findings import AuditReport
+from commonplace.settings import Settings
+
+BATCH_RECORDS: Final = 5_000
+"""Most records taken from the client at once: few enough to stay small, enough to amortise the call."""
+
+SILENCE_S: Final = 30.0
+"""How long a partition that has more records may give none, and how long a look-up may take, before the audit gives up."""
+
+CAPTURED: Final = ("decisions", "requests", "hosts", "claims", "control", "quarantine")
+"""Order in which ends are captured: what a record points back to is captured after it (a decision's grant, a report's claim)."""
+
+SEVERAL_BROKERS_SKEW_MS: Final = 1_000
+"""How far the clocks of several brokers may differ: log times of two topics may come from two of them."""
+
+
+def run(settings: Settings, options: Options | None = None) -> AuditReport:
+    """Audit the pool that the settings name; blocks until all is read.
+
+    Raises `BrokerUnavailable` without a broker, `TopicsNotReady` where a topic is missing or breaks a rule, `TimedOut` where
+    reading stalls.
+    """
+    broker, facts, _ = topics.require_topics(settings, CAPTURED)
+    settings = client.settings_for(settings, broker)
+    options = options or options_for(settings, broker.brokers)
+    names = topics.Topics(settings.topics.prefix, settings.topics.pool)
+    consumers: list[Consumer] = []
+    try:
+        logs = {}
+        for kind in CAPTURED:
+            name = getattr(names, kind)
+            consumers.append(client.consumer(settings, required={"enable.partition.eof": True}))
+            logs[kind] = _log(consumers[-1], name, facts[name].topic_id, facts[name].partitions)
+        return check(logs, options)
+    finally:
+        for consumer in consumers:
+            consumer.close()
+
+
+def options_for(settings: Settings, brokers: int) -> Options:
+    """Tolerances that fit the settings: what agents and schedulers of this pool run with by default."""
+    return Options(
+        heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
+        deadline_default_ms=settings.scheduler.deadline_ms_default,
+        skew_ms=0 if brokers == 1 else SEVERAL_BROKERS_SKEW_MS,
+    )
+
+
+def _log(consumer: Consumer, name: str, topic_id: str, partitions: int) -> Log:
+    low, high = {}, {}
+    for partition in range(partitions):
+        try:
+            low[partition], high[partition] = consumer.get_watermark_offsets(
+                TopicPartition(name, partition), timeout=SILENCE_S
+            )
+        except KafkaException as e:
+            raise _failed(name, partition, e.args[0]) from e
+    return Log(name, topic_id, low, high, _records(consumer, name, low, high))
+
+
+def _records(consumer: Consumer, name: str, low: dict[int, int], high: dict[int, int]) -> Iterator[Entry]:
+    """All records of a topic up to the captured ends; assigned when first asked for, so that no topic is fetched ahead of its turn."""
+    position = {partition: start for partition, start in low.items() if start < high[partition]}
+    consumer.assign([TopicPartition(name, partition, start) for partition, start in position.items()])
+    while position:
+        for message in _batch(consumer, name, position):
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            assert partition is not None, "what an assigned partition gives has a partition"
+            assert offset is not None, "what an assigned partition gives has an offset"
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise _failed(name, partition, error)
+            if partition not in position:
+                continue  # it was read to its captured end, and goes on
+            if error is None and offset < high[partition]:
+                position[partition] = offset + 1
+                yield Entry(partition, offset, message.timestamp()[1], _bytes(message.key()), _bytes(message.value()))
+            if (
+                error is not None or offset + 1 >= high[partition]
+            ):  # an end that is told: the last records may be compacted away
+                del position[partition]
+                consumer.incremental_unassign([TopicPartition(name, partition)])
+
+
+def _batch(consumer: Consumer, name: str, position: dict[int, int]) -> Sequence[Message]:
+    first = consumer.poll(SILENCE_S)
+    if first is None:
+        partition, offset = next(iter(position.items()))
+        raise TimedOut(
+            f"{name} [{partition}] gave nothing at offset {offset} for {SILENCE_S:g} s: see the broker, then audit again"
+        )
+    return [first, *consumer.consume(BATCH_RECORDS, 0)]
+
+
+def _failed(name: str, partition: int, error: KafkaError) -> CommonplaceError:
+    if error.code() == KafkaError.OFFSET_OUT_OF_RANGE:
+        return CommonplaceError(
+            f"{name} [{partition}]: retention overtook the audit: audit again, or when less is written"
+        )
+    return CommonplaceError(f"{name} [{partition}] cannot be read: {error.str()}")
+
+
+def _bytes(data: str | bytes | None) -> bytes | None:
+    return data.encode() if isinstance(data, str) else data

@@ -1,0 +1,316 @@
+"""The audit's own reading of the wire, written from docs/protocol.md and sharing no code with the scheduler.
+
+Only what the audit judges is declared; other fields of state records are ignored, as the page says. Requests and claims refuse fields
+that the page does not name, because such a record must have been quarantined.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+VERSION = 1
+RECORD_BYTES_MAX = 1_000_000
+INTEGER_MAX = 2**53 - 1
+
+Text128 = Annotated[str, Meta(max_length=128)]
+HostName = Annotated[str, Meta(max_length=128, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:-]*\Z")]
+Id = Annotated[str, Meta(max_length=128, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:@+-]*\Z")]
+Label = Annotated[str, Meta(max_length=128, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
+Upper64 = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Z][A-Z0-9_]*\Z")]
+Upper128 = Annotated[str, Meta(max_length=128, pattern=r"\A[A-Z][A-Z0-9_]*\Z")]
+Hash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+Integer = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+Watermark = Annotated[int, Meta(ge=-1, le=INTEGER_MAX)]
+Millis = Annotated[int, Meta(ge=0, le=604_800_000)]
+Limit = Annotated[int, Meta(ge=0, le=1000)]
+Traits = Annotated[tuple[Upper128, ...], Meta(max_length=256)]
+Amounts = Annotated[dict[Text128, Integer], Meta(max_length=32)]
+Cells = Annotated[dict[Text128, Amounts], Meta(max_length=16)]
+Names = Annotated[list[Text128], Meta(max_length=1000)]
+Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
+
+
+def _written() -> int:  # a factory, because `omit_defaults` would leave a plain default out of the digest
+    return VERSION
+
+
+class Item(Struct, frozen=True, gc=False):
+    """Inventory of one class."""
+
+    total: Integer
+    reserved: Integer = 0
+    allocation_ratio_thousandths: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1000
+    min_unit: Annotated[int, Meta(ge=1, le=INTEGER_MAX)] = 1
+    max_unit: Integer = 0
+    step_size: Annotated[int, Meta(ge=1, le=INTEGER_MAX)] = 1
+
+
+class Allocation(Struct, kw_only=True, frozen=True, gc=False):
+    """What the audit wants to know of an allocation."""
+
+    id: Text128
+    request: Text128 = ""
+    index: Annotated[int, Meta(ge=0, le=256)] = 0
+    instance: Text128 = ""
+    flavor: Text128 = ""
+    project: Text128 = ""
+    user: Text128 = ""
+    kind: Text128 = ""
+    group: Text128 = ""
+    resources: Amounts
+    cells: Cells = {}
+    state: Literal["leased", "active"] = "leased"
+    building: bool = False
+    lease_ms: Millis = 0
+    origin: Literal["claim", "found"] = "claim"
+
+
+Allocations = Annotated[list[Allocation], Meta(max_length=1000)]
+
+
+class Settled(Struct, frozen=True, gc=False):
+    """One settled entry of a report."""
+
+    offset: Watermark
+    verdict: Literal[
+        "granted", "rejected", "renewed", "confirmed", "released", "late", "ignored", "lapsed", "failed", "lost"
+    ]
+    reason: Literal["", "stale", "full", "constraint", "disabled", "expired", "version"] = ""
+    allocation: Text128 = ""
+
+
+SettledList = Annotated[list[Settled], Meta(max_length=256)]
+Inventory = Annotated[dict[Upper64, Item], Meta(max_length=32)]
+Status = Literal["enabled", "disabled", "draining"]
+
+
+class Start(Struct, tag="start", tag_field="type", kw_only=True):
+    """Start record of a host."""
+
+    v: int = 1
+    host: HostName
+    removed: bool = False
+
+
+class Snapshot(Struct, tag="snapshot", tag_field="type", kw_only=True):
+    """Full report."""
+
+    v: int = 1
+    host: Text128
+    epoch: Integer
+    generation: Integer
+    claims_topic: Text128
+    claims_through: Watermark
+    hash: Hash
+    status: Status = "enabled"
+    gap: bool = False
+    inventory: Inventory
+    traits: Traits = ()
+    labels: Labels = {}
+    allocations: Allocations = []
+    settled: SettledList = []
+    settled_omitted: Integer = 0
+
+
+class Delta(Struct, tag="delta", tag_field="type", kw_only=True):
+    """Cumulative change since a snapshot."""
+
+    v: int = 1
+    host: Text128
+    epoch: Integer
+    generation: Integer
+    base_generation: Integer
+    claims_topic: Text128
+    claims_through: Watermark
+    hash: Hash
+    status: Status | None = None
+    gap: bool | None = None
+    inventory: Inventory | None = None
+    traits: Traits | None = None
+    labels: Labels | None = None
+    upserts: Allocations = []
+    removed: Names = []
+    settled: SettledList = []
+    settled_omitted: Integer = 0
+
+
+class Claim(Struct, tag="claim", tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Intent to allocate."""
+
+    v: int = 1
+    host: HostName
+    request: Id
+    replica: Text128 = ""
+    mode: Literal["strict", "fits", "renew"] = "strict"
+    expected: Hash = "0000000000000000"
+    lease_ms: Millis
+    allocations: Annotated[list[Allocation], Meta(min_length=1, max_length=256)]
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    group_max: Limit = 0
+    builds_max: Limit = 0
+    instances_max: Limit = 0
+
+
+class Confirm(Struct, tag="confirm", tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Confirm of an allocation."""
+
+    v: int = 1
+    host: HostName
+    request: Id
+    allocation: Id
+
+
+class Release(Struct, tag="release", tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Release of an allocation."""
+
+    v: int = 1
+    host: HostName
+    request: Id
+    allocation: Id
+    leased_only: bool = False
+
+
+class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Build request. The order of the fields is that of the page: the digest is taken over the record encoded anew."""
+
+    v: int = field(default_factory=_written)
+    id: Id
+    flavor: Id
+    count: Annotated[int, Meta(ge=1, le=256)] = 1
+    project: Label = ""
+    user: Label = ""
+    kind: Label = "build"
+    group: Label = ""
+    group_max: Limit = 0
+    instances: Annotated[tuple[Id, ...], Meta(max_length=256)] = ()
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    deadline_ms: Millis = 0
+    lease_ms: Millis = 0
+
+
+class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
+    """Withdrawal of a request."""
+
+    v: int = 1
+    id: Id
+    flavor: Id
+
+
+class Position(Struct, frozen=True, gc=False):
+    """Place of a record in its topic."""
+
+    partition: Integer
+    offset: Integer
+
+
+class Placed(Struct, kw_only=True, frozen=True, gc=False):
+    """One placed instance."""
+
+    index: int = 0
+    instance: Text128
+    host: Text128
+    allocation: Text128
+    grant: Position
+
+
+class Decision(Struct, tag="decision", tag_field="type", kw_only=True):
+    """Answer to a request."""
+
+    v: int = 1
+    request: Text128
+    result: Literal["placed", "no_valid_host", "rejected", "expired"]
+    reason: Text128 = ""
+    content: Text128 = ""
+    position: Position
+    count: int = 1
+    placed: Annotated[list[Placed], Meta(max_length=256)] = []
+
+
+class Quarantined(Struct, tag="quarantined", tag_field="type", kw_only=True):
+    """Notice of a record that could not be used."""
+
+    v: int = 1
+    topic: Text128
+    partition: Integer
+    offset: Integer
+
+
+class Flavor(Struct, tag="flavor", tag_field="type", kw_only=True):
+    """Control record of a flavor; judged only for being readable."""
+
+    v: int = 1
+    name: Id
+    resources: Annotated[dict[Upper64, Integer], Meta(min_length=1, max_length=32)]
+    traits_required: Traits = ()
+    traits_forbidden: Traits = ()
+    spread: Annotated[int, Meta(ge=1, le=1024)] = 1
+
+
+class Profile(Struct, tag="profile", tag_field="type", kw_only=True):
+    """Control record of a profile; judged only for being readable."""
+
+    v: int = 1
+    name: Id
+    weighers: Annotated[dict[Label, float], Meta(max_length=32)] = {}
+
+
+class HostControl(Struct, tag="host", tag_field="type", kw_only=True):
+    """Control record of a host; judged only for being readable."""
+
+    v: int = 1
+    name: HostName
+    status: Status = "enabled"
+
+
+class Routing(Struct, tag="routing", tag_field="type", kw_only=True):
+    """Control record that routes flavors; judged only for being readable."""
+
+    v: int = 1
+    pools: dict[Id, Id] = {}
+
+
+class Broken(Struct, frozen=True):
+    """A record that cannot be used, and why; `newer`: of a later version, which is nobody's fault."""
+
+    reason: str
+    newer: bool = False
+
+
+class _Envelope(Struct):
+    v: int = 0
+
+
+_KINDS: dict[str, Any] = {
+    "hosts": Start | Snapshot | Delta,
+    "claims": Claim | Confirm | Release,
+    "requests": Build | Cancel,
+    "decisions": Decision,
+    "control": Flavor | Profile | HostControl | Routing,
+    "quarantine": Quarantined,
+}
+_decoders = {topic: msgspec.json.Decoder(kind) for topic, kind in _KINDS.items()}
+_envelope = msgspec.json.Decoder(_Envelope)
+_errors = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+def read(topic: str, raw: bytes) -> Any:
+    """One record of `topic`, or Broken; raises nothing."""
+    if len(raw) > RECORD_BYTES_MAX:
+        return Broken(f"{len(raw)} bytes, at most {RECORD_BYTES_MAX} are read")
+    try:
+        record = _decoders[topic].decode(raw)
+    except _errors as error:
+        return Broken(str(error)[:200], _version(raw) > VERSION)
+    if record.v != VERSION:
+        return Broken(f"version {record.v}", record.v > VERSION)
+    return record
+
+
+def _version(raw: bytes) -> int:
+    try:
+        return _envelope.decode(raw).v
+    except _errors:
+        return 0
