@@ -91,6 +91,7 @@ class FakeReplica:
     def __init__(self, settings: Settings, decide: Decide) -> None:
         self.requests: list[tuple[int, bytes, Build | Cancel]] = []
         self.claims: list[Confirm | Release] = []
+        self.claim_partitions: set[int] = set()
         self.lapsed: set[str] = set()
         self._decide = decide
         broker = client.require_broker(settings, timeout_s=20)
@@ -148,6 +149,7 @@ class FakeReplica:
             if message.topic() == self._names.requests:
                 self._request(partition, offset, key, value)
             else:
+                self.claim_partitions.add(partition)
                 self._claim(offset, decode("claims", value))
 
     def _request(self, partition: int, offset: int, key: bytes, value: bytes) -> None:
