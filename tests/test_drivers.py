@@ -249,12 +249,12 @@ def test_instances_are_started_and_stopped_by_commands(machine: HostDriverSettin
     driver.close()
 
 
-def test_an_instance_that_ends_by_itself_is_gone(machine: HostDriverSettings, tmp_path: Path) -> None:
+def test_an_instance_that_ends_by_itself_has_failed(machine: HostDriverSettings, tmp_path: Path) -> None:
     driver = HostDriver(machine)
     driver.start(allocation())
     until(driver, bool)
     (tmp_path / "vms" / "vm-a1").unlink()
-    assert until(driver, bool) == [Gone("vm-a1")]
+    assert until(driver, bool) == [Failed("a1", "ended by itself")]
     driver.close()
 
 
@@ -267,6 +267,32 @@ def test_an_adopted_instance_is_not_found_and_can_be_stopped(machine: HostDriver
     driver.stop("a1")
     until(driver, lambda _: not (tmp_path / "vms" / "vm-a1").exists())
     driver.close()
+
+
+def held_as_found(name: str, vcpus: int) -> Allocation:
+    return Allocation(id=f"found:{name}", instance=name, resources={"VCPU": vcpus}, state="active", origin="found")
+
+
+def test_what_ended_while_no_agent_ran_is_told_after_adoption(machine: HostDriverSettings, tmp_path: Path) -> None:
+    (tmp_path / "vms" / "there").write_text("")
+    driver = HostDriver(machine)
+    driver.adopt(allocation())
+    driver.adopt(held_as_found("away", 1))
+    driver.adopt(held_as_found("there", 1))
+    assert until(driver, bool) == [Failed("a1", "ended by itself"), Gone("away")]
+    driver.close()
+
+
+def test_a_static_driver_tells_the_end_of_adopted_found_instances() -> None:
+    running = [Found(instance="there", resources={"VCPU": 1}), Found(instance="grown", resources={"VCPU": 4})]
+    driver = StaticDriver(VCPU, found=lambda: tuple(running))
+    for name in ("there", "away", "grown"):
+        driver.adopt(held_as_found(name, 1))
+    assert driver.poll(0.0) == [Gone("away"), Gone("grown"), running[1]]
+    unlisted = StaticDriver(VCPU)
+    unlisted.adopt(held_as_found("away", 1))
+    assert unlisted.poll(0.0) == [Gone("away")]
+    assert unlisted.due() == float("inf")
 
 
 def test_a_failed_start_says_why(machine: HostDriverSettings, tmp_path: Path) -> None:

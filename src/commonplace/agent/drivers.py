@@ -16,10 +16,11 @@ from commonplace.core.ledger import Failed, Found, Gone, Up
 from commonplace.core.records import Allocation
 from commonplace.core.resources import Inventory
 
-__all__ = ["Driver", "Event", "Failed", "Found", "Gone", "StaticDriver", "Up"]
-
+__all__ = ["Driver", "Event", "Failed", "Found", "Gone", "StaticDriver", "Up", "as_found"]
 
 Event = Up | Failed | Found | Gone
+"""What a driver tells, each thing once: `Found` and `Gone` of instances it was not told to start, `Up` and `Failed` of
+those it was; an instance that ran and ended by itself has failed."""
 
 
 class Driver(Protocol):
@@ -41,7 +42,8 @@ class Driver(Protocol):
         """Begin to start the allocation's instance; `poll` says how it went."""
 
     def adopt(self, allocation: Allocation) -> None:
-        """Take charge of an allocation that an earlier agent started, so that it can be stopped; told at most once."""
+        """Take charge of what the ledger held before this driver was there: of a claim's, so that it can be stopped;
+        of a found instance, so that its end is noticed. To be called before the first poll."""
 
     def stop(self, allocation_id: str) -> None:
         """Begin to stop the allocation's instance; unknown ids are nothing to stop."""
@@ -54,6 +56,19 @@ class Driver(Protocol):
 
     def due(self) -> float:
         """When the next poll may have something to tell, on the clock of `poll`; inf: not before start or stop."""
+
+
+def as_found(allocation: Allocation) -> Found:
+    """What a driver told of a found instance, from the allocation that the ledger made of it."""
+    return Found(
+        instance=allocation.instance,
+        resources=allocation.resources,
+        project=allocation.project,
+        user=allocation.user,
+        kind=allocation.kind,
+        flavor=allocation.flavor,
+        group=allocation.group,
+    )
 
 
 class StaticDriver:
@@ -117,7 +132,9 @@ class StaticDriver:
         self._new.append(allocation.id)
 
     def adopt(self, allocation: Allocation) -> None:
-        """Nothing to take charge of: an accounted instance that was building is up by now or starts anew."""
+        """An accounted instance needs no care; a found one is as if told already."""
+        if allocation.origin == "found":
+            self._reported[allocation.instance] = as_found(allocation)
 
     def stop(self, allocation_id: str) -> None:
         self._booting.pop(allocation_id, None)
@@ -128,7 +145,7 @@ class StaticDriver:
         return True  # a poll tells at once what runs
 
     def due(self) -> float:
-        if self._found or self._new:
+        if self._found or self._reported or self._new:
             return 0.0
         return min(self._booting.values(), default=inf)
 
@@ -140,8 +157,9 @@ class StaticDriver:
         for allocation_id in booted:
             del self._booting[allocation_id]
         events: list[Event] = [self._outcome(allocation_id) for allocation_id in booted]
-        if self._found:
-            events += self._changes({instance.instance: instance for instance in self._found()})
+        if self._found or self._reported:
+            running = self._found() if self._found else ()
+            events += self._changes({instance.instance: instance for instance in running})
         return events
 
     def _outcome(self, allocation_id: str) -> Event:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from commonplace.agent.commands import Command, check_template, expand
-from commonplace.agent.drivers import Event, Failed, Found, Gone, Up
+from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
 from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, measure, measured_load
 from commonplace.core.records import Allocation
 from commonplace.core.resources import Inventory, ratio_thousandths
@@ -62,7 +62,10 @@ class HostDriver:
         self._new.append(allocation)
 
     def adopt(self, allocation: Allocation) -> None:
-        self._held[allocation.id] = allocation
+        if allocation.origin == "found":
+            self._listed[allocation.instance] = as_found(allocation)
+        else:
+            self._held[allocation.id] = allocation
 
     def stop(self, allocation_id: str) -> None:
         allocation = self._held.pop(allocation_id, None)
@@ -173,18 +176,14 @@ class HostDriver:
             for name, instance in running.items()
             if name not in own and instance != self._listed.get(name) and judged(name)
         ]
-        for name in gone:
-            self._forget(name)
+        ended = [allocation.id for allocation in self._held.values() if allocation.instance in gone]
         self._listed = {name: was for name, was in self._listed.items() if name in running and name not in own}
         changed = [name for name in (one.instance for one in found) if name in self._listed]
         self._listed |= {one.instance: one for one in found}
         self._changed = {name: turn for name, turn in self._changed.items() if name in busy or not judged(name)}
         # a changed instance is gone and found again, because what it holds is no longer what was told
-        return [*(Gone(name) for name in gone + changed), *found]
-
-    def _forget(self, instance: str) -> None:
-        for allocation_id in [a.id for a in self._held.values() if a.instance == instance]:
-            del self._held[allocation_id]
+        failed = [event for allocation_id in ended for event in self._failed(allocation_id, "ended by itself")]
+        return [*failed, *(Gone(name) for name in gone + changed if name not in own), *found]
 
 
 class _Listed(Found, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=False):
