@@ -87,6 +87,12 @@ class DriverSaid(Struct, frozen=True, gc=False):
     event: Up | Failed | Found | Gone | Configure
 
 
+class Looked(Struct, frozen=True, gc=False):
+    """The driver has told of all that runs on the host, for the first time; the answer to `AskClaimsRange` waits for it."""
+
+    host: str
+
+
 class LoadMeasured(Struct, frozen=True, gc=False):
     """Measured load of a host, reported beside the hash with the next report."""
 
