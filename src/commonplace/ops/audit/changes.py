@@ -60,7 +60,11 @@ class Changes:
                     instances.setdefault((allocation.request, allocation.index), []).append((chain, allocation))
         for (request, index), holders in instances.items():
             active = [(chain, allocation) for chain, allocation in holders if allocation.state == "active"]
-            if len(active) > 1:
+            if len(active) > 1 and any(chain.view and chain.view.gap for chain, _ in active):
+                self._findings.unprovable(
+                    5, "a host reports a gap: it keeps what it held, until an operator has looked"
+                )
+            elif len(active) > 1:
                 where = ", ".join(f"{allocation.id} on {chain.name}" for chain, allocation in active[:4])
                 text = f"instance {request}.{index} has {len(active)} active allocations: {where}"
                 last = max(active, key=lambda holder: holder[0].offset)[0]
@@ -108,7 +112,7 @@ class Changes:
                 self._findings.passed(1)
             else:
                 self._findings.unprovable(1, "the report before is gone, so the inventory may have shrunk")
-        self._restart_leases(entry, chain, view)
+        self._restart_leases(entry, chain, view, known=False)
 
     def _vanished(self, entry: Entry, chain: Chain, allocation: Allocation, told: Told, excuse: str) -> None:
         if allocation.origin == "found":
@@ -191,7 +195,7 @@ class Changes:
         if chain.fresh or blind:
             if blind and leases:
                 self._findings.unprovable(5, blind)
-            self._restart_leases(entry, chain, view)
+            self._restart_leases(entry, chain, view, known=not blind)
             return
         for identity, lease_ms in told.renewed.items():
             if identity in leases and identity in view.held:
@@ -219,9 +223,11 @@ class Changes:
                 chain.leases[identity] = Lease(lease.earliest_ms, FAR_MS)  # told once
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
-    def _restart_leases(self, entry: Entry, chain: Chain, view: View) -> None:
+    def _restart_leases(self, entry: Entry, chain: Chain, view: View, *, known: bool) -> None:
+        """Leases run in full from here at the latest; where what lies before is not known they may end at any time."""
         leased = (held for held in view.held.values() if held.allocation.state == "leased")
-        chain.leases = {held.allocation.id: _full(entry.timestamp_ms, held) for held in leased}
+        full = {held.allocation.id: _full(entry.timestamp_ms, held) for held in leased}
+        chain.leases = full if known else {identity: Lease(0, lease.latest_ms) for identity, lease in full.items()}
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
     def _violated(self, invariant: int, entry: Entry, text: str) -> None:

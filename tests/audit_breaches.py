@@ -1,0 +1,512 @@
+"""Logs that break an invariant, one way each: every function writes into a fresh pool and returns topic and offset of the evidence."""
+
+from collections.abc import Callable
+
+from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, settled
+
+Breach = Callable[[Pool], tuple[str, int]]
+BREACHES: list[tuple[int, str, Breach]] = []
+"""Invariant, words of the finding, and the breach."""
+
+
+def breaks(invariant: int, words: str) -> Callable[[Breach], Breach]:
+    """Register a breach."""
+
+    def register(breach: Breach) -> Breach:
+        BREACHES.append((invariant, words, breach))
+        return breach
+
+    return register
+
+
+# --- 1: capacity -----------------------------------------------------------------------------------------------------------------------
+
+
+@breaks(1, "past capacity: 0 + 9 of 8 VCPU")
+def one_claim_is_larger_than_the_host(p: Pool) -> tuple[str, int]:
+    return "hosts", p.placed("r-1", "a-1", vcpu=9)
+
+
+@breaks(1, "past capacity: 6 + 4 of 8 VCPU")
+def two_claims_are_together_larger_than_the_host(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1", vcpu=6)
+    return "hosts", p.placed("r-2", "a-2", vcpu=4)
+
+
+@breaks(1, "past capacity")
+def reserved_share_is_given_away(p: Pool) -> tuple[str, int]:
+    p.host().inventory = {"VCPU": {"total": 8, "reserved": 4}}
+    p.snapshot()
+    return "hosts", p.placed("r-1", "a-1", vcpu=6)
+
+
+@breaks(1, "past capacity")
+def grant_comes_while_found_instances_already_fill_the_host(p: Pool) -> tuple[str, int]:
+    p.host().held["found.1"] = {"id": "found.1", "resources": {"VCPU": 10}, "state": "active", "origin": "found"}
+    p.delta()
+    return "hosts", p.placed("r-1", "a-1")
+
+
+@breaks(1, "past capacity")
+def overcommit_by_an_allocation_that_no_entry_explains(p: Pool) -> tuple[str, int]:
+    p.host().held["a-1"] = {"id": "a-1", "request": "r-1", "resources": {"VCPU": 9}, "lease_ms": LEASE_MS}
+    return "hosts", p.delta()
+
+
+# --- 2: one effective decision ---------------------------------------------------------------------------------------------------------
+
+
+@breaks(2, "has no decision")
+def request_is_never_decided(p: Pool) -> tuple[str, int]:
+    at = p.request("r-1")
+    p.heartbeats(120_000)
+    return "requests", at
+
+
+@breaks(2, "has no decision")
+def request_is_passed_over_for_another(p: Pool) -> tuple[str, int]:
+    at = p.request("r-1")
+    p.decide("r-other", result="rejected", position={"partition": 0, "offset": at})
+    p.heartbeats(120_000)
+    return "requests", at
+
+
+@breaks(2, "its request on 3")
+def decision_stands_on_another_partition_than_its_request(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    return "decisions", p.decide("r-1", position={"partition": 3, "offset": 0})
+
+
+@breaks(2, "was never told so")
+def reused_id_gets_no_answer(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    p.decide("r-1")
+    at = p.request("r-1", count=2)
+    p.heartbeats(120_000)
+    return "requests", at
+
+
+@breaks(2, "which was never made")
+def decision_answers_no_request(p: Pool) -> tuple[str, int]:
+    return "decisions", p.decide("r-1")
+
+
+@breaks(2, "which only the void decision")
+def allocation_of_a_void_decision_is_confirmed(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.decide("r-1", ("a-2", at))
+    return "hosts", p.confirmed("r-1", "a-2")
+
+
+@breaks(2, "which no effective decision on r-1 names")
+def allocation_that_lost_is_confirmed(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    return "hosts", p.confirmed("r-1", "a-2")
+
+
+# --- 3: granted before, and holds ------------------------------------------------------------------------------------------------------
+
+
+@breaks(3, "does not show it")
+def decision_names_a_report_that_lacks_the_allocation(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", p.decide("r-1", ("a-1", 1))
+
+
+@breaks(3, "on h9")
+def decision_names_another_host(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", p.decide("r-1", ("a-1", at), host="h9")
+
+
+@breaks(3, "before its grant stood")
+def decision_is_written_before_the_grant(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    at = p.decide("r-1", ("a-1", 2))
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", at
+
+
+@breaks(3, "where the log has no record")
+def decision_names_a_position_beyond_the_end(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    return "decisions", p.decide("r-1", ("a-1", 77))
+
+
+@breaks(3, "which is a start record")
+def decision_names_a_start_record(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    return "decisions", p.decide("r-1", ("a-1", 0))
+
+
+@breaks(3, "shows for r-2.0")
+def decision_names_the_allocation_of_another_request(p: Pool) -> tuple[str, int]:
+    at = p.placed("r-2", "a-1")
+    p.request("r-1")
+    return "decisions", p.decide("r-1", ("a-1", at))
+
+
+@breaks(3, "which asked for 2")
+def decision_places_a_part_only(p: Pool) -> tuple[str, int]:
+    p.request("r-1", count=2)
+    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", p.decide("r-1", ("a-1", at), count=2, content=digest("r-1", count=2))
+
+
+@breaks(3, "says neither")
+def placed_allocation_vanishes_without_a_word(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.end("lapsed", "a-1")
+    return "hosts", p.delta()
+
+
+@breaks(3, "which was confirmed")
+def confirmed_allocation_lapses(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.heartbeats(LEASE_MS)
+    return "hosts", p.delta(settled=p.end("lapsed", "a-1"))
+
+
+@breaks(3, "before its lease is over")
+def lease_lapses_too_early(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.tick(100_000)
+    return "hosts", p.delta(settled=p.end("lapsed", "a-1"))
+
+
+@breaks(3, "was forgotten while it held a-1")
+def host_is_forgotten_with_a_placed_allocation(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    return "hosts", p.start(removed=True)
+
+
+# --- 5: one allocation per instance, leases --------------------------------------------------------------------------------------------
+
+
+@breaks(5, "has 2 active allocations")
+def instance_stays_on_two_hosts(p: Pool) -> tuple[str, int]:
+    p.start("h2")
+    p.snapshot("h2")
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    p.delta("h2", settled=p.take(p.claim("r-1", "b-1", host="h2"), "h2"))
+    p.confirmed("r-1", "a-1")
+    return "hosts", p.confirmed("r-1", "b-1", host="h2")
+
+
+@breaks(5, "has 2 active allocations")
+def instance_stays_twice_on_one_host(p: Pool) -> tuple[str, int]:
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.confirmed("r-1", "a-1")
+    return "hosts", p.confirmed("r-1", "a-2")
+
+
+@breaks(5, "after its lease ran out")
+def lease_never_lapses(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.tick(LEASE_MS)
+    p.heartbeats(3 * HEARTBEAT_MS)
+    return (
+        "hosts",
+        p.host().epoch + 5,
+    )  # start, snapshot, grant, then the first heartbeat past lease, slack and heartbeat
+
+
+@breaks(5, "after its lease ran out")
+def lease_outlives_even_the_restart(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.heartbeats(200_000)
+    p.start()
+    p.snapshot()
+    p.tick(LEASE_MS + 60_000)
+    return "hosts", p.delta()
+
+
+@breaks(5, "which it does not hold")
+def lapsed_lease_is_renewed(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.tick(LEASE_MS)
+    p.delta(settled=p.end("lapsed", "a-1"))
+    renew = p.claim("r-1", "a-1", mode="renew")
+    p.host().through = renew
+    return "hosts", p.delta(settled=[settled("renewed", "a-1", renew)])
+
+
+@breaks(5, "an id that was used before")
+def allocation_id_is_used_again(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.delta(settled=p.end("released", "a-1", p.ask("release", "r-1", "a-1")))
+    return "hosts", p.placed("r-2", "a-1")
+
+
+@breaks(5, "from active to leased")
+def active_allocation_becomes_leased_again(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.host().held["a-1"] |= {"state": "leased"}
+    return "hosts", p.delta()
+
+
+# --- 6: strict claims and fits ---------------------------------------------------------------------------------------------------------
+
+
+@breaks(6, "which expects 0000000000000000")
+def strict_claim_is_granted_on_another_state(p: Pool) -> tuple[str, int]:
+    return "hosts", p.placed("r-1", "a-1", expected="0" * 16)
+
+
+@breaks(6, "on which it granted another just before")
+def two_racers_on_one_state_both_win(p: Pool) -> tuple[str, int]:
+    one, two = p.claim("r-1", "a-1"), p.claim("r-2", "a-2")
+    return "hosts", p.delta(settled=p.take(one) + p.take(two))
+
+
+@breaks(6, "on state")
+def two_racers_on_one_state_win_in_two_reports(p: Pool) -> tuple[str, int]:
+    one, two = p.claim("r-1", "a-1"), p.claim("r-2", "a-2")
+    p.delta(settled=p.take(one))
+    return "hosts", p.delta(settled=p.take(two))
+
+
+@breaks(6, "which no claim that it settled explains")
+def allocation_appears_without_a_claim(p: Pool) -> tuple[str, int]:
+    p.host().held["a-1"] = {"id": "a-1", "request": "r-1", "resources": {"VCPU": 1}, "lease_ms": LEASE_MS}
+    return "hosts", p.delta()
+
+
+@breaks(6, "which claims nothing for this host")
+def grant_names_a_record_that_is_no_claim(p: Pool) -> tuple[str, int]:
+    release = p.ask("release", "r-1", "a-0")
+    p.host().through = release
+    p.host().held["a-1"] = {"id": "a-1", "request": "r-1", "resources": {"VCPU": 1}, "lease_ms": LEASE_MS}
+    return "hosts", p.delta(settled=[settled("granted", "a-1", release)])
+
+
+@breaks(6, "otherwise than the claim at 0 asked for it")
+def ledger_holds_less_than_was_claimed(p: Pool) -> tuple[str, int]:
+    entries = p.take(p.claim("r-1", "a-1", vcpu=4))
+    p.host().held["a-1"]["resources"] = {"VCPU": 1}
+    return "hosts", p.delta(settled=entries)
+
+
+@breaks(6, "changed the content of a-1")
+def allocation_changes_its_size(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.host().held["a-1"] = p.host().held["a-1"] | {"resources": {"VCPU": 1}}
+    return "hosts", p.delta()
+
+
+@breaks(6, "lacks HW_X")
+def required_trait_is_missing(p: Pool) -> tuple[str, int]:
+    return "hosts", p.placed("r-1", "a-1", traits_required=["HW_X"])
+
+
+@breaks(6, "has HW_X")
+def forbidden_trait_is_there(p: Pool) -> tuple[str, int]:
+    p.host().traits = ["HW_X"]
+    p.snapshot()
+    return "hosts", p.placed("r-1", "a-1", traits_forbidden=["HW_X"], mode="fits")
+
+
+@breaks(6, "is disabled")
+def grant_on_a_disabled_host(p: Pool) -> tuple[str, int]:
+    p.host().status = "disabled"
+    p.snapshot()
+    return "hosts", p.placed("r-1", "a-1")
+
+
+@breaks(6, "1 of group web are here and 1 may be")
+def anti_affinity_is_checked_by_nobody(p: Pool) -> tuple[str, int]:
+    def member(request: str, allocation: str) -> int:
+        asked = [{"id": allocation, "request": request, "resources": {"VCPU": 1}, "group": "web"}]
+        claim = p.claim(request, allocation, allocations=asked, group_max=1)
+        return p.delta(settled=p.take(claim))
+
+    member("r-1", "a-1")
+    return "hosts", member("r-2", "a-2")
+
+
+@breaks(6, "2 builds are then in progress and 1 may be")
+def too_many_builds_in_progress(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1", builds_max=1)
+    return "hosts", p.placed("r-2", "a-2", builds_max=1)
+
+
+@breaks(6, "1 instances are here and 1 may be")
+def too_many_instances(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1", instances_max=1)
+    return "hosts", p.placed("r-2", "a-2", instances_max=1)
+
+
+@breaks(6, "is no amount the host gives")
+def step_size_is_ignored(p: Pool) -> tuple[str, int]:
+    p.host().inventory = {"VCPU": {"total": 8, "step_size": 4}}
+    p.snapshot()
+    return "hosts", p.placed("r-1", "a-1", vcpu=2)
+
+
+@breaks(6, "beyond its own watermark")
+def report_settles_beyond_its_watermark(p: Pool) -> tuple[str, int]:
+    entries = p.take(p.claim("r-1", "a-1"))
+    p.host().through = -1
+    return "hosts", p.delta(settled=entries)
+
+
+@breaks(6, "although it holds it")
+def claim_is_granted_twice(p: Pool) -> tuple[str, int]:
+    claim = p.claim("r-1", "a-1")
+    p.delta(settled=p.take(claim))
+    again = p.claim("r-1", "a-1")
+    p.host().through = again
+    return "hosts", p.delta(settled=[settled("granted", "a-1", again)])
+
+
+# --- 9: void reports -------------------------------------------------------------------------------------------------------------------
+
+
+@breaks(9, "is the void report at hosts 0/3")
+def decision_rests_on_a_fenced_agents_report(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    old = p.host().epoch
+    p.start()
+    p.host().epoch = old
+    p.host().generation = 1
+    p.host().base_generation = 1
+    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", p.decide("r-1", ("a-1", at))
+
+
+@breaks(9, "is the void report")
+def decision_rests_on_a_report_of_a_removed_host(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    p.start(removed=True)
+    at = p.snapshot(settled=p.take(p.claim("r-1", "a-1")))
+    return "decisions", p.decide("r-1", ("a-1", at))
+
+
+@breaks(9, "goes back from generation 3 to 2")
+def generation_goes_back(p: Pool) -> tuple[str, int]:
+    p.delta()
+    p.delta()
+    p.host().generation = 1
+    return "hosts", p.delta()
+
+
+@breaks(9, "twice, with other content")
+def generation_is_used_for_two_states(p: Pool) -> tuple[str, int]:
+    p.delta()
+    p.host().generation -= 1
+    p.host().traits = ["HW_X"]
+    return "hosts", p.delta(traits=["HW_X"])
+
+
+@breaks(9, "which is not its last snapshot")
+def delta_rests_on_another_snapshot(p: Pool) -> tuple[str, int]:
+    p.delta()
+    p.snapshot()
+    return "hosts", p.delta(base_generation=1)
+
+
+@breaks(9, "which is not its last snapshot")
+def delta_rests_on_the_snapshot_of_another_epoch(p: Pool) -> tuple[str, int]:
+    p.start()
+    return "hosts", p.delta(base_generation=1)
+
+
+@breaks(9, "where no start record of it stands")
+def report_of_an_epoch_that_never_started(p: Pool) -> tuple[str, int]:
+    p.host().epoch = 1
+    p.host().generation = 0
+    return "hosts", p.snapshot()
+
+
+@breaks(9, "its content hashes to")
+def snapshot_says_another_hash(p: Pool) -> tuple[str, int]:
+    return "hosts", p.snapshot(hash="0123456789abcdef")
+
+
+@breaks(9, "its content hashes to")
+def delta_is_incremental_instead_of_cumulative(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    entries = p.take(p.claim("r-2", "a-2"))
+    return "hosts", p.delta(settled=entries, upserts=[p.host().held["a-2"]])
+
+
+@breaks(9, "the log ends at 0")
+def watermark_lies_beyond_the_log(p: Pool) -> tuple[str, int]:
+    p.host().through = 12
+    return "hosts", p.delta()
+
+
+@breaks(9, "takes claims_through back from 1 to 0")
+def watermark_goes_back(p: Pool) -> tuple[str, int]:
+    p.ask("release", "r-1", "a-1")
+    p.ask("release", "r-1", "a-1")
+    p.host().through = 1
+    p.delta()
+    p.host().through = 0
+    return "hosts", p.delta()
+
+
+# --- 10: nothing is skipped in silence -------------------------------------------------------------------------------------------------
+
+
+def later(p: Pool, topic: str, offset: int) -> tuple[str, int]:
+    """The pool lives on for longer than the grace."""
+    p.heartbeats(60_000)
+    return topic, offset
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_claim_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "claims", p.put("claims", "h1", b"{garbage"))
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_request_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "requests", p.request("r-1", group_maximum=1))
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_decision_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "decisions", p.put("decisions", "r-1", {"type": "decision", "result": "maybe"}))
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_host_record_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "hosts", p.put("hosts", "h2/start", b"[" * 10_000))
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_control_record_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "control", p.put("control", "flavor/x", {"type": "flavor", "name": "x", "resources": {"VCPU": -1}}))
+
+
+@breaks(10, "the record of h2")
+def host_record_under_the_key_of_another_host_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "hosts", p.put("hosts", "h1/start", {"type": "start", "v": 1, "host": "h2"}))
+
+
+@breaks(10, "its key is not its host h2")
+def claim_under_the_key_of_another_host_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(
+        p, "claims", p.put("claims", "h1", {"type": "confirm", "host": "h2", "request": "r-1", "allocation": "a-1"})
+    )
+
+
+@breaks(10, "is not of flavor")
+def request_under_the_key_of_another_flavor_is_skipped(p: Pool) -> tuple[str, int]:
+    return later(p, "requests", p.put("requests", "m1.large", {"type": "build", "id": "r-1", "flavor": "m1.small"}))
+
+
+@breaks(10, "nobody quarantined it")
+def quarantine_names_another_place(p: Pool) -> tuple[str, int]:
+    at = p.put("claims", "h1", b"{garbage")
+    p.quarantine("claims", at + 1)
+    p.quarantine("requests", at)
+    return later(p, "claims", at)

@@ -1,0 +1,455 @@
+"""The audit finds every invariant broken by a hand-made log, names the place, and counts what it cannot prove as not proved."""
+
+import ast
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_breaches import BREACHES, Breach
+from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, name_of, pool, settled
+from commonplace.ops import audit
+from commonplace.ops.audit import AuditReport, hashes, wire
+from commonplace.ops.audit.evidence import Seen
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "hash.json").read_text())
+AUDIT = Path(audit.__file__).parent
+SHELL = {"read.py"}
+
+
+def day() -> Pool:
+    """A day in the life of a pool: placed, confirmed, released, lapsed, renewed, rejected, restarted, found, drained."""
+    p = pool()
+    p.start("h2")
+    p.snapshot("h2")
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.placed("r-2", "a-2")
+    p.delta(settled=p.end("released", "a-2", p.ask("release", "r-2", "a-2")))
+    stale = p.claim("r-3", "a-3", expected="0" * 16)
+    p.host().through = stale
+    p.delta(settled=[settled("rejected", "a-3", stale, reason="stale")])
+    p.request("r-3")
+    first = p.take(p.claim("r-3", "a-4"))  # two claims in one report: the second on the predicted state
+    second = p.take(p.claim("r-4", "a-5", "a-6"))
+    at = p.delta(settled=first + second)
+    p.request("r-4", count=2)
+    p.decide("r-3", ("a-4", at))
+    p.decide("r-4", ("a-5", at), ("a-6", at), content=digest("r-4", count=2))
+    p.decide("r-3", ("a-4", at))  # said again
+    p.confirmed("r-4", "a-5")
+    p.confirmed("r-4", "a-6")
+    p.heartbeats(200_000)
+    renew = p.claim("r-3", "a-4", mode="renew")
+    p.host().through = renew
+    p.delta(settled=[settled("renewed", "a-4", renew)])
+    p.heartbeats(LEASE_MS)
+    p.delta(settled=p.end("lapsed", "a-4"))
+    p.placed("r-5", "b-1", host="h2")
+    p.heartbeats(200_000, "h2")
+    p.start("h2")  # the agent is restarted: leases anew, in full
+    p.snapshot("h2")
+    p.heartbeats(LEASE_MS - HEARTBEAT_MS, "h2")
+    p.confirmed("r-5", "b-1", host="h2")
+    p.host().held["found.vm7"] = {"id": "found.vm7", "resources": {"VCPU": 4}, "state": "active", "origin": "found"}
+    p.delta()  # over capacity, by no grant
+    p.host().status = "draining"
+    p.delta(status="draining")
+    p.snapshot()
+    p.request("r-6")
+    p.decide("r-6")
+    p.request("r-6", count=2)
+    p.decide("r-6", result="rejected", reason="id_reused", content=digest("r-6", count=2), placed=[])
+    p.request("r-7", deadline_ms=60_000)
+    bad = p.put("requests", "m1.small", b"{")
+    p.quarantine("requests", bad)
+    return p
+
+
+def violations(report: AuditReport) -> list[tuple[int, str, int]]:
+    return [(n, v.topic, v.offset) for n, tally in report.tallies.items() for v in tally.violations]
+
+
+def unprovable(report: AuditReport) -> dict[int, int]:
+    return {n: tally.unprovable for n, tally in report.tallies.items() if tally.unprovable}
+
+
+def test_clean_log_is_clean_and_every_invariant_had_something_to_check() -> None:
+    report = day().audit()
+    assert violations(report) == []
+    assert unprovable(report) == {}
+    assert report.clean
+    assert report.verdict == "clean"
+    assert all(tally.checked for tally in report.tallies.values()), report.to_dict()
+    assert report.tallies[2].pending == 1  # r-7 is within its deadline
+    figures = report.figures
+    assert (figures["placed"], figures["decisions_repeated"], figures["id_reused"], figures["requests_pending"]) == (
+        5,
+        1,
+        1,
+        1,
+    )
+    assert figures["conflict_fraction"] == round(1 / 5, 4)
+    assert figures["requests_quarantined"] == 1
+    for topic in ("hosts", "claims", "requests", "decisions"):
+        parts = sum(figures.get(f"{topic}_{part}", 0) for part in ("applied", "superseded", "quarantined", "newer"))
+        assert parts == figures[f"{topic}_read"], topic
+
+
+def test_empty_topics_are_nothing_to_check() -> None:
+    report = Pool().audit()
+    assert report.verdict == "nothing"
+    assert not report.clean
+
+
+# --- logs that break an invariant ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("invariant", "words", "breach"), BREACHES, ids=[breach.__name__ for _, _, breach in BREACHES])
+def test_broken_invariant_is_found_at_its_place(invariant: int, words: str, breach: Breach) -> None:
+    p = pool()
+    topic, offset = breach(p)
+    report = p.audit()
+    found = [v for v in report.tallies[invariant].violations if words in v.text]
+    assert found, report.to_dict()
+    assert [(v.topic, v.partition, v.offset) for v in found] == [(name_of(topic), 0, offset)]
+    assert report.verdict == "violated"
+    assert not report.clean
+
+
+@pytest.mark.parametrize("invariant", [1, 2, 3, 5, 6, 9, 10])
+def test_every_invariant_is_broken_in_at_least_two_ways(invariant: int) -> None:
+    assert sum(number == invariant for number, _, _ in BREACHES) >= 2
+
+
+# --- what compaction and retention took ------------------------------------------------------------------------------------------------
+
+
+def compact(p: Pool, boundary: int) -> None:
+    """Kafka's rule: below `boundary` only the last record of each key stays."""
+    last = {entry.key: entry.offset for entry in p.logs["hosts"] if entry.offset < boundary}
+    p.drop("hosts", lambda entry: entry.offset < boundary and last[entry.key] != entry.offset)
+
+
+def test_compaction_makes_facts_unprovable_and_never_passed() -> None:
+    whole, p = day().audit(), day()
+    compact(p, len(p.logs["hosts"]) - 3)
+    report = p.audit()
+    assert violations(report) == []
+    for number in (3, 6, 9):
+        assert report.tallies[number].unprovable, number
+        assert report.tallies[number].checked < whole.tallies[number].checked, number
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_no_compaction_and_no_retention_makes_a_clean_log_look_broken(data: st.DataObject) -> None:
+    p = day()
+    hosts = len(p.logs["hosts"])
+    for boundary in sorted(data.draw(st.lists(st.integers(0, hosts), max_size=3))):
+        compact(p, boundary)
+    for topic in ("claims", "quarantine"):
+        p.retain(topic, data.draw(st.integers(0, len(p.logs[topic]))))
+    requests = data.draw(st.integers(0, len(p.logs["requests"])))
+    oldest = next((e.timestamp_ms for e in p.logs["requests"] if e.offset >= requests), p.now_ms)
+    decisions = [e.offset for e in p.logs["decisions"] if e.timestamp_ms >= oldest]
+    p.retain("requests", requests)
+    p.retain(
+        "decisions", data.draw(st.integers(0, min(decisions, default=len(p.logs["decisions"]))))
+    )  # kept longer than requests
+    assert violations(p.audit()) == []
+
+
+def test_breach_whose_evidence_is_compacted_is_unprovable() -> None:
+    p = pool()
+    p.placed("r-1", "a-1", expected="0" * 16)
+    p.heartbeats(60_000)
+    compact(p, len(p.logs["hosts"]))
+    report = p.audit()
+    assert violations(report) == []
+    assert report.tallies[3].unprovable
+    assert report.tallies[6].unprovable
+
+
+def test_claims_gone_by_retention_make_their_grants_unprovable() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.retain("claims", 1)
+    report = p.audit()
+    assert unprovable(report) == {6: 1}
+    assert report.clean
+
+
+def test_grants_of_a_claims_topic_that_was_made_again_are_unprovable() -> None:
+    p = pool()
+    p.delta(settled=p.take(p.claim("r-1", "a-1")), claims_topic="the topic before")
+    assert unprovable(p.audit()) == {6: 1}
+
+
+def test_decisions_gone_by_retention_are_unprovable_and_later_ones_still_required() -> None:
+    p = pool()
+    p.request("r-1")
+    p.decide("r-1")
+    p.retain("decisions", 1)
+    p.request("r-2")
+    p.decide("r-2")
+    p.heartbeats(120_000)
+    assert unprovable(p.audit()) == {2: 1}
+    late = p.request("r-3")
+    p.heartbeats(120_000)
+    assert violations(p.audit()) == [(2, name_of("requests"), late)]
+
+
+def test_omitted_settled_entries_make_what_they_would_explain_unprovable() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.end("released", "a-1")
+    p.delta(settled_omitted=1)
+    assert unprovable(p.audit()) == {3: 1}
+
+
+# --- what is allowed -------------------------------------------------------------------------------------------------------------------
+
+
+def clean(p: Pool, **options: int) -> AuditReport:
+    report = p.audit(**options)
+    assert violations(report) == []
+    return report
+
+
+def test_reports_of_a_fenced_agent_are_counted_and_not_applied() -> None:
+    p = pool()
+    old = p.host().epoch
+    new = p.start()
+    p.snapshot()
+    state = dict(p.host().held)
+    p.host().epoch, p.host().generation, p.host().base_generation = old, 1, 1
+    p.delta(settled=p.take(p.claim("r-1", "a-1", vcpu=99)))
+    p.host().epoch, p.host().generation, p.host().base_generation, p.host().held = new, 1, 1, state
+    p.delta()
+    assert clean(p).figures["reports_void"] == 1
+
+
+def test_tombstones_of_lower_epochs_and_of_an_empty_forgotten_host_are_no_breach() -> None:
+    p = pool()
+    old = p.host().epoch
+    p.placed("r-1", "a-1")
+    p.start()
+    p.snapshot()
+    p.put("hosts", f"h1/{old}", None)
+    p.put("hosts", f"h1/{old}/delta", None)
+    p.delta(settled=p.end("released", "a-1", p.ask("release", "r-1", "a-1")))
+    last = p.host().epoch
+    p.start(removed=True)
+    p.put("hosts", f"h1/{last}", None)
+    p.put("hosts", f"h1/{last}/delta", None)
+    assert clean(p).figures["hosts"] == 0
+    p.start()  # and it comes back
+    p.snapshot()
+    assert clean(p).figures["hosts"] == 1
+
+
+def test_gap_turns_what_is_held_active_without_a_decision() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.start()
+    for allocation in p.host().held:
+        p.host().held[allocation] |= {"state": "active"}
+    p.snapshot(gap=True)
+    assert unprovable(clean(p)) == {5: 1}  # whether both instances run is for an operator to see
+
+
+def test_inventory_that_shrinks_in_the_report_of_a_grant_is_no_breach() -> None:
+    p = pool()
+    entries = p.take(p.claim("r-1", "a-1", vcpu=8))
+    p.host().inventory = {"VCPU": {"total": 4}}
+    p.delta(settled=entries, inventory=p.host().inventory)
+    clean(p)
+
+
+def test_instances_found_and_lost_between_two_strict_grants_may_stand_in_any_order() -> None:
+    p = pool()
+    vm = {"id": "found.1", "resources": {"VCPU": 1}, "state": "active", "origin": "found"}
+    first = p.claim("r-1", "a-1")
+    p.host().held["found.1"] = vm
+    p.host().held["a-1"] = {"id": "a-1", "resources": {"VCPU": 2}}
+    second = p.claim("r-2", "a-2")  # expects a state with the instance and the first allocation
+    entries = p.take(first)
+    p.delta(settled=entries + p.take(second))
+    third = p.claim("r-3", "a-3")
+    del p.host().held["found.1"]
+    p.delta(settled=p.take(third))
+    clean(p)
+
+
+def test_failed_build_ends_its_allocation() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.delta(settled=p.end("failed", "a-1"))
+    assert clean(p).tallies[3].checked == 2
+
+
+def test_loser_that_is_leased_still_is_pending_and_a_released_one_is_no_breach() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.decide("r-1", ("a-2", at))
+    p.confirmed("r-1", "a-1")
+    report = clean(p)
+    assert report.figures["decisions_void"] == 1
+    assert report.tallies[5].pending == 1
+    p.delta(settled=p.end("released", "a-2", p.ask("release", "r-1", "a-2")))
+    assert clean(p).tallies[5].pending == 0
+
+
+def test_slack_covers_a_lapse_that_is_told_late() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.tick(LEASE_MS + 5_000)
+    p.delta()
+    clean(p)
+    assert violations(p.audit(slack_ms=0, heartbeat_ms=0)) == [(5, name_of("hosts"), 3)]
+
+
+def test_skew_covers_brokers_whose_clocks_differ() -> None:
+    p = pool()
+    p.request("r-1")
+    p.decide("r-1", ("a-1", 2))
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    assert violations(p.audit())
+    clean(p, skew_ms=1_000)
+
+
+def test_host_record_of_a_newer_version_is_neither_quarantined_nor_a_breach() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    h = p.host()
+    h.generation += 1
+    p.put("hosts", f"h1/{h.epoch}/delta", {"type": "delta", "v": 2, "shape": "unknown"})
+    p.heartbeats(60_000)
+    report = clean(p)
+    assert report.figures["hosts_newer"] == 1
+
+
+def test_bad_record_is_pending_within_the_grace_and_fine_once_quarantined() -> None:
+    p = pool()
+    at = p.put("claims", "h1", b"{")
+    assert clean(p).tallies[10].pending == 1
+    p.heartbeats(60_000)
+    assert violations(p.audit()) == [(10, name_of("claims"), at)]
+    p.quarantine("claims", at)
+    clean(p)
+
+
+def test_bad_record_older_than_what_retention_left_of_quarantine_is_unprovable() -> None:
+    p = pool()
+    p.put("claims", "h1", b"{")
+    p.quarantine("claims", 0)
+    p.tick(1_000_000)
+    p.quarantine("claims", 77)
+    p.retain("quarantine", 1)
+    assert unprovable(p.audit()) == {10: 1}
+
+
+def test_bad_request_that_was_refused_needs_no_quarantine_record() -> None:
+    p = pool()
+    at = p.request("r-1", count=0)
+    p.decide("r-1", result="rejected", reason="invalid", position={"partition": 0, "offset": at})
+    p.heartbeats(60_000)
+    clean(p)
+
+
+def test_request_within_its_deadline_is_pending() -> None:
+    p = pool()
+    p.request("r-1", deadline_ms=60_000)
+    p.heartbeats(80_000)
+    assert clean(p).tallies[2].pending == 1
+    p.heartbeats(40_000)
+    assert len(violations(p.audit())) == 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(["hosts", "claims", "requests", "decisions", "control", "quarantine"]), st.data())
+def test_no_bytes_stop_the_audit(topic: str, data: st.DataObject) -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    key = data.draw(st.sampled_from(["h1/start", "h1/0", "h1/0/delta", "h1", "r-1", "m1.small", "", "h1/x", "/", None]))
+    donors = [e.value for entries in p.logs.values() for e in entries if e.value]
+    raw = data.draw(st.none() | st.binary(max_size=40) | st.sampled_from(donors))
+    at = p.put(topic, key, raw)
+    p.quarantine(topic, at)
+    p.audit()
+
+
+# --- independence ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(AUDIT.glob("*.py")), ids=lambda path: path.name)
+def test_audit_shares_no_code_with_the_scheduler(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert not name.startswith("commonplace.core"), name
+            if path.name not in SHELL:
+                assert not name.startswith("commonplace") or name.startswith("commonplace.ops.audit"), name
+
+
+def test_own_hash_digest_and_partition_are_the_published_ones() -> None:
+    host = {}
+    for vector in VECTORS["hosts"]:
+        given_ = vector["given"]
+        inventory = msgspec.convert(given_.get("inventory", {}), dict[str, wire.Item])
+        value = hashes.host_hash(
+            inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled")
+        )
+        assert f"{value:016x}" == vector["hash"], vector["name"]
+        host[vector["name"]] = value
+    held = {}
+    for vector in VECTORS["allocations"]:
+        given_ = vector["given"]
+        value = hashes.allocation_hash(
+            given_["id"], given_["resources"], given_.get("group", ""), given_.get("cells", {})
+        )
+        assert f"{value:016x}" == vector["hash"], vector["name"]
+        held[vector["name"]] = value
+    for vector in VECTORS["states"]:
+        value = (host[vector["host"]] + sum(held[name] for name in vector["allocations"])) % hashes.MODULUS
+        assert f"{value:016x}" == vector["hash"], vector["name"]
+    for vector in VECTORS["requests"]:
+        request = wire.read("requests", vector["bytes"].encode())
+        assert hashes.request_digest(request) == vector["digest"], vector["name"]
+    for vector in VECTORS["partitions"]:
+        assert hashes.murmur2(vector["name"].encode()) == vector["murmur2"]
+        assert hashes.partition_of(vector["name"], 4) == vector["of_4"]
+
+
+def test_seen_knows_what_was_lost() -> None:
+    seen = Seen({0: 5})
+    for offset in (7, 8, 12):
+        seen.take(0, offset)
+    assert [offset for offset in range(14) if seen.lost(0, offset)] == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11]
+    assert seen.gone(0) == 5
+    assert not seen.whole(0)
+    assert Seen({0: 0}).whole(0)
+
+
+def test_report_is_one_object_for_json() -> None:
+    p = pool()
+    p.placed("r-1", "a-1", expected="0" * 16)
+    told = json.loads(json.dumps(p.audit().to_dict()))
+    assert told["audit"] == "violated"
+    assert set(told["invariants"]) == {"1", "2", "3", "5", "6", "9", "10"}
+    assert told["invariants"]["6"]["violations"] == [
+        {
+            "text": told["invariants"]["6"]["violations"][0]["text"],
+            "topic": "commonplace.default.hosts",
+            "partition": 0,
+            "offset": 2,
+        }
+    ]
+    assert told["figures"]["placed"] == 1
