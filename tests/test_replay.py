@@ -22,6 +22,7 @@ from commonplace.ops.replay.drive import Driver, WithCallback
 from commonplace.ops.replay.fleet import packing
 from commonplace.ops.replay.formats import FORMATS, Arrival
 from commonplace.ops.replay.run import _split, latency_ms
+from commonplace.ops.replay.samples import sample
 from commonplace.ops.replay.schedule import Arrive, Depart, Event, events
 from commonplace.ops.stack import settings_environ
 from commonplace.settings import Settings, load
@@ -341,6 +342,9 @@ def test_a_cluster_s_secrets_stay_with_that_cluster() -> None:
     assert settings_environ(settings, "prod:9093")["COMMONPLACE__KAFKA__SASL_PASSWORD"] == "x"
 
 
+TRACE = "(a good trace)"
+
+
 def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     program = "import sys; from commonplace.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "replay", *arguments]
@@ -358,11 +362,15 @@ def test_the_command_names_every_format() -> None:
         (["x.csv", "--format", "csv"], "--hosts N"),
         (["x.csv", "--format", "csv", "-b", "h:1", "--hosts", "3"], "leave out --hosts"),
         (["x.csv", "--format", "csv", "--hosts", "3", "--host-shape", "big"], "host shape 'big'"),
+        ([TRACE, "--format", "huawei", "--hosts", "3", "--profile", "packed"], "the nearest is pack"),
         (["no-such.csv", "--format", "csv", "--hosts", "3"], "no-such.csv: cannot be read: No such file"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_exit_2_before_anything_starts(arguments: list[str], says: str) -> None:
-    done = run_command(*arguments)
+def test_what_cannot_be_meant_is_one_line_and_exit_2_before_anything_starts(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (trace := tmp_path / "trace.csv").write_text("\n".join(sample("huawei", 3)))
+    done = run_command(*(str(trace) if argument == TRACE else argument for argument in arguments))
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr

@@ -23,7 +23,7 @@ FORMAT_NAMES = ("azure-v1", "azure-2020", "huawei", "csv")
 EXAMPLE = """\b
 Example:
   commonplace replay vms.csv --format csv --hosts 100 --host-shape 24vcpu:48gb
-  commonplace replay azure2020.csv.gz --format azure-2020 --hosts 700 --replicas 3 --kafka -o json
+  commonplace replay azure2020.csv.gz --format azure-2020 --hosts 700 --profile pack --kafka -o json
   commonplace replay vms.csv --format csv -b broker:9092      (a system that runs already)
 """
 
@@ -46,7 +46,9 @@ def replay(
         int, typer.Option(metavar="N", min=1, max=10_000, help="Most requests without an answer where no speed is set.")
     ] = 512,
     tail: Annotated[bool, typer.Option(help="Send the departures after the last arrival too.")] = True,
-    profile: Annotated[str, typer.Option(metavar="NAME", help="Profile of the flavors that are written.")] = "default",
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", help="How its VMs are ranked: default, spread, pack, or one on control.")
+    ] = "default",
     work_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the logs of what is started here.")] = None,
 ) -> None:
     """Replay a trace: submit, confirm, release each VM in the trace's order, then audit.

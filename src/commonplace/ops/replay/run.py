@@ -1,5 +1,6 @@
 """A whole replay: survey the trace, have a system to replay it on, drive it, read the fleet, audit, and report."""
 
+import difflib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from commonplace.core.ask import PROFILES
 from commonplace.core.records import Flavor
-from commonplace.errors import NotReady
+from commonplace.errors import NotReady, UsageError
 from commonplace.frontend import Frontend
 from commonplace.kafka import control
 from commonplace.ops import audit
@@ -60,6 +62,7 @@ def replay(plan: Plan, progress: Progress = lambda stage, book, total: None) -> 
     """
     progress("reading the trace", None, 0)
     trace = survey(plan.path, plan.form, plan.limit)
+    _require_profile(plan)
     progress("starting", None, trace.arrivals)
     with _system(plan, _flavors(plan, trace)) as (settings, check):
         return _replay_on(plan, trace, settings, check, progress)
@@ -145,6 +148,18 @@ def _flavors(plan: Plan, trace: Survey) -> list[Flavor]:
         )
         for name, resources in sorted(trace.flavors.items())
     ]
+
+
+def _require_profile(plan: Plan) -> None:
+    """UsageError for a profile that no replica knows: each request would be refused for it."""
+    known = set(PROFILES)
+    if not plan.hosts:
+        known |= {key.removeprefix("profile/") for key in control.read(plan.settings) if key.startswith("profile/")}
+    if plan.profile not in known:
+        nearest = difflib.get_close_matches(plan.profile, known, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"--profile {plan.profile}: not known; the nearest is {nearest}, all are {', '.join(sorted(known))}"
+        )
 
 
 def _most_common(trace: Survey) -> tuple[str, dict[str, int]]:
