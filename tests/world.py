@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from commonplace.core import replica_events as re
-from commonplace.core.keeper import (
+from commonplace.core.keeper import Keeper
+from commonplace.core.keeper_events import (
     AskClaimsRange,
     CaptureEnd,
     ClaimsRange,
@@ -13,13 +14,12 @@ from commonplace.core.keeper import (
     EndCaptured,
     HostSpec,
     HostsRead,
-    Keeper,
     KeeperSettings,
     Quarantine,
     ReadClaims,
     Send,
 )
-from commonplace.core.keeper import Tick as KeeperTick
+from commonplace.core.keeper_events import Tick as KeeperTick
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, Decision, Flavor, decode, encode
 from commonplace.core.replica import Replica

@@ -3,17 +3,15 @@
 Plain HTTP, meant for loopback or a network of the operator's own; nothing secret is shown, nothing can be changed.
 """
 
-import platform
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseServer
 from threading import Thread
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from commonplace import __version__
 from commonplace.errors import CommonplaceError
 
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -44,7 +42,6 @@ def serve(address: str, registry: CollectorRegistry, ready: Callable[[], str]) -
     Raises `CommonplaceError` when the address can't be listened on.
     """
     host, _, port = address.rpartition(":")
-    build_info(registry)
 
     class Handler(_Handler):
         answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {  # noqa: RUF012 - read only
@@ -60,14 +57,6 @@ def serve(address: str, registry: CollectorRegistry, ready: Callable[[], str]) -
             f"--http {address}: cannot listen: {getattr(e, 'strerror', None) or e}; name another port, or 0 for any"
         ) from e
     return Server(server, host)
-
-
-def build_info(registry: CollectorRegistry) -> None:
-    """The metric that says which build runs."""
-    labels = {"version": __version__, "python": platform.python_version()}
-    Gauge("commonplace_build_info", "1; the labels say which build.", list(labels), registry=registry).labels(
-        **labels
-    ).set(1)
 
 
 def _readiness(reason: str) -> tuple[int, str, bytes]:

@@ -20,7 +20,7 @@ from commonplace.core.ask import ask_of, tail_of
 from commonplace.core.catalog import Catalog
 from commonplace.core.hashing import digest64
 from commonplace.core.history import History, Known, Undecided
-from commonplace.core.keeper import Quarantine
+from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full

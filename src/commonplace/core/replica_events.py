@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from commonplace.core.keeper import Quarantine
+from commonplace.core.keeper_events import Quarantine
 from commonplace.core.records import ReplicaReport
 
 Raw = tuple[int, int, bytes | None, bytes | None]
