@@ -142,6 +142,22 @@ def wait_for_decisions(run: Run, count: int) -> None:
     pytest.fail(f"{count} decisions did not come")
 
 
+def test_watch_prints_a_line_for_every_change(settings: Settings, env: dict[str, str], run: Run) -> None:
+    with fake_replica(settings, decide):
+        assert run("submit", "--flavor", "m1.small", "--id", "order-0", "--wait").returncode == 0
+        watching = cli.start("requests", "--watch", "-o", "json", env=env)
+        try:
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["request"] == "order-0"
+            assert run("submit", "--flavor", "m1.small", "--id", "order-1", "--wait").returncode == 0
+            changes = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        finally:
+            watching.terminate()
+            watching.communicate()
+    assert {c["request"] for c in changes} == {"order-1"}
+    assert changes[-1]["result"] == "placed"
+
+
 def test_cancel_finds_the_flavor_in_the_log(settings: Settings, run: Run) -> None:
     with fake_replica(settings, decide) as replica:
         assert run("submit", "--flavor", "m1.hot", "--id", "order-9", "--project", "silent").returncode == 0

@@ -8,6 +8,7 @@ import pytest
 from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Release
 from commonplace.errors import BrokerUnavailable, StateChanged, TimedOut, TopicsNotReady, UsageError
 from commonplace.frontend import Confirmed, Frontend, Pending, Released, TooLate
+from commonplace.kafka.broker import LocalBroker
 from commonplace.settings import Settings, load
 from frontend_world import FLAVOR, HOST, fake_replica, make_topics, placed, settings_on, write_flavors
 from kafka_fixtures import KafkaUnderTest
@@ -189,6 +190,21 @@ def test_an_unreadable_decision_is_passed_over_and_the_next_one_answers(settings
         replica.say_raw(build.id.encode(), b'{"type": "decision"', partition)
         replica.say(placed(build, partition, 0), partition)
         assert pending.result(20).result == "placed"
+
+
+def test_a_broker_that_comes_back_finds_the_frontend_waiting(own_broker: LocalBroker, prefix: str) -> None:
+    kafka = KafkaUnderTest(own_broker.bootstrap, "local", close=own_broker.close, broker=own_broker)
+    settings = settings_on(kafka, prefix, timeout_s=60.0)
+    make_topics(kafka, settings)
+    with Frontend(settings) as frontend:
+        own_broker.stop()
+        pending = frontend.submit(frontend.request("m1.small"))
+        with pytest.raises(TimedOut):
+            pending.result(1.0)
+        own_broker.start()
+        with fake_replica(settings):
+            assert pending.result(60).result == "placed"
+            assert frontend.place("m1.small").result == "placed"
 
 
 def test_no_broker_is_one_line_that_names_the_address() -> None:

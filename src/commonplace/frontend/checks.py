@@ -38,13 +38,15 @@ def unknown_flavor(name: str, flavors: Mapping[str, Flavor]) -> str:
 
 def contradiction(build: Build, flavor: Flavor) -> str:
     """Why no host could ever satisfy the request, whatever it has."""
-    required = {*build.traits_required, *flavor.traits_required}
-    forbidden = {*build.traits_forbidden, *flavor.traits_forbidden}
-    if both := sorted(required & forbidden):
+    required = build.traits_required + flavor.traits_required
+    forbidden = build.traits_forbidden + flavor.traits_forbidden
+    if required and forbidden and (both := sorted(set(required) & set(forbidden))):
         return f"request {build.id}: trait {both[0]} is required and forbidden (see flavor {flavor.name}): drop one"
     if build.group_max and not build.group:
         return f"request {build.id}: group_max {build.group_max} needs a group: name one with --group"
-    if build.instances and len(build.instances) != build.count:
+    if not build.instances:
+        return ""
+    if len(build.instances) != build.count:
         named = len(build.instances)
         return f"request {build.id}: {named} instances are named for count {build.count}: name each or none"
     if len(set(build.instances)) != len(build.instances):

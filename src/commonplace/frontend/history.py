@@ -1,6 +1,8 @@
 """Reading what already stands in a topic: from a position, or from a log time, up to ends captured now."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -14,6 +16,8 @@ QUERY_TIMEOUT_S = 15.0
 STALL_TIMEOUT_S = 30.0
 """Reading without a single record or end: longer than a broker's fail-over."""
 BATCH = 1_000
+
+_log = logging.getLogger(__name__)
 
 Row = tuple[int, int, bytes | None, bytes | None]
 
@@ -77,30 +81,38 @@ def row(message: Message) -> Row:
 
 
 def check(message: Message, settings: Settings) -> None:
-    """Raise the typed error that a message stands for; end of partition is none."""
+    """Raise the typed error that a message stands for; ends of partitions are none, nor is a broker that is away."""
     error = message.error()
     if error is None or error.code() == KafkaError._PARTITION_EOF:
         return
     where = f"{message.topic()} partition {message.partition()}"
-    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+    if error.code() in _GONE:
         raise CommonplaceError(f"{where}: records were deleted before they were read ({error.str()}): start again")
+    if error.retriable() or error.code() in _AWAY:
+        _log.debug("librdkafka goes on by itself after: %s", error.str())
+        return
     raise kafka_client.explained(KafkaException(error), settings)
+
+
+_GONE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+# The client reconnects by itself; whoever waits has a timeout of their own.
+_AWAY: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
 
 
 def _wanted(messages: list[Message], left: dict[int, int], settings: Settings) -> Iterator[tuple[int, list[Row]]]:
     found: dict[int, list[Row]] = {}
     for message in messages:
         check(message, settings)
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+        partition, offset, error = message.partition(), message.offset(), message.error()
+        if partition is None or offset is None or (error and error.code() != KafkaError._PARTITION_EOF):
+            continue
         stop = left.get(partition)
         if stop is None:
             continue
-        if message.error() is None and offset < stop:
+        if error is None and offset < stop:
             found.setdefault(partition, []).append(row(message))
         # an end of partition carries the end, a record counts itself
-        if offset >= (stop if message.error() else stop - 1):
+        if offset >= (stop if error else stop - 1):
             del left[partition]
     yield from found.items()
 

@@ -10,6 +10,7 @@ request id that is no `id_reused`; so whoever submits an id that may have been s
 the decisions from before that (`Submit.held`, `Looked`).
 """
 
+from collections import deque
 from typing import Final
 
 from msgspec import Struct
@@ -67,6 +68,8 @@ class _Waiting(Struct, gc=False):
     submitted_ms: int
     until_ms: int
     held: bool
+    content: str = ""
+    """Digest of the request, once it was needed."""
     acknowledged: bool = False
     early: Decision | None = None
     """Read while held: effective unless the history has an earlier one."""
@@ -94,7 +97,9 @@ class Session:
         self._in_flight_max = in_flight_max
         self._waiting: dict[bytes, _Waiting] = {}  # by request id, as the decisions' keys have it
         self._by_token: dict[int, bytes] = {}
-        self._known: dict[bytes, _Known] = {}  # oldest first
+        self._known: dict[bytes, _Known] = {}
+        # next(iter(dict)) walks over what was deleted at its front: 5 us at 10,000 entries, where a deque takes none
+        self._known_order: deque[bytes] = deque()
         self._partitions: dict[str, int] = {}  # by request key; bounded by flavors × spread
         self._tick_ms: int | None = None  # no deadline lies before it
 
@@ -274,9 +279,10 @@ class Session:
     def _settle(self, name: bytes, waiting: _Waiting, decision: Decision, confirm_until_ms: int | None) -> list[Effect]:
         self._forget(name, waiting)
         if decision.reason != ID_REUSED:  # that one is about this submit, not about the id
-            self._known[name] = _Known(decision, digest_of(waiting.value), confirm_until_ms)
-            if len(self._known) > KEPT_MAX:
-                del self._known[next(iter(self._known))]
+            self._known[name] = _Known(decision, _content(waiting), confirm_until_ms)
+            self._known_order.append(name)
+            if len(self._known_order) > KEPT_MAX:
+                del self._known[self._known_order.popleft()]
         return [Answer(token, decision) for token in waiting.tokens]
 
     def _tick(self, now_ms: int) -> list[Effect]:
@@ -364,8 +370,14 @@ class Session:
 def _answers(decision: Decision, waiting: _Waiting) -> bool:
     """Whether a decision is about this content; `id_reused` must name it, the others only may."""
     if decision.reason == ID_REUSED or decision.content:
-        return decision.content == digest_of(waiting.value)
+        return decision.content == _content(waiting)
     return True
+
+
+def _content(waiting: _Waiting) -> str:
+    if not waiting.content:
+        waiting.content = digest_of(waiting.value)
+    return waiting.content
 
 
 def _decision(key: bytes, value: bytes | None) -> Decision | Bad:
