@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from confluent_kafka import OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
 from commonplace.errors import CommonplaceError, Denied, TopicsNotReady
@@ -57,6 +57,7 @@ class Tail:
         self._positions: dict[Place, int] = {}
         self._errors: list[CommonplaceError] = []
         self._trouble = ""
+        self._lookups: Consumer | None = None
         # the end of a partition is told as an event, because its last records may be compacted away and never come
         self._consumer = client.consumer(
             settings, required={"enable.partition.eof": True, "error_cb": self._broker_trouble}
@@ -151,12 +152,18 @@ class Tail:
             self._trouble = error.name()
             _LOG.warning("broker at %s: %s (%s)", self._settings.bootstrap, error.str(), error.name())
 
+    def _asker(self) -> Consumer:
+        """A connection of its own for lookups: on that of the data they queue behind long polls (measured: 170 ms against 1)."""
+        if self._lookups is None:
+            self._lookups = client.consumer(self._settings, required={"error_cb": self._broker_trouble})
+        return self._lookups
+
     # -- lookups ------------------------------------------------------------------------------------------------------
 
     def range(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset and end of a partition, asked of the broker now. Blocks for a round trip."""
         try:
-            answer = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=LOOKUP_TIMEOUT_S)
+            answer = self._asker().get_watermark_offsets(TopicPartition(topic, partition), timeout=LOOKUP_TIMEOUT_S)
         except KafkaException as e:
             raise self._explained(topic, e) from e
         assert answer is not None
@@ -172,7 +179,7 @@ class Tail:
         On the embedded broker, which keeps no times, the first offset there is.
         """
         try:
-            found = self._consumer.offsets_for_times([TopicPartition(topic, partition, time_ms)], LOOKUP_TIMEOUT_S)[0]
+            found = self._asker().offsets_for_times([TopicPartition(topic, partition, time_ms)], LOOKUP_TIMEOUT_S)[0]
         except KafkaException as e:
             raise self._explained(topic, e) from e
         if found.error is not None:
@@ -190,6 +197,8 @@ class Tail:
     def close(self) -> None:
         """Leave; nothing was committed."""
         self._consumer.close()
+        if self._lookups is not None:
+            self._lookups.close()
 
 
 _LOST: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
