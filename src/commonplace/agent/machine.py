@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import psutil
 from msgspec import Meta, Struct
 
@@ -47,6 +48,18 @@ class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A command that runs for longer is killed and counts as failed: longer than a slow boot."""
     list_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     """How often the running instances are listed: half a heartbeat."""
+
+
+def load_settings(path: Path | None) -> HostDriverSettings:
+    """The driver's settings from a TOML file, the defaults without one; SettingsError names file and key."""
+    if path is None:
+        return HostDriverSettings()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=HostDriverSettings)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
 
 
 def measure(settings: HostDriverSettings) -> dict[str, Inventory]:

@@ -37,7 +37,11 @@ COMMANDS: Final[dict[str, str]] = {
     "config": "config",
     "schema": "schema",
     "scheduler": "scheduler",
+    "agent": "agent",
+    "fleet": "fleet",
     "replay": "replay",
+    "hosts": "hosts",
+    "host": "host",
     "audit": "audit",
     "completion": "completion",
 }

@@ -31,7 +31,6 @@ from commonplace.core.keeper_events import (
     HostsRead,
     KeeperSettings,
     LoadMeasured,
-    Looked,
     Quarantine,
     ReadClaims,
     Refused,
@@ -55,7 +54,19 @@ from commonplace.core.kept import (
     replay,
     resume,
 )
-from commonplace.core.ledger import Change, Configure, Event, Failed, Found, Gone, Lapse, Ledger, Taken, Unreadable
+from commonplace.core.ledger import (
+    Change,
+    Configure,
+    Event,
+    Failed,
+    Found,
+    Gone,
+    Lapse,
+    Ledger,
+    Taken,
+    Unreadable,
+    found_id,
+)
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Bad, HostControl, Start, decode, encode
 
@@ -95,7 +106,6 @@ class Keeper:
             ControlRead: self._control_read,
             ReportFailed: self._report_failed,
             DriverSaid: self._driver_said,
-            Looked: self._looked,
             LoadMeasured: self._load_measured,
             Tick: self._tick,
         }
@@ -170,8 +180,9 @@ class Keeper:
         kept.phase = RESUMING
         self._ask_range = True
         for allocation in kept.ledger.allocations.values():
-            if allocation.origin == "claim" and allocation.state == "active" and not allocation.building:
-                kept.running.add(allocation.id)
+            if allocation.state == "active" and not allocation.building:  # what is still building is started again
+                if allocation.origin == "claim":
+                    kept.running.add(allocation.id)
                 self._effects.append(AdoptInstance(spec.name, allocation))
 
     def _refuse(self, kept: Kept, reason: str) -> None:
@@ -401,26 +412,10 @@ class Keeper:
         if isinstance(said, Failed):
             kept.running.discard(said.allocation)  # there is nothing to stop
         elif isinstance(said, Found):
-            kept.found.add(said.instance)
             return any(a.instance == said.instance and a.origin == "claim" for a in ledger.allocations.values())
         elif isinstance(said, Gone):
-            kept.found.discard(said.instance)
-            for a in ledger.allocations.values():
-                if a.instance == said.instance and a.origin == "claim":
-                    why = f"instance {a.instance} runs no more; allocation {a.id} is held until it is released"
-                    self._effects.append(Alarm(kept.spec.name, why))
-                    return True
+            return found_id(said.instance) not in ledger.allocations
         return False
-
-    def _looked(self, event: Looked, now_ms: int) -> None:
-        """Found instances of an earlier epoch that the driver did not find again are gone."""
-        kept = self.hosts[event.host]
-        if kept.ledger is None:
-            return
-        for allocation in list(kept.ledger.allocations.values()):
-            if allocation.origin == "found" and allocation.instance not in kept.found:
-                self._apply(kept, Gone(allocation.instance), now_ms)
-                self.dirty[event.host] = None
 
     def _load_measured(self, event: LoadMeasured, now_ms: int) -> None:
         kept = self.hosts[event.host]

@@ -87,12 +87,6 @@ class DriverSaid(Struct, frozen=True, gc=False):
     event: Up | Failed | Found | Gone | Configure
 
 
-class Looked(Struct, frozen=True, gc=False):
-    """The driver has told of all that runs on the host, for the first time; the answer to `AskClaimsRange` waits for it."""
-
-    host: str
-
-
 class LoadMeasured(Struct, frozen=True, gc=False):
     """Measured load of a host, reported beside the hash with the next report."""
 
@@ -117,7 +111,7 @@ class Send(Struct, frozen=True, gc=False):
 
 
 class AskClaimsRange(Struct, frozen=True, gc=False):
-    """Look up a claims partition's range, after everything read so far."""
+    """Look up a claims partition's range, after everything read so far, and once the drivers of its hosts have told all that runs."""
 
     partition: int
 
@@ -150,7 +144,7 @@ class StopInstance(Struct, frozen=True, gc=False):
 
 
 class AdoptInstance(Struct, frozen=True, gc=False):
-    """Tell the driver of an instance that an earlier agent started, so that it can be stopped."""
+    """Tell the driver of an instance that the ledger held before this agent, so that it can be stopped and its end noticed."""
 
     host: str
     allocation: Allocation

@@ -21,13 +21,11 @@ class Kept:
 
     `past` is what its log says, held while starting. `sent` are the reports not read back: bytes, what follows from them, whether
     a snapshot. `read_base`: the snapshot that deltas rest on was read back. `old_epochs` still have keys in the log, `bad_keys` hold
-    records that nothing good replaced. `running` are the allocations whose instances the driver was told of, `found` the instances
-    that it told of.
+    records that nothing good replaced. `running` are the allocations whose instances the driver was told of.
     """
 
     __slots__ = (
         "bad_keys",
-        "found",
         "ledger",
         "nonce",
         "old_epochs",
@@ -53,7 +51,6 @@ class Kept:
         self.sent: deque[tuple[bytes, list[Effect], bool]] = deque()
         self.read_base = False
         self.running: set[str] = set()
-        self.found: set[str] = set()
         self.told_ms = self.snapshot_due_ms = 0
 
 

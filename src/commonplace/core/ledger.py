@@ -278,6 +278,9 @@ class Ledger:
         record = taken.record
         if isinstance(record, Claim):
             return self._claim(taken, record, now_ms)
+        if record.allocation.startswith(FOUND_PREFIX):
+            self._settle(taken.offset, "ignored", "", record.allocation, "only its driver ends a found instance")
+            return []
         if isinstance(record, Confirm):
             return self._move(record.allocation, "confirm", taken.offset)
         return self._move(record.allocation, "release_leased" if record.leased_only else "release", taken.offset)

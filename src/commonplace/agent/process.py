@@ -1,0 +1,112 @@
+"""The agent process around its shell: topics checked, health and metrics served, signals obeyed, hosts started anew when needed."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Final
+
+from commonplace.agent.crew import Crew
+from commonplace.agent.drivers import Driver
+from commonplace.agent.figures import AgentFigures
+from commonplace.agent.shell import Agent, Rebuild
+from commonplace.errors import CommonplaceError, SettingsError
+from commonplace.http import serve
+from commonplace.kafka.client import settings_for
+from commonplace.kafka.topics import TopicFacts, Topics, require_topics
+from commonplace.settings import Settings
+
+TOPICS_CHECK_S: Final = 30.0
+REBUILD_WAIT_S: Final = 1.0
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def run(name: str, settings: Settings, drivers: Mapping[str, Driver]) -> None:
+    """Serve the drivers' hosts until SIGTERM or SIGINT; a second SIGINT ends it at once. Blocks; raises what a person must act on."""
+    stop = threading.Event()
+    _obey_signals(stop)
+    figures = AgentFigures(name, settings.topics.pool)
+    server = serve(settings.agent.http, figures.registry, figures.ready) if settings.agent.http else None
+    if server is not None:
+        _LOG.info("health and metrics on http://%s", server.address)
+    crew = Crew(drivers)
+    try:
+        _run(name, settings, crew, figures, stop)
+    finally:
+        crew.close()
+        if server is not None:
+            server.close()
+
+
+def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop: threading.Event) -> None:
+    while not stop.is_set():
+        broker, facts, findings = require_topics(settings)
+        for finding in findings:
+            _LOG.warning("%s", finding)
+        _require_equal_partitions(settings, facts)
+        changed, done = threading.Event(), threading.Event()
+        if not broker.embedded:
+            watch = threading.Thread(target=_watch_topics, args=(settings, facts, figures, changed, done), daemon=True)
+            watch.start()
+        agent = Agent(name, settings_for(settings, broker), facts, crew, figures, _either(stop, changed))
+        try:
+            agent.run()
+        except Rebuild as e:
+            figures.alarms += 1
+            _LOG.error("starting all hosts anew: %s", e)
+            stop.wait(REBUILD_WAIT_S)
+        finally:
+            done.set()
+
+
+def _require_equal_partitions(settings: Settings, facts: Mapping[str, TopicFacts]) -> None:
+    """A host has one partition number, on `hosts` and on `claims`."""
+    names = Topics(settings.topics.prefix, settings.topics.pool)
+    hosts, claims = facts[names.hosts].partitions, facts[names.claims].partitions
+    if hosts != claims:
+        raise SettingsError(
+            f"topics.hosts_partitions is {hosts} and topics.claims_partitions {claims}: they must be equal; "
+            "create the topics with equal counts"
+        )
+
+
+def _watch_topics(
+    settings: Settings,
+    facts: Mapping[str, TopicFacts],
+    figures: AgentFigures,
+    changed: threading.Event,
+    done: threading.Event,
+) -> None:
+    """Look at the topics from time to time: broken settings make us not ready, a topic made anew ends this life of the agent."""
+    names = Topics(settings.topics.prefix, settings.topics.pool)
+    told = ""
+    while not done.wait(TOPICS_CHECK_S):
+        try:
+            _, now, _ = require_topics(settings)
+        except CommonplaceError as e:
+            if told != str(e):
+                _LOG.error("not ready: %s", e)
+            told = figures.reason = str(e)
+            continue
+        if any(now[topic] != facts[topic] for topic in (names.hosts, names.claims, names.control)):
+            _LOG.error("a topic was made anew")
+            changed.set()
+            return
+        if told and figures.reason == told:
+            told = figures.reason = ""
+
+
+def _either(one: threading.Event, other: threading.Event) -> Callable[[], bool]:
+    return lambda: one.is_set() or other.is_set()
+
+
+def _obey_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)

@@ -1,0 +1,302 @@
+"""The agent's shell: poll, receive, perform; one thread, one data consumer, one producer.
+
+    control to its end ▸ start records ▸ hosts from the beginning ▸ drivers look ▸ claims
+    turn: read ▸ let the keeper receive ▸ write its reports ▸ one flush
+
+What the keeper asks for is done here and nowhere else. Losing records, or topics made anew, end this life of the agent: the process
+then begins another with a new keeper and new start records.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from commonplace.agent.crew import Crew
+from commonplace.agent.figures import AgentFigures
+from commonplace.core.hosts import START_SUFFIX
+from commonplace.core.keeper import Keeper
+from commonplace.core.keeper_events import (
+    AdoptInstance,
+    Alarm,
+    AskClaimsRange,
+    CaptureEnd,
+    ClaimsRange,
+    ClaimsRead,
+    ControlRead,
+    EndCaptured,
+    Fenced,
+    HostsRead,
+    KeeperSettings,
+    Quarantine,
+    ReadClaims,
+    Refused,
+    ReportFailed,
+    Send,
+    StartInstance,
+    StopInstance,
+    Tick,
+    quarantined,
+)
+from commonplace.core.kept import RESUMING
+from commonplace.core.ledger import Bounds
+from commonplace.core.records import Bad, HostControl, decode
+from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
+from commonplace.errors import Fenced as FencedError
+from commonplace.failpoints import hit
+from commonplace.kafka.outbox import Outbox, QuarantineWriter
+from commonplace.kafka.tail import Batch, Lost, Tail
+from commonplace.kafka.topics import TopicFacts, Topics
+from commonplace.settings import Settings
+
+POLL_S: Final = 0.05
+"""Longest wait for a record; leases, heartbeats and drivers are served between waits."""
+
+TICK_MS: Final = 50
+GRACE_S: Final = 5.0
+"""How long an agent that was told to stop waits for its reports; what is missing is settled when it comes back."""
+
+ALARMS_TOLD_MAX: Final = 20
+"""Alarms of one turn that are logged one by one: a topic made anew alarms for every host."""
+
+HOST_CONTROL: Final = b"host/"
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Rebuild(Exception):
+    """The ledgers can't be trusted any more: start every host anew from its log."""
+
+
+def keeper_settings(settings: Settings) -> KeeperSettings:
+    """The core's intervals and bounds from the settings file."""
+    a = settings.agent
+    return KeeperSettings(
+        snapshot_interval_ms=int(a.snapshot_interval_s * 1000),
+        snapshot_jitter=a.snapshot_jitter,
+        heartbeat_interval_ms=int(a.heartbeat_interval_s * 1000),
+        delta_allocations_max=a.delta_allocations_max,
+        bounds=Bounds(lease_ms_max=a.lease_ms_max, report_bytes_max=a.report_bytes_max, settled_max=a.settled_max),
+    )
+
+
+def clock_ms() -> int:
+    """Milliseconds that only grow and count suspend: a lease must not stand still while its host sleeps."""
+    return int(time.clock_gettime(_CLOCK) * 1000)
+
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Agent:
+    """One life of an agent: from start records to a signal, a fence or a rebuild. `figures` and `crew` outlive it."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        facts: dict[str, TopicFacts],
+        crew: Crew,
+        figures: AgentFigures,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.name, self.settings, self.crew, self.figures, self._stop = name, settings, crew, figures, stop
+        self.topics = Topics(settings.topics.prefix, settings.topics.pool)
+        self._claims_topic_id = facts[self.topics.claims].topic_id
+        partitions = facts[self.topics.hosts].partitions
+        self.keeper = Keeper(name, crew.specs(), partitions, secrets.token_hex(8), keeper_settings(settings))
+        self.tail = Tail(settings)
+        self.outbox = Outbox(settings, errors_only=True)
+        self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
+        self._failed: list[str] = []  # hosts of records that were not delivered
+        self._on_failure = {host: partial(self._not_delivered, host) for host in self.keeper.hosts}
+        self._asked: set[int] = set()  # partitions whose claims range is wanted once their drivers have looked
+        self._looked: set[str] = set()
+        self._alarms: list[str] = []
+        self._refused = ""
+        self._fenced = ""
+        self._tick_ms = 0
+        self._reported = False
+        self._perform: dict[type, Callable[[Any], None]] = {
+            Send: self._send,
+            AskClaimsRange: lambda e: self._asked.add(e.partition),
+            ReadClaims: lambda e: self.tail.add(self.topics.claims, e.partition, e.offset),
+            CaptureEnd: self._capture_end,
+            StartInstance: self._start_instance,
+            StopInstance: self._stop_instance,
+            AdoptInstance: lambda e: self.crew.perform(e, clock_ms() / 1000),
+            Quarantine: self._put_aside,
+            Alarm: self._alarm,
+            Fenced: self._note_fenced,
+            Refused: self._note_refused,
+        }
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start the hosts and serve until told to stop. Blocks.
+
+        Raises `Rebuild` when the hosts must be started anew, `Fenced` when other agents took all of them, and
+        `CommonplaceError` when none can be started.
+        """
+        figures = self.figures
+        figures.attach(self.keeper)
+        figures.outbox, figures.quarantine = self.outbox, self.quarantine
+        try:
+            self._begin()
+            while not self._stop():
+                self._turn()
+        except (Lost, TopicsNotReady) as e:
+            raise Rebuild(str(e)) from e
+        finally:
+            figures.reason = "leaving"
+            missing = self.outbox.close(GRACE_S)
+            if missing:
+                _LOG.warning("%d records were not acknowledged; what they tell is settled at the next start", missing)
+            self.tail.close()
+
+    def _begin(self) -> None:
+        """Read what operators say to its end, write the start records, read the hosts' past."""
+        low, end = self.tail.range(self.topics.control, 0)
+        self.tail.add(self.topics.control, 0, low)
+        while self.tail.position(self.topics.control, 0) < end and not self._stop():
+            for batch in self.tail.turn(POLL_S):
+                self._control_read(batch)
+        self._do(self.keeper.begin(clock_ms()))
+        for partition in sorted(self.keeper.unready):
+            self.tail.add(self.topics.hosts, partition, self.tail.range(self.topics.hosts, partition)[0])
+        self.figures.reason = ""
+
+    def _turn(self) -> None:
+        topics, keeper = self.topics, self.keeper
+        for batch in self.tail.turn(POLL_S):
+            if batch.topic == topics.hosts:
+                self._do(keeper.receive(HostsRead(batch.partition, batch.records), clock_ms()))
+            elif batch.topic == topics.claims:
+                effects = keeper.receive(ClaimsRead(batch.partition, batch.records, batch.position), clock_ms())
+                if batch.records:
+                    hit("after_claims_read")
+                self._do(effects)
+            else:
+                self._control_read(batch)
+        now_ms = clock_ms()
+        if now_ms >= self._tick_ms:
+            self._tick_ms = now_ms + TICK_MS
+            self._serve_drivers(now_ms)
+            self._do(keeper.receive(Tick(), now_ms))
+        self.outbox.flush_turn()
+        if self._reported:
+            self._reported = False
+            hit("before_report_ack")
+        failed, self._failed = self._failed, []
+        for host in failed:
+            self._do(keeper.receive(ReportFailed(host), clock_ms()))
+        self._tell()
+
+    def _serve_drivers(self, now_ms: int) -> None:
+        now_s = now_ms / 1000
+        for said in self.crew.poll(now_s):
+            self._do(self.keeper.receive(said, now_ms))
+        for load in self.crew.loads(now_s):
+            self._do(self.keeper.receive(load, now_ms))
+        for partition in sorted(self._asked):
+            self._look(partition, now_s)
+
+    def _look(self, partition: int, now_s: float) -> None:
+        """Answer where a partition's claims lie, once all that runs on its starting hosts is known."""
+        waiting = False
+        for host, kept in self.keeper.hosts.items():
+            if kept.partition != partition or kept.phase != RESUMING or host in self._looked:
+                continue
+            for said in self.crew.look(host, now_s):
+                self._do(self.keeper.receive(said, clock_ms()))
+            if self.crew.has_looked(host):
+                self._looked.add(host)
+            else:
+                waiting = True
+        if waiting:
+            return
+        try:
+            low, high = self.tail.range(self.topics.claims, partition)
+        except BrokerUnavailable as e:
+            _LOG.warning("%s", e)
+            return
+        self._asked.discard(partition)
+        self._do(self.keeper.receive(ClaimsRange(partition, self._claims_topic_id, low, high), clock_ms()))
+
+    def _tell(self) -> None:
+        """Log this turn's alarms, and end when no host is left."""
+        alarms, self._alarms = self._alarms, []
+        self.figures.alarms += len(alarms)
+        for alarm in alarms[:ALARMS_TOLD_MAX]:
+            _LOG.warning("%s", alarm)
+        if len(alarms) > ALARMS_TOLD_MAX:
+            _LOG.warning("… and %d more such alarms", len(alarms) - ALARMS_TOLD_MAX)
+        if self.keeper.left == 0:
+            if self._fenced:
+                raise FencedError(f"{self._fenced}; no host is left to agent {self.name}: do not start it again")
+            raise CommonplaceError(self._refused)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _control_read(self, batch: Batch) -> None:
+        for offset, _, key, value in batch.records:
+            if key is None or not key.startswith(HOST_CONTROL):
+                continue
+            host = key[len(HOST_CONTROL) :].decode(errors="replace")
+            record = decode("control", value) if value is not None else None
+            if isinstance(record, HostControl | None) and (record is None or record.name == host):
+                self._do(self.keeper.receive(ControlRead(host, record), clock_ms()))
+                continue
+            reason = record.reason if isinstance(record, Bad) else f"key is of host {host!a}, record of another"
+            self._put_aside(Quarantine("control", 0, offset, reason, key, value))
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def _do(self, effects: Iterable[Any]) -> None:
+        perform = self._perform
+        for effect in effects:
+            perform[type(effect)](effect)
+
+    def _send(self, effect: Send) -> None:
+        if effect.value is not None and not effect.key.endswith(START_SUFFIX):
+            hit("before_report")
+            self._reported = True
+        self.outbox.send(self.topics.hosts, effect.partition, effect.key, effect.value, self._on_failure[effect.host])
+
+    def _not_delivered(self, host: str, offset: int, error: str) -> None:
+        self._failed.append(host)
+
+    def _capture_end(self, effect: CaptureEnd) -> None:
+        asked_at_ms = clock_ms()  # before the question: the end must be younger than the leases that it lets lapse
+        try:
+            end = self.tail.range(self.topics.claims, effect.partition)[1]
+        except BrokerUnavailable as e:
+            _LOG.warning("%s", e)
+            return  # the next tick asks again
+        self._do(self.keeper.receive(EndCaptured(effect.partition, end, asked_at_ms), clock_ms()))
+
+    def _start_instance(self, effect: StartInstance) -> None:
+        self.figures.started += 1
+        self.crew.perform(effect, clock_ms() / 1000)
+
+    def _stop_instance(self, effect: StopInstance) -> None:
+        self.figures.stopped += 1
+        self.crew.perform(effect, clock_ms() / 1000)
+
+    def _put_aside(self, effect: Quarantine) -> None:
+        topic: str = getattr(self.topics, effect.topic)
+        self.quarantine.put(quarantined(effect, topic, self.name), clock_ms())
+
+    def _alarm(self, effect: Alarm) -> None:
+        self._alarms.append(f"host {effect.host}: {effect.reason}")
+
+    def _note_fenced(self, effect: Fenced) -> None:
+        self._fenced = f"host {effect.host} was taken over by {effect.by}"
+        self._alarms.append(self._fenced)
+
+    def _note_refused(self, effect: Refused) -> None:
+        self._refused = effect.reason
+        self._alarms.append(effect.reason)
