@@ -1,0 +1,172 @@
+"""The shipped ledger under the audit's eyes: whatever is thrown at it, its log is clean; with a check taken out, it is not."""
+
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_logs import CLAIMS_ID, Pool
+from commonplace.core import ledger as ledger_module
+from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.ledger import Configure, Failed, Found, Gone, Lapse, Ledger, Taken, Up
+from commonplace.core.records import Allocation, Claim, Confirm, Release, encode
+from commonplace.core.resources import Inventory
+
+LEASE_MS = 12_000
+STEP_MS = 5_000
+
+
+class Agent:
+    """One host's ledger writing to a pool of hand-made logs."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.state = HostState("h1")
+        self.ids = 0
+        self.unseen = (
+            0  # what instances found or gone since the last report did to the hash: nobody can expect that yet
+        )
+        self.start()
+
+    def start(self) -> None:
+        """A new incarnation, from the last report in the log."""
+        epoch = self.pool.put("hosts", "h1/start", {"type": "start", "v": 1, "host": "h1"})
+        now_ms = self.pool.now_ms
+        if self.state.generation > 0:
+            self.ledger = Ledger.recover(self.state, epoch, now_ms, now_ms)
+        else:
+            self.ledger = Ledger("h1", epoch, now_ms, CLAIMS_ID, -1)
+        self.ledger.receive(Configure(inventory={"VCPU": Inventory(total=8)}), now_ms)
+        self.state.start(epoch, False, now_ms)
+        self.report(snapshot=True)
+
+    def report(self, *, snapshot: bool = False) -> None:
+        record = self.ledger.snapshot("agent") if snapshot else self.ledger.delta()
+        self.unseen = 0
+        key = f"h1/{self.ledger.epoch}" + ("" if snapshot else "/delta")
+        raw = encode(record)
+        offset = self.pool.put("hosts", key, raw)
+        parsed = parse_key(key.encode())
+        assert parsed is not None
+        fold(self.state, parsed, offset, self.pool.now_ms, raw)
+
+    def claim(self, vcpu: int, mode: Any, fresh: bool) -> None:
+        self.ids += 1
+        expected = f"{(self.ledger.hash - self.unseen) % 2**64:016x}" if fresh else "0" * 16
+        allocation = Allocation(id=f"a-{self.ids}", request=f"r-{self.ids}", resources={"VCPU": vcpu})
+        self.take(
+            Claim(
+                host="h1",
+                request=f"r-{self.ids}",
+                mode=mode,
+                expected=expected,
+                lease_ms=LEASE_MS,
+                allocations=[allocation],
+                builds_max=3,
+            )
+        )
+
+    def about(self, kind: str, which: int, leased_only: bool) -> None:
+        """A renewal, confirm or release of some allocation, there or not."""
+        identity = f"a-{which}"
+        if kind == "renew":
+            allocation = Allocation(id=identity, resources={})
+            self.take(Claim(host="h1", request=f"r-{which}", mode="renew", lease_ms=LEASE_MS, allocations=[allocation]))
+        elif kind == "confirm":
+            self.take(Confirm(host="h1", request=f"r-{which}", allocation=identity))
+        else:
+            self.take(Release(host="h1", request=f"r-{which}", allocation=identity, leased_only=leased_only))
+
+    def take(self, record: Claim | Confirm | Release) -> None:
+        offset = self.pool.put("claims", "h1", encode(record))
+        self.ledger.receive(Taken(offset, self.pool.now_ms, record), self.pool.now_ms)
+
+    def driver(self, event: Found | Gone) -> None:
+        before = self.ledger.hash
+        self.ledger.receive(event, self.pool.now_ms)
+        self.unseen += self.ledger.hash - before
+
+    def pass_time(self) -> None:
+        self.pool.tick(STEP_MS)
+        now_ms = self.pool.now_ms
+        for identity, ends_ms in list(self.ledger.leases.items()):
+            if ends_ms < now_ms:
+                self.ledger.receive(Lapse(identity, now_ms), now_ms)
+
+
+steps = st.one_of(
+    st.tuples(st.just("claim"), st.integers(1, 9), st.sampled_from(["strict", "fits"]), st.booleans()),
+    st.tuples(st.sampled_from(["renew", "confirm", "release"]), st.integers(1, 6), st.booleans()),
+    st.tuples(st.sampled_from(["up", "failed"]), st.integers(1, 6)),
+    st.tuples(st.sampled_from(["found", "gone"]), st.integers(1, 2), st.integers(1, 6)),
+    st.tuples(st.just("inventory"), st.integers(2, 12)),
+    st.tuples(st.just("status"), st.sampled_from(["enabled", "draining"])),
+    st.tuples(st.sampled_from(["time", "delta", "snapshot", "start"])),
+)
+
+
+def play(step: tuple[Any, ...], agent: Agent) -> None:
+    ledger, now_ms = agent.ledger, agent.pool.now_ms
+    match step:
+        case ("claim", vcpu, mode, fresh):
+            agent.claim(vcpu, mode, fresh)
+        case (("renew" | "confirm" | "release") as kind, which, leased_only):
+            agent.about(kind, which, leased_only)
+        case ("up", which):
+            ledger.receive(Up(f"a-{which}"), now_ms)
+        case ("failed", which):
+            ledger.receive(Failed(f"a-{which}", "no image"), now_ms)
+        case ("found", which, vcpu):
+            agent.driver(Found(instance=f"vm-{which}", resources={"VCPU": vcpu}))
+        case ("gone", which, _):
+            agent.driver(Gone(f"vm-{which}"))
+        case ("inventory", total):
+            ledger.receive(Configure(inventory={"VCPU": Inventory(total=total)}), now_ms)
+            agent.report()  # nobody can expect a state that was never reported
+        case ("status", status):
+            ledger.receive(Configure(status=status), now_ms)
+            agent.report()
+        case ("time",):
+            agent.pass_time()
+            agent.report()
+        case ("delta",):
+            agent.report()
+        case ("snapshot",):
+            agent.report(snapshot=True)
+        case ("start",):
+            agent.report()  # what it settled is out
+            agent.start()
+
+
+def run(scenario: list[tuple[Any, ...]]) -> Any:
+    pool = Pool()
+    agent = Agent(pool)
+    for step in scenario:
+        play(step, agent)
+    agent.report()
+    return pool.audit(slack_ms=STEP_MS + 1_000, heartbeat_ms=STEP_MS)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(steps, max_size=40))
+def test_log_of_the_shipped_ledger_is_clean_and_provable(scenario: list[tuple[Any, ...]]) -> None:
+    report = run(scenario)
+    assert [v.text for tally in report.tallies.values() for v in tally.violations] == []
+    assert sum(tally.unprovable for tally in report.tallies.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "invariant"),
+    [
+        ({"_refusal": lambda self, claim: ("", "")}, 6),
+        ({"_overfull": lambda self, claim: ("", "")}, 1),
+    ],
+    ids=["expected hash ignored", "capacity ignored"],
+)
+def test_ledger_with_a_check_taken_out_is_found(broken: dict[str, Any], invariant: int) -> None:
+    claims = [("claim", 5, "strict", False), ("claim", 5, "fits", True), ("claim", 5, "fits", True)]
+    with mock.patch.multiple(ledger_module.Ledger, **broken):
+        assert run([*claims, ("delta",)]).tallies[invariant].violated
+    assert run([*claims, ("delta",)]).clean
