@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Release
-from commonplace.errors import BrokerUnavailable, StateChanged, TimedOut, TopicsNotReady, UsageError
+from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, TopicsNotReady, UsageError
 from commonplace.frontend import Confirmed, Frontend, Pending, Released, TooLate
 from commonplace.kafka.broker import LocalBroker
 from commonplace.settings import Settings, load
@@ -165,14 +165,31 @@ def test_callbacks_run_once_whether_added_before_or_after_the_answer(settings: S
     assert calls == [pending, pending]
 
 
+def test_what_was_handed_over_before_closing_is_sent(settings: Settings) -> None:
+    with fake_replica(settings) as replica:
+        with Frontend(settings) as frontend:
+            decisions = [p.result() for p in frontend.submit_many([frontend.request("m1.small") for _ in range(20)])]
+            for decision in decisions:
+                frontend.release(decision)
+        for _ in range(200):
+            if len(replica.claims) == 20:
+                break
+            replica.pause(0.05)
+        assert {c.request for c in replica.claims} == {d.request for d in decisions}
+
+
 def test_closing_tells_those_who_wait(settings: Settings) -> None:
     frontend = Frontend(settings)
     pending = frontend.submit(frontend.request(FLAVOR.name))
     frontend.close()
-    with pytest.raises(Exception, match="closed before the decision came"):
+    with pytest.raises(CommonplaceError, match="closed before the decision came"):
         pending.result(5)
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(CommonplaceError, match="closed"):
         frontend.submit(frontend.request(FLAVOR.name))
+    with pytest.raises(CommonplaceError, match="closed"):
+        frontend.release(placed(pending.request, 0, 0))
+    with pytest.raises(CommonplaceError, match="closed"):
+        frontend.cancel(pending.request.id)
 
 
 def test_an_unreadable_decision_is_passed_over_and_the_next_one_answers(settings: Settings, frontend: Frontend) -> None:

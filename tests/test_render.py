@@ -73,6 +73,8 @@ def test_a_placed_decision_lists_every_instance_in_columns() -> None:
         "  h1       r-7f3a.0   allocation a1",
         "  host-2   r-7f3a.1   allocation a2",
     ]
+    straight = render.decision(decided(result="placed", count=2, placed=placed, attempts=2))
+    assert straight[0] == "placed r-7f3a (m1.large × 2)"
     assert render.lease(record) == (
         "leased: lapses 4 min 50 s after the submit unless you `commonplace confirm r-7f3a`"
     )

@@ -6,7 +6,7 @@ import typer
 
 from commonplace.cli import common
 from commonplace.cli.output import say
-from commonplace.errors import NotReady
+from commonplace.errors import Denied, NotReady
 
 app = typer.Typer(help="Show decisions.", no_args_is_help=True)
 
@@ -25,6 +25,8 @@ def show(
     from commonplace.frontend.lookup import find
 
     entry = find(common.settings(), name)
+    if entry.decision is None and entry.id_reused:
+        raise Denied(f"request {entry.request} was rejected: its id was used for another request before")
     if entry.decision is None:
         cancelled = " and was cancelled" if entry.cancelled else ""
         raise NotReady(f"request {entry.request} has no decision yet{cancelled}: see that a scheduler runs")

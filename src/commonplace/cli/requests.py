@@ -31,7 +31,7 @@ HOSTS_SHOWN = 3
 
 @app.command(epilog="\b\nExamples:\n  commonplace requests --since 60\n  commonplace requests --watch -o json")
 def requests(
-    prefix: Annotated[str, typer.Argument(metavar="[ID]", help="Only ids that begin so.")] = "",
+    name: Annotated[str, typer.Argument(metavar="[ID]", help="Only ids that begin so.")] = "",
     since: Annotated[float, typer.Option(metavar="MINUTES", min=0, help="How far to look back.")] = 15.0,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, a line for every change.")] = False,
@@ -39,8 +39,8 @@ def requests(
     """List recent requests and what was decided."""
     from commonplace.frontend.lookup import Reader
 
-    reader = Reader(common.settings(), since * 60, wanted=prefix)
-    entries = [e for e in reader.read().entries.values() if e.request.startswith(prefix)]
+    reader = Reader(common.settings(), since * 60, wanted=name)
+    entries = [e for e in reader.read().entries.values() if e.request.startswith(name)]
     entries.sort(key=lambda e: e.requested_at_ms or e.decided_at_ms or 0)
     rows = [_row(e) for e in entries[-limit:]]
     if not watch:
@@ -49,7 +49,7 @@ def requests(
     for row in rows:
         _line(row)
     for entry in reader.follow():
-        if entry.request.startswith(prefix):
+        if entry.request.startswith(name):
             _line(_row(entry))
 
 
@@ -70,13 +70,19 @@ def _row(entry: "Entry") -> dict[str, Any]:
         "count": asked.count if asked else 0,
         "project": asked.project if asked else "",
         "age": render.duration(max(0.0, time.time() - began / 1000)) if began else "",
-        "result": decision.result if decision else "cancelling" if entry.cancelled else "undecided",
-        "reason": decision.reason if decision else "",
+        "result": decision.result if decision else _undecided(entry),
+        "reason": decision.reason if decision else "id_reused" if entry.id_reused else "",
         "hosts": sorted({p.host for p in decision.placed}) if decision else [],
         "replica": decision.replica if decision else "",
         "attempts": decision.attempts if decision else 0,
         "latency_ms": _latency_ms(entry),
     }
+
+
+def _undecided(entry: "Entry") -> str:
+    if entry.id_reused:  # on this partition the id stood for other content only
+        return "rejected"
+    return "cancelling" if entry.cancelled else "undecided"
 
 
 def _latency_ms(entry: "Entry") -> int | None:

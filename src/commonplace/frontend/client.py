@@ -171,6 +171,7 @@ class Frontend:
         Returns once the record is on its way. `flavor` is needed for requests this frontend did not submit.
         """
         with self._lock:
+            self._require_open()
             effects = self._session.receive(Withdraw(request, next(self._tokens), flavor), _now_ms())
         self._perform(effects, self._unawaited_delivered)
 
@@ -233,8 +234,7 @@ class Frontend:
     def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool) -> None:
         effects: list[Effect] = []
         with self._lock:
-            if self._failure is not None or self._stopping:
-                raise self._failure or CommonplaceError("this frontend is closed: open another")
+            self._require_open()
             self._wait_for_room(len(pendings))
             now_ms = _now_ms()
             for pending in pendings:
@@ -246,6 +246,10 @@ class Frontend:
         looks = [e for e in effects if isinstance(e, LookBack)]
         if looks:
             self._look_back(looks, positions)
+
+    def _require_open(self) -> None:
+        if self._failure is not None or self._stopping:
+            raise self._failure or CommonplaceError("this frontend is closed: open another")
 
     def _wait_for_room(self, wanted: int) -> None:
         """Back-pressure on callers; the reader's own callbacks are told `overloaded` instead, as nobody else makes room."""
@@ -286,11 +290,13 @@ class Frontend:
     ) -> list[Outcome]:
         if not wait:
             with self._lock:
+                self._require_open()
                 effects = self._session.receive(event, _now_ms())
             self._perform(effects)
             return []
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
         with self._lock:
+            self._require_open()
             effects = self._session.receive(event, _now_ms())
         _raise_refused(effects)
         records = [e for e in effects if isinstance(e, SendClaimRecord)]
@@ -364,11 +370,12 @@ class Frontend:
                     return
                 self._park()
                 continue
+            stopping = self._stopping  # as it is before the flush: the last flush is the long one
             for _ in range(len(queue)):
                 self._produce(*queue.popleft())
-            producer.flush(CLOSE_FLUSH_S if self._stopping else FLUSH_S)
+            producer.flush(CLOSE_FLUSH_S if stopping else FLUSH_S)
             self._take_acknowledged()
-            if self._stopping and len(producer):
+            if stopping and len(producer):
                 _log.warning("%d records were not acknowledged when the frontend closed", len(producer))
                 producer.purge()
                 producer.flush(FLUSH_S)

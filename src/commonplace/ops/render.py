@@ -72,7 +72,9 @@ def _asked(record: Decision) -> str:
 
 
 def _effort(record: Decision) -> str:
-    return f" after {record.attempts} attempts" if record.attempts > 1 else ""
+    return (
+        f" after {record.attempts} attempts" if record.attempts > record.count else ""
+    )  # one an instance is the least
 
 
 def _places(record: Decision) -> list[str]:
