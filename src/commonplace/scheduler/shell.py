@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from commonplace.core.keeper import Quarantine, quarantined
+from commonplace.collector import calm
+from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.records import encode
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import (
@@ -161,6 +162,7 @@ class Scheduler:
             self._receive_batches(self.tail.turn(IDLE_POLL_S))
             behind = {place: end for place, end in behind.items() if self.tail.position(*place) < end}
         self._receive(CaughtUp())
+        calm()
         self.figures.caught_up(time.monotonic() - started)
         _LOG.info("caught up with %d hosts in %.2f s", len(self.replica.view.rows), time.monotonic() - started)
 
