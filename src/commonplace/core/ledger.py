@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState, check_names
+from commonplace.core.hosts import HostState
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     SETTLED_MAX,
@@ -163,6 +163,7 @@ class Ledger:
         "allocations",
         "base",
         "base_host",
+        "base_host_hash",
         "base_ids",
         "base_status",
         "bounds",
@@ -180,6 +181,7 @@ class Ledger:
         "inventory",
         "labels",
         "leases",
+        "limits",
         "load",
         "removed",
         "settled",
@@ -205,6 +207,7 @@ class Ledger:
         self.claims_topic, self.claims_through = claims_topic, claims_through
         self.generation = 0
         self.inventory: Mapping[str, Inventory] = {}
+        self.limits: dict[str, tuple[int, int, int, int]] = {}  # class → capacity, min_unit, unit_max, step_size
         self.traits: tuple[str, ...] = ()
         self.labels: Mapping[str, str] = {}
         self.status: Status = "enabled"
@@ -222,6 +225,7 @@ class Ledger:
         self.base = 0  # generation of the snapshot that deltas rest on
         self.base_ids: frozenset[str] = frozenset()
         self.base_host: tuple[Any, ...] = ()
+        self.base_host_hash = 0
         self.base_status: tuple[Status, bool] = ("enabled", False)
         self.upserted: dict[str, None] = {}  # in order, so that the same events give the same bytes
         self.removed: dict[str, None] = {}
@@ -327,7 +331,7 @@ class Ledger:
             user=asked.user,
             kind=asked.kind,
             group=asked.group,
-            resources=asked.resources,
+            resources=asked.resources if all(asked.resources.values()) else _without_zeros(asked.resources),
             cells=asked.cells,
             state=state,
             building=True,
@@ -375,16 +379,24 @@ class Ledger:
 
     def _no_room(self, asked: list[Allocation]) -> tuple[Reason, str]:
         """The first resource class that has no room for all that is asked together."""
-        inventory, used = self.inventory, self.used
+        limits, used = self.limits, self.used
         if len(asked) > 1:
             used = dict(used)
         for allocation in asked:
             for name, amount in allocation.resources.items():
-                why = misfit(inventory.get(name), used.get(name, 0), amount)
-                if why:
-                    return "full", f"{name}: {why}"[:128]
+                had = used.get(name, 0)
+                limit = limits.get(name)
+                if not (
+                    limit is not None
+                    and had + amount <= limit[0]
+                    and limit[1] <= amount <= limit[2]
+                    and amount % limit[3] == 0
+                ):  # the rule in words, and for amounts of 0
+                    why = misfit(self.inventory.get(name), had, amount)
+                    if why:
+                        return "full", f"{name}: {why}"[:128]
                 if used is not self.used:
-                    used[name] = used.get(name, 0) + amount
+                    used[name] = had + amount
         return "", ""
 
     def _reject(self, offset: int, claim: Claim, reason: Reason, why: str) -> list[Change]:
@@ -448,6 +460,7 @@ class Ledger:
 
     def _configure(self, to: Configure) -> None:
         self.inventory = self.inventory if to.inventory is None else to.inventory
+        self.limits = {n: (i.capacity, i.min_unit, i.unit_max, i.step_size) for n, i in self.inventory.items()}
         self.traits = self.traits if to.traits is None else tuple(sorted(set(to.traits)))
         self.labels = self.labels if to.labels is None else to.labels
         self.status = self.status if to.status is None else to.status
@@ -475,15 +488,18 @@ class Ledger:
         self._count(allocation, -1)
 
     def _count(self, allocation: Allocation, sign: int) -> None:
-        self.hash = (self.hash + sign * hashing.allocation_hash(allocation)) & hashing.MASK
+        tail = hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
+        self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
         self.bytes += sign * _bytes(allocation)
         self.builds += sign * allocation.building
         used = self.used
         for name, amount in allocation.resources.items():
             used[name] = used.get(name, 0) + sign * amount
         if allocation.group:
-            self.groups[allocation.group] = self.groups.get(allocation.group, 0) + sign
-            if not self.groups[allocation.group]:
+            left = self.groups.get(allocation.group, 0) + sign
+            if left:
+                self.groups[allocation.group] = left
+            else:
                 del self.groups[allocation.group]
 
     def _upsert(self, allocation_id: str) -> None:
@@ -517,6 +533,7 @@ class Ledger:
         self.base = self.generation
         self.base_ids = frozenset(self.allocations)
         self.base_host = (self.inventory, self.traits, self.labels)
+        self.base_host_hash = self.host_hash
         self.base_status = (self.status, self.gap)
         self.upserted, self.removed = {}, {}
         settled, omitted = self._told()
@@ -544,9 +561,7 @@ class Ledger:
         self.generation += 1
         settled, omitted = self._told()
         allocations = self.allocations
-        inventory, traits, labels = self.base_host
-        status, gap = self.base_status
-        return Delta(
+        told = Delta(
             host=self.host,
             epoch=self.epoch,
             generation=self.generation,
@@ -554,17 +569,25 @@ class Ledger:
             claims_topic=self.claims_topic,
             claims_through=self.claims_through,
             hash=hashing.to_hex(self.hash),
-            status=None if self.status == status else self.status,
-            gap=None if self.gap == gap else self.gap,
-            inventory=None if self.inventory == inventory else dict(self.inventory),
-            traits=None if self.traits == traits else self.traits,
-            labels=None if self.labels == labels else dict(self.labels),
             upserts=[allocations[i] for i in self.upserted],
             removed=list(self.removed),
             settled=settled,
             settled_omitted=omitted,
             load=self.load,
         )
+        if (self.host_hash, self.gap) != (self.base_host_hash, self.base_status[1]):
+            self._host_changes(told)
+        return told
+
+    def _host_changes(self, told: Delta) -> None:
+        """What of the host itself differs from the snapshot that the delta rests on."""
+        inventory, traits, labels = self.base_host
+        status, gap = self.base_status
+        told.status = None if self.status == status else self.status
+        told.gap = None if self.gap == gap else self.gap
+        told.inventory = None if self.inventory == inventory else dict(self.inventory)
+        told.traits = None if self.traits == traits else self.traits
+        told.labels = None if self.labels == labels else dict(self.labels)
 
     def _told(self) -> tuple[list[Settled], int]:
         told, omitted = self.settled, self.settled_omitted
@@ -593,12 +616,20 @@ def _malformed(asked: Iterable[Allocation]) -> str:
         if allocation.cells:
             return "the host has no cells"
         ids.add(allocation.id)
-    return check_names(asked)[:128]
+        if not _names(allocation).isprintable():
+            return "a name with control characters"
+    return ""
+
+
+def _without_zeros(resources: Mapping[str, int]) -> dict[str, int]:
+    """Amounts of 0 are neither hashed nor held, so that their names need not be reported."""
+    return {name: amount for name, amount in resources.items() if amount}
+
+
+def _names(a: Allocation) -> str:
+    return "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group))
 
 
 def _bytes(allocation: Allocation) -> int:
-    """Bytes of an allocation in a snapshot, from above: 4 a character of a name, 300 for all keys, 24 for a number and its marks."""
-    names = len(allocation.id) + len(allocation.request) + len(allocation.instance) + len(allocation.flavor)
-    names += len(allocation.project) + len(allocation.user) + len(allocation.kind) + len(allocation.group)
-    resources = allocation.resources
-    return 300 + 4 * (names + sum(map(len, resources))) + 24 * len(resources)
+    """Bytes of an allocation in a snapshot, from above: 4 a character of a name, 300 for all keys, 90 for a resource class."""
+    return 300 + 4 * len(_names(allocation)) + 90 * len(allocation.resources)
