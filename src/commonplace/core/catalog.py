@@ -8,6 +8,9 @@ from commonplace.core.ask import PROFILES
 from commonplace.core.records import Bad, Flavor, HostControl, Profile, Routing, decode
 from commonplace.core.weighers import WEIGHERS
 
+MULTIPLIER_MAX = 1e9
+"""Largest multiplier of a weigher: sums of such stay far from infinity, which would rank a host as filtered."""
+
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "host": HostControl}
 
 
@@ -19,7 +22,7 @@ class Catalog:
         self.flavors: dict[str, Flavor] = {}
         self.profiles: dict[str, Profile] = dict(PROFILES)
         self.routing = Routing()
-        self.unusable: dict[str, str] = {}  # key → why, for records of a newer version
+        self.unusable: dict[str, str] = {}  # key → why its last record cannot be used
 
     def fold(self, key: bytes | None, value: bytes | None) -> tuple[str, HostControl | None, str]:
         """Fold one control record; returns the host it speaks of ("" for none), what it says, and why it must be quarantined, or ""."""
@@ -31,19 +34,13 @@ class Catalog:
         if value is None:
             return self._delete(kind, name)
         record: Any = decode("control", value)
-        if isinstance(record, Bad):
-            if not record.newer:
-                return "", None, record.reason
-            self.unusable[path] = record.reason
-            return "", None, ""
-        wanted: Any = KEYS.get(kind, Routing)
-        if not isinstance(record, wanted) or getattr(record, "name", "") != name:
-            return (
-                "",
-                None,
-                f"key is {path}, record is a {type(record).__name__.lower()} of {getattr(record, 'name', '')!r}",
-            )
-        return self._apply(record)
+        reason = record.reason if isinstance(record, Bad) else _misfit(kind, name, record)
+        if not reason:
+            return self._apply(record)
+        if kind != "host":  # what operators said of a host before stays said; else a slip would enable it
+            self._delete(kind, name)
+            self.unusable[path] = reason
+        return "", None, "" if isinstance(record, Bad) and record.newer else reason
 
     def _delete(self, kind: str, name: str) -> tuple[str, HostControl | None, str]:
         if kind == "flavor":
@@ -61,13 +58,6 @@ class Catalog:
             case Flavor():
                 self.flavors[record.name] = record
             case Profile():
-                unknown = [name for name in record.weighers if name not in WEIGHERS]
-                if unknown:
-                    return (
-                        "",
-                        None,
-                        f"profile {record.name} names weigher {unknown[0]!r}; known are {', '.join(WEIGHERS)}",
-                    )
                 self.profiles[record.name] = record
             case Routing():
                 self.routing = record
@@ -85,7 +75,7 @@ class Catalog:
         if flavor is None:
             newer = self.unusable.get(f"flavor/{flavor_name}")
             if newer:
-                return f"flavor {flavor_name!r} cannot be read ({newer}): upgrade the schedulers"
+                return f"flavor {flavor_name!r} cannot be used ({newer}): set it again, or upgrade the schedulers"
             near = difflib.get_close_matches(flavor_name, self.flavors, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see `commonplace flavor list`"
             return f"unknown flavor {flavor_name!r}: {hint}"
@@ -93,9 +83,26 @@ class Catalog:
             return (
                 f"flavor {flavor_name!r} is served by pool {self.pool_of(flavor)!r}, not {self.pool!r}: submit it there"
             )
+        unusable = self.unusable.get(f"profile/{flavor.profile}")
+        if unusable:
+            return f"profile {flavor.profile!r} cannot be used ({unusable}): set it again, or upgrade the schedulers"
         if flavor.profile not in self.profiles:
             return f"flavor {flavor_name!r} names profile {flavor.profile!r}, which is not known: set it, or change the flavor"
         return ""
+
+
+def _misfit(kind: str, name: str, record: Flavor | Profile | HostControl | Routing) -> str:
+    """Why a control record cannot stand under this key, or ""."""
+    named = getattr(record, "name", "")
+    if not isinstance(record, KEYS.get(kind, Routing)) or named != name:
+        return f"key is {kind}/{name}, record is a {type(record).__name__.lower()} of {named!r}"
+    if isinstance(record, Profile):
+        for weigher, multiplier in record.weighers.items():
+            if weigher not in WEIGHERS:
+                return f"profile {name} names weigher {weigher!r}; known are {', '.join(WEIGHERS)}"
+            if not abs(multiplier) <= MULTIPLIER_MAX:
+                return f"profile {name} multiplies {weigher} by {multiplier}; at most ±{MULTIPLIER_MAX:.0f}"
+    return ""
 
 
 def _parse(key: bytes | None) -> tuple[str, str]:

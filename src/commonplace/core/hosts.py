@@ -142,7 +142,7 @@ class HostState:
         if key.kind != "start" and (key.epoch < self.epoch or self.removed):
             return SUPERSEDED
         self.stale, self.version = reason, newer
-        if key.kind == "snapshot":
+        if key.kind != "delta":  # deltas go on without a bad delta, but never past a bad snapshot or start record
             self.base_generation = -2
         self.log_time_ms = max(log_time_ms, self.log_time_ms)
         return APPLIED if newer else QUARANTINED
@@ -208,6 +208,8 @@ class HostState:
         now = self.allocations
         fresh = self.fresh = []
         touched = set(record.removed)
+        for gone in record.removed:  # first, because an upsert of the same id puts it in place again
+            self._put(gone, None)
         for allocation in record.upserts:
             touched.add(allocation.id)
             old = now.get(allocation.id)
@@ -220,8 +222,6 @@ class HostState:
                 self._count(old, -1)
             self._count(allocation, 1)
             now[allocation.id] = allocation
-        for gone in record.removed:
-            self._put(gone, None)
         for undone in self.touched - touched:  # named by the delta before and no more: as in the base again
             self._put(undone, self.base.get(undone))
         self.touched = touched

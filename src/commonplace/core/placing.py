@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from commonplace.core import hashing
 from commonplace.core.ask import Ask
+from commonplace.core.filters import traits
 from commonplace.core.ranking import ScoreRow, group_full, seed_of
 from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
@@ -68,7 +69,7 @@ class Placer:
         self.score_rows: dict[Ask, ScoreRow] = {}
         self._serial = 0
         self._settled = False
-        self._later: dict[tuple[Ask, str], bool] = {}  # this turn's answers of `_may_fit_later`
+        self._nowhere: dict[tuple[Ask, str, int], bool] = {}  # asks that no host passes in this turn → may one later?
 
     # -- rank and claim -----------------------------------------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ class Placer:
             self.queue.extend(self.parked)
             self.parked = []
         self._settled = False
-        self._later = {}
+        self._nowhere = {}
         room = self.settings.claims_in_flight_max - len(self.pending)
         if not self.queue or room <= 0:
             return
@@ -104,21 +105,19 @@ class Placer:
 
     def _place(self, scores: ScoreRow, work: Work, index: int, now_ms: int) -> None:
         build = work.build
-        scores.refresh()
-        barred = group_full(self.view, build.group, build.group_max)
-        row = scores.choose(seed_of(build.id, index, work.attempts), barred)
-        if row is not None:
-            self._claim(row, work, index, now_ms)
-        elif self._may_fit_later_cached(work):
+        key = (work.ask, build.group, build.group_max) if build.group_max else (work.ask, "", 0)
+        if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
+            scores.refresh()
+            barred = group_full(self.view, build.group, build.group_max)
+            row = scores.choose(seed_of(build.id, index, work.attempts), barred)
+            if row is not None:
+                return self._claim(row, work, index, now_ms)
+            self._nowhere[key] = self._may_fit_later(work)
+        if self._nowhere[key]:
             self.parked.append((work, index))
         else:
             self._unplaced(work, "")
-
-    def _may_fit_later_cached(self, work: Work) -> bool:
-        key = (work.ask, work.build.group)
-        if key not in self._later:
-            self._later[key] = self._may_fit_later(work)
-        return self._later[key]
+        return None
 
     def _may_fit_later(self, work: Work) -> bool:
         """Whether a host would do if the pending claims on it failed: then the answer waits for them."""
@@ -133,7 +132,7 @@ class Placer:
                 work.ask.instances_max and len(host.allocations) >= work.ask.instances_max
             ):
                 continue
-            if any(name not in host.traits for name in work.ask.traits_required):
+            if traits(self.view, row, work.ask):
                 continue
             if not any(
                 misfit(host.inventory.get(name), host.used.get(name, 0), amount) for name, amount in work.ask.resources
@@ -256,11 +255,7 @@ class Placer:
             self._stray(row, allocation)
             return
         slot.pending = None
-        slot.held = Held(
-            row, pending.allocation_id, allocation.instance, row.offset, pending.sent_ms, allocation.state == "active"
-        )
-        if all(slot.held is not None and slot.pending is None for slot in work.slots):
-            self._held(work)
+        self._hold(row, pending, allocation)
 
     def _renewed(self, row: Row, pending: Pending) -> None:
         work, slot = pending.work, pending.work.slots[pending.index]
@@ -271,8 +266,19 @@ class Placer:
         if allocation is None:  # lapsed before the renewal came
             self.again(work, pending.index)
             return
-        slot.held = Held(
-            row, allocation.id, allocation.instance, row.offset, pending.sent_ms, allocation.state == "active"
+        self._hold(row, pending, allocation)
+
+    def _hold(self, row: Row, pending: Pending, allocation: Allocation) -> None:
+        """Let a slot hold its allocation, under the lease that the ledger reports: it may be shorter than the one asked for."""
+        work = pending.work
+        work.slots[pending.index].held = Held(
+            row,
+            allocation.id,
+            allocation.instance,
+            row.offset,
+            pending.sent_ms,
+            min(work.lease_ms, allocation.lease_ms or work.lease_ms),
+            allocation.state == "active",
         )
         if all(slot.held is not None and slot.pending is None for slot in work.slots):
             self._held(work)
@@ -290,10 +296,11 @@ class Placer:
         self._retry(pending, reason)
 
     def _give_up(self, pending: Pending, reason: str) -> None:
-        """A claim of unknown fate is left behind; granted after all, it shows as a stray."""
+        """A claim of unknown fate is left behind; granted after all, it shows as a stray. What was to be renewed is one already."""
         if self.renewals.pop(pending.allocation_id, None) is not None:
             pending.row.renewals.remove(pending)
             pending.work.slots[pending.index].held = None
+            pending.work.strays.append((pending.row, pending.allocation_id))
         else:
             self._lift(pending)
         self.counts.timed_out += 1

@@ -4,6 +4,7 @@ State records (hosts, control, replicas, decisions) ignore fields they do not kn
 send (requests, claims) refuses them. Strings, lists and integers are bounded here; nothing unbounded enters the process.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +24,9 @@ ALLOCATIONS_MAX = 1_000
 SETTLED_MAX = 256
 """Most settled claims one report lists; the rest is counted in `settled_omitted`."""
 
+TRAITS_MAX = 256
+"""Most traits one record names."""
+
 COUNT_MAX = 256
 """Most instances one request asks for: its decision names each of them in one record."""
 
@@ -39,7 +43,7 @@ Short = Annotated[str, Meta(max_length=128)]
 Offset = Annotated[int, Meta(ge=0, le=AMOUNT_MAX)]
 Watermark = Annotated[int, Meta(ge=-1, le=AMOUNT_MAX)]
 DurationMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
-Traits = Annotated[tuple[Trait, ...], Meta(max_length=256)]
+Traits = Annotated[tuple[Trait, ...], Meta(max_length=TRAITS_MAX)]
 Asked = Annotated[dict[Short, Amount], Meta(max_length=32)]
 Cells = Annotated[dict[Short, Asked], Meta(max_length=16)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
@@ -65,8 +69,8 @@ State = Literal["leased", "active"]
 class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Resources held on a host by one instance; `leased` when claimed, `active` when confirmed.
 
-    `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant until
-    the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains.
+    `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant
+    until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains.
     """
 
     id: Short
@@ -424,6 +428,14 @@ def _newer(raw: bytes) -> int:
     except _decode_errors:
         return 0
     return version if VERSION < version <= AMOUNT_MAX else 0
+
+
+_host_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
+
+
+def is_host_name(name: str) -> bool:
+    """Whether a host may bear this name."""
+    return _host_name(name) is not None
 
 
 def printable(*names: str) -> bool:

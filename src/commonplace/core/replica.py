@@ -25,6 +25,7 @@ from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full
 from commonplace.core.records import (
+    TRAITS_MAX,
     Allocation,
     Bad,
     Build,
@@ -70,6 +71,8 @@ from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
 ID_REUSED = "id_reused"
 DEADLINE_CHECK_MS = 200
 LIVENESS_CHECK_MS = 1_000
+DEADLINES_SWEPT_MIN = 1_024
+"""Below so many entries the heap of deadlines is not worth sweeping."""
 
 
 class Part:
@@ -86,12 +89,21 @@ class Part:
 
 
 class Delivery:
-    """What must happen once a decision or a release is acknowledged."""
+    """A decision or release on its way, and the request offsets that are done once it, and whatever else is `left`, is acknowledged."""
 
-    __slots__ = ("key", "offsets", "partition", "result", "tries", "value")
+    __slots__ = ("key", "left", "number", "offsets", "partition", "value")
 
-    def __init__(self, partition: int, key: bytes, value: bytes, offsets: list[int], result: str) -> None:
-        self.partition, self.key, self.value, self.offsets, self.result = partition, key, value, offsets, result
+    def __init__(
+        self,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        offsets: list[int],
+        left: set[int] | None = None,
+        number: int = 0,
+    ) -> None:
+        self.partition, self.key, self.value, self.offsets = partition, key, value, offsets
+        self.left, self.number = left, number
 
 
 class Replica:
@@ -109,12 +121,15 @@ class Replica:
         )
         self.parts: dict[int, Part] = {}
         self.works: dict[str, Work] = {}
-        self.peers: dict[str, tuple[int, ReplicaReport]] = {}  # name → when last heard of, what it said
+        self.peers: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
         self.ready = False
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
         self._deliveries: dict[int, Delivery] = {}
         self._token = self._now = 0
-        self._deadlines: list[tuple[int, int, Work]] = []
+        self._deadlines: list[
+            tuple[int, int, Work]
+        ] = []  # heap: when, number of the work, because works do not compare
+        self._opened = 0
         self._checked_ms = self._liveness_ms = 0
         self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
         self._explained: tuple[Any, Explanation] | None = None
@@ -182,7 +197,7 @@ class Replica:
                         "replicas", 0, record, report.reason if isinstance(report, Bad) else "key is another replica's"
                     )
             else:
-                self.peers[name] = (now_ms, report)
+                self.peers[name] = (now_ms, record[1], report)
 
     def _caught_up(self, event: CaughtUp, now_ms: int) -> None:
         self.ready = True
@@ -261,14 +276,18 @@ class Replica:
         again = [
             r.id
             for offset, _, r in records
-            if offset < part.end and self.history.get(r.id) is None and isinstance(r, Build)
+            if (offset < part.end or isinstance(r, Cancel))
+            and self.history.get(r.id) is None
+            and r.id not in self.works
         ]
-        held = self.view.allocations_of(again) if again else {}
+        found = self.view.allocations_of(again) if again else {}
         for offset, log_time_ms, request in records:
+            # the same id under another flavor is another request, on another partition perhaps: hands off what it holds
+            held = [(row, a) for row, a in found.get(request.id, ()) if a.flavor == request.flavor]
             if isinstance(request, Cancel):
-                self._cancel(partition, part, offset, request, now_ms)
+                self._cancel(partition, offset, request, held, now_ms)
             else:
-                self._admit(partition, offset, log_time_ms, request, held.get(request.id, []), now_ms)
+                self._admit(partition, offset, log_time_ms, request, held if offset < part.end else [], now_ms)
 
     def _admit(
         self,
@@ -293,7 +312,7 @@ class Replica:
             return None
         reason = self._refusal(build)
         if not reason and len(self.placer.queue) + len(self.placer.parked) >= self.settings.queue_max:
-            reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it again later"
+            reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it later, under a new id"
             answer = self._rejection(build.id, partition, offset, "overloaded", reason, build, content)
             return self._decide(partition, build.id, [offset], answer, 0)
         if reason:
@@ -311,8 +330,16 @@ class Replica:
             return f"trait {min(both)} is both required and forbidden: drop one of the two"
         if build.instances and len(build.instances) != build.count:
             return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
+        if len(set(build.instances)) != len(build.instances):
+            return "an instance is named twice: give each a name of its own"
         if build.group_max and not build.group:
             return "group_max is set but no group is named: name the group"
+        flavor = self.catalog.flavors[build.flavor]
+        if (
+            len({*flavor.traits_required, *build.traits_required}) > TRAITS_MAX
+            or len({*flavor.traits_forbidden, *build.traits_forbidden}) > TRAITS_MAX
+        ):
+            return f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more"
         return ""
 
     def _open(
@@ -343,7 +370,10 @@ class Replica:
             tail_of(ask, build.group),
         )
         self.works[build.id] = work
-        heapq.heappush(self._deadlines, (deadline_ms, offset, work))
+        self._note_deadline(work)
+        if deadline_ms <= now_ms and all(a.state != "active" for _, a in held):  # out of date: no claim is worth it
+            work.strays = [(row, allocation.id) for row, allocation in held]
+            return self._expired(work, now_ms)
         if held:
             self._take_up(work, held, now_ms)
         for index, slot in enumerate(work.slots):
@@ -351,17 +381,26 @@ class Replica:
                 self.placer.queue.append((work, index))
         if all(slot.held is not None for slot in work.slots):
             self._answer(work, now_ms)
+        return None
+
+    def _note_deadline(self, work: Work) -> None:
+        """Remember when a request expires; the heap is swept when most of it is of requests decided long before their deadline."""
+        if len(self._deadlines) >= max(DEADLINES_SWEPT_MIN, 2 * len(self.works)):
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state == OPEN]
+            heapq.heapify(self._deadlines)
+        self._opened += 1
+        heapq.heappush(self._deadlines, (work.deadline_ms, self._opened, work))
 
     def _take_up(self, work: Work, held: list[tuple[Row, Allocation]], now_ms: int) -> None:
         """Allocations that an owner before us won for this request: active ones answer it, leased ones are renewed (rule 7)."""
         held.sort(key=lambda found: found[1].state != "active")
         for row, allocation in held:
             slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
-            if slot is None or slot.held is not None or slot.pending is not None or row.host.stale:
+            if slot is None or slot.held is not None or slot.pending is not None:
                 work.strays.append((row, allocation.id))
-            elif allocation.state == "active":
-                slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, True)
-            else:
+            elif allocation.state == "active" and not row.host.stale:
+                slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, work.lease_ms, True)
+            else:  # a stale host answers the renewal with its next good report, also for what is active
                 self.placer.renew(work, allocation.index, row, allocation, now_ms)
 
     def _say_again(self, partition: int, offset: int, build: Build, content: str, known: Known) -> None:
@@ -378,60 +417,62 @@ class Replica:
 
     # -- cancel -------------------------------------------------------------------------------------------------------------------------
 
-    def _cancel(self, partition: int, part: Part, offset: int, cancel: Cancel, now_ms: int) -> None:
+    def _cancel(
+        self, partition: int, offset: int, cancel: Cancel, held: list[tuple[Row, Allocation]], now_ms: int
+    ) -> None:
         known = self.history.get(cancel.id)
         work = self.works.get(cancel.id)
-        if known is not None:
-            self._release_named(decode("decisions", known.value), [offset], partition)
+        if known is not None and known.partition == partition:
+            decision = decode("decisions", known.value)
+            placed = [] if isinstance(decision, Bad) else decision.placed
+            self._give_back([(p.host, p.allocation) for p in placed], cancel.id, partition, offset)
         elif work is not None and work.partition == partition:
             work.cancels.append(offset)
             if work.state == OPEN:
                 self._close(work, "rejected", "cancelled", "cancelled by its submitter", None, now_ms)
         else:  # decided so long ago that the answer is forgotten, or never asked for: what the fleet holds of it goes
-            found = self.view.allocations_of([cancel.id]).get(cancel.id, [])
-            self._release([(row.host.name, a.id) for row, a in found], cancel.id, False, [offset], partition)
+            self._give_back([(row.host.name, a.id) for row, a in held], cancel.id, partition, offset)
 
-    def _release_named(self, decision: Decision | Bad, offsets: list[int], partition: int) -> None:
-        placed = [] if isinstance(decision, Bad) else decision.placed
-        request = "" if isinstance(decision, Bad) else decision.request
-        self._release([(p.host, p.allocation) for p in placed], request, False, offsets, partition)
+    def _give_back(self, allocations: list[tuple[str, str]], request: str, partition: int, cancel: int) -> None:
+        """Release what a cancelled request got, active or not; the cancel is done once every release is acknowledged."""
+        left = set(range(len(allocations)))
+        if not left:
+            self._done(partition, [cancel])
+        for number, (host, allocation) in enumerate(allocations):
+            value = encode(Release(host=host, request=request, allocation=allocation))
+            self._send_release(host, Delivery(partition, host.encode(), value, [cancel], left, number))
 
-    def _release(
-        self, allocations: list[tuple[str, str]], request: str, leased_only: bool, offsets: list[int], partition: int
-    ) -> None:
-        """Send releases; the request offsets are done once the last one is acknowledged."""
-        for host, allocation in allocations[:-1]:
-            self._send_release(host, allocation, request, leased_only, [], partition)
-        if allocations:
-            self._send_release(*allocations[-1], request, leased_only, offsets, partition)
-        else:
-            self._done(partition, offsets)
+    def _release_losers(self, losers: list[tuple[str, str]], request: str, partition: int) -> None:
+        """Give back what the effective decision does not name; one that is not delivered lapses."""
+        for host, allocation in losers:
+            value = encode(Release(host=host, request=request, allocation=allocation, leased_only=True))
+            self._send_release(host, Delivery(partition, host.encode(), value, []))
 
-    def _send_release(
-        self, host: str, allocation: str, request: str, leased_only: bool, offsets: list[int], partition: int
-    ) -> None:
-        value = encode(Release(host=host, request=request, allocation=allocation, leased_only=leased_only))
+    def _send_release(self, host: str, delivery: Delivery) -> None:
         self._token += 1
-        self._deliveries[self._token] = Delivery(partition, host.encode(), value, offsets, "")
-        self._effects.append(SendRelease(partition_of(host, self.view.partitions), host.encode(), value, self._token))
+        self._deliveries[self._token] = delivery
+        self._effects.append(
+            SendRelease(partition_of(host, self.view.partitions), delivery.key, delivery.value, self._token)
+        )
 
     # -- decide -------------------------------------------------------------------------------------------------------------------------
 
     def _answer(self, work: Work, now_ms: int | None = None) -> None:
         """Every instance holds a granted allocation: say so, while the leases surely hold (rule 6)."""
         now = self._now if now_ms is None else now_ms
-        margin = min(self.settings.lease_margin_ms, work.lease_ms // 4)
+        lease_ms = work.lease_ms
         for index, slot in enumerate(work.slots):
             held = slot.held
             assert held is not None
-            if not held.active and now - held.sent_ms > (work.lease_ms - margin) // 2:
-                allocation = held.row.host.allocations.get(held.allocation)
+            allocation = held.row.host.allocations.get(held.allocation)
+            if allocation is None:  # gone while the others were claimed
                 slot.held = None
-                if allocation is None:
-                    self.placer.again(work, index)
-                else:
-                    self.placer.renew(work, index, held.row, allocation, now)
-                return
+                return self.placer.again(work, index)
+            if not held.active:
+                lease_ms = min(lease_ms, held.lease_ms)
+                if now - held.sent_ms > (held.lease_ms - self._margin(held.lease_ms)) // 2:
+                    slot.held = None
+                    return self.placer.renew(work, index, held.row, allocation, now)
         placed = [
             Placed(
                 index=index,
@@ -461,13 +502,17 @@ class Replica:
             group=build.group,
             resources=work.resources,
             placed=placed,
-            confirm_within_ms=work.lease_ms - margin,
+            confirm_within_ms=lease_ms - self._margin(lease_ms),
             attempts=work.attempts + build.count,
             conflicts=work.conflicts,
             stages_ms=stages,
         )
         work.placed = True
-        self._sent(work, decision, now)
+        return self._sent(work, decision, now)
+
+    def _margin(self, lease_ms: int) -> int:
+        """What is kept of a lease for clocks and ways, in ms: never more than a quarter."""
+        return min(self.settings.lease_margin_ms, lease_ms // 4)
 
     def _unplaced(self, work: Work, why: str) -> None:
         """No host passes, or none was won: answer with the counts per filter and the closest miss."""
@@ -557,10 +602,13 @@ class Replica:
         waited_ms: int,
     ) -> None:
         if result != "again":
+            flavor = (
+                flavor if flavor in self.catalog.flavors else ""
+            )  # what people misspell must not become a figure each
             self.decisions[result, flavor] = self.decisions.get((result, flavor), 0) + 1
         self._token += 1
         key = request_id.encode()
-        self._deliveries[self._token] = Delivery(partition, key, value, offsets, result)
+        self._deliveries[self._token] = Delivery(partition, key, value, offsets)
         self._effects.append(SendDecision(partition, key, value, self._token, result, flavor, waited_ms))
 
     # -- acknowledgements ---------------------------------------------------------------------------------------------------------------
@@ -583,15 +631,14 @@ class Replica:
 
     def _release_delivered(self, event: ReleaseDelivered, now_ms: int) -> None:
         delivery = self._deliveries.pop(event.token)
-        if event.delivered or not delivery.offsets:
+        if delivery.left is None or delivery.partition not in self.parts:
+            return None  # of a loser, which lapses anyway, or the next owner's to send
+        if not event.delivered:
+            return self._send_release(delivery.key.decode(), delivery)
+        delivery.left.discard(delivery.number)
+        if not delivery.left:
             self._done(delivery.partition, delivery.offsets)
-        else:
-            self._token += 1
-            self._deliveries[self._token] = delivery
-            host = delivery.key.decode()
-            self._effects.append(
-                SendRelease(partition_of(host, self.view.partitions), delivery.key, delivery.value, self._token)
-            )
+        return None
 
     def _done(self, partition: int, offsets: list[int]) -> None:
         part = self.parts.get(partition)
@@ -649,12 +696,16 @@ class Replica:
         placed = decode("decisions", work.answer).placed if other is None else other.placed
         named = {p.allocation for p in placed}
         losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held]
+        renewed = [
+            slot.pending for slot in work.slots if slot.pending and slot.pending.allocation_id in self.placer.renewals
+        ]
+        losers += [(pending.row.host.name, pending.allocation_id) for pending in renewed]
         losers += [(row.host.name, allocation) for row, allocation in work.strays]
         losers = [loser for loser in losers if loser[1] not in named]
         self.placer.counts.strays += len(losers)
-        self._release(losers, work.build.id, True, [], work.partition)
-        if work.cancels:
-            self._release([(p.host, p.allocation) for p in placed], work.build.id, False, work.cancels, work.partition)
+        self._release_losers(losers, work.build.id, work.partition)
+        for cancel in work.cancels:
+            self._give_back([(p.host, p.allocation) for p in placed], work.build.id, work.partition, cancel)
 
     def _stray(self, row: Row, allocation: Allocation) -> None:
         """A leased allocation that no slot of ours waits for: released once the effective decision is known not to name it."""
@@ -662,16 +713,18 @@ class Replica:
         work = self.works.get(request)
         if work is not None:
             held = any(slot.held is not None and slot.held.allocation == allocation.id for slot in work.slots)
-            if not held and allocation.id not in self.placer.pending:
+            if not held and allocation.id not in self.placer.pending and allocation.flavor == work.build.flavor:
                 work.strays.append((row, allocation.id))
             return
         known = self.history.get(request)
         if known is None or known.partition not in self.parts or not self.parts[known.partition].history:
             return
         decision = decode("decisions", known.value)
-        if not isinstance(decision, Bad) and all(p.allocation != allocation.id for p in decision.placed):
+        if isinstance(decision, Bad) or decision.flavor != allocation.flavor:
+            return  # of another request, which came with the same id on another partition
+        if all(p.allocation != allocation.id for p in decision.placed):
             self.placer.counts.strays += 1
-            self._release([(row.host.name, allocation.id)], request, True, [], known.partition)
+            self._release_losers([(row.host.name, allocation.id)], request, known.partition)
 
     # -- time ---------------------------------------------------------------------------------------------------------------------------
 
@@ -700,15 +753,30 @@ class Replica:
         while deadlines and deadlines[0][0] <= now_ms:
             work = heapq.heappop(deadlines)[2]
             if work.state == OPEN:
-                waited = max(0, now_ms - work.received_ms)
-                self._close(work, "expired", "deadline", f"not placed within its deadline of {waited} ms", None, now_ms)
+                self._expired(work, now_ms)
+
+    def _expired(self, work: Work, now_ms: int) -> None:
+        waited = max(0, now_ms - work.received_ms)
+        limit = work.deadline_ms - work.received_ms
+        self._close(
+            work,
+            "expired",
+            "deadline",
+            f"not placed within its deadline of {limit} ms, after {waited} ms",
+            None,
+            now_ms,
+        )
 
     def _reshard(self, now_ms: int) -> None:
         """Prefer the hosts that rendezvous hashing gives us among the live replicas; all of them when we are alone."""
-        limit = now_ms - self.settings.peer_timeout_ms
-        live = {
-            name for name, (heard_ms, report) in self.peers.items() if heard_ms >= limit and report.state == "ready"
+        timeout_ms = self.settings.peer_timeout_ms
+        log_limit_ms = self.view.newest_log_time_ms - timeout_ms  # what stood in the log before we started is old news
+        self.peers = {
+            name: peer
+            for name, peer in self.peers.items()
+            if peer[0] >= now_ms - timeout_ms and peer[1] >= log_limit_ms
         }
+        live = {name for name, (_, _, report) in self.peers.items() if report.state == "ready"}
         members = tuple(sorted(live | {self.name}))
         if (members, self.view.columns.rows) == self._shard_of:
             return

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from commonplace.core import hashing
 from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold, parse_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, HostControl
+from commonplace.core.records import Allocation, HostControl, is_host_name
 from commonplace.core.resources import Resources
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+AMOUNT_BOUND = 2**62
+"""Free amounts and capacities are cut to ± this in the columns: total × ratio passes 64 bits, and no request asks for more than 2^53."""
 
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
@@ -108,6 +111,8 @@ class View:
         self.by_index: list[Row] = []
         self.controls: dict[str, HostControl] = {}
         self.groups: dict[str, dict[int, int]] = {}  # group → row → allocations of it there, pending ones included
+        self.traits: dict[str, int] = {}  # trait → how many hosts have it
+        self._traitless = np.zeros(0, np.bool_)
         self.changed: list[int] = []
         self.changed_from = 0  # serial number of changed[0]
         self.newest_log_time_ms = 0
@@ -130,6 +135,9 @@ class View:
             if partition_of(parsed.host, self.partitions) != partition:
                 self.outcomes[QUARANTINED] += 1
                 return None, f"host {parsed.host!r} belongs on partition {partition_of(parsed.host, self.partitions)}"
+            if not is_host_name(parsed.host):
+                self.outcomes[QUARANTINED] += 1
+                return None, f"key {key!r:.80} names no host: letters, digits and . _ : -"
             if value is None:
                 self.outcomes["superseded"] += 1
                 return None, ""
@@ -147,7 +155,7 @@ class View:
             if host.inventory is not inventory:
                 self._inventory(row)
             if host.traits is not traits:
-                self._traits(row)
+                self._traits(row, traits)
             if had_groups or host.groups:
                 self._groups(row, before)
             self._columns(row)
@@ -170,17 +178,30 @@ class View:
         columns, i = self.columns, row.index
         for name in row.host.inventory:
             if name not in columns.free:
-                columns.add_class(name)
+                self._add_class(name)
         for name, column in columns.capacity.items():
             item = row.host.inventory.get(name)
-            column[i] = item.capacity if item else 0
+            column[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
             columns.unit_min[name][i] = item.min_unit if item else 1
             columns.unit_max[name][i] = item.unit_max if item else 0
             columns.unit_step[name][i] = item.step_size if item else 1
 
-    def _traits(self, row: Row) -> None:
-        for name, column in self.columns.trait.items():
-            column[row.index] = name in row.host.traits
+    def _add_class(self, name: str) -> None:
+        self.columns.add_class(name)
+        free = self.columns.free[name]
+        for row in self.by_index:  # allocations may hold a class that no inventory had so far
+            free[row.index] = -row.host.used.get(name, 0)
+
+    def _traits(self, row: Row, before: frozenset[str]) -> None:
+        counts, columns = self.traits, self.columns.trait
+        for name in before ^ row.host.traits:
+            has = name in row.host.traits
+            counts[name] = counts.get(name, 0) + (1 if has else -1)
+            if name in columns:
+                columns[name][row.index] = has
+            if not counts[name]:
+                del counts[name]
+                columns.pop(name, None)
 
     def _groups(self, row: Row, before: Mapping[str, int]) -> None:
         after = row.host.groups
@@ -202,7 +223,7 @@ class View:
         used = host.used
         for name, column in columns.free.items():
             item = host.inventory.get(name)
-            column[i] = (item.capacity if item else 0) - used.get(name, 0)
+            column[i] = max(-AMOUNT_BOUND, min(AMOUNT_BOUND, (item.capacity if item else 0) - used.get(name, 0)))
         pending = row.pending
         for overlay in pending:
             for name, amount in overlay.resources.items():
@@ -277,9 +298,13 @@ class View:
         self.changed = []
 
     def trait_column(self, name: str) -> Bools:
-        """Which hosts have a trait; made at its first use, so that only traits that somebody asks for cost anything."""
+        """Which hosts have a trait; made at its first use, so that only traits that hosts have and somebody asks for cost anything."""
         column = self.columns.trait.get(name)
         if column is None:
+            if name not in self.traits:
+                if len(self._traitless) != self.columns.room:
+                    self._traitless = np.zeros(self.columns.room, np.bool_)
+                return self._traitless
             column = np.zeros(self.columns.room, np.bool_)
             for row in self.by_index:
                 column[row.index] = name in row.host.traits
@@ -304,7 +329,9 @@ class View:
         for row in self.by_index:
             host = row.host
             if not host.stale and not host.removed:
-                text = f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
+                text = (
+                    f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
+                )
                 total += hashing.digest64(text.encode())
         return total & hashing.MASK
 

@@ -36,13 +36,14 @@ class Pending(Overlay):
 
 
 class Held(Struct, gc=False):
-    """A granted allocation: where, since when its lease surely runs, and the position of the report that shows it."""
+    """A granted allocation: where, since when and how long its lease surely runs, and the position of the report that shows it."""
 
     row: Row
     allocation: str
     instance: str
     offset: int
     sent_ms: int
+    lease_ms: int
     active: bool = False
 
 
