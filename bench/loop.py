@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     environ = {
         "COMMONPLACE__SCHEDULER__LEASE_MS": str(int(args.lease * 1000)),
         "COMMONPLACE__SCHEDULER__LEASE_MARGIN_MS": "2000",
+        "COMMONPLACE__SCHEDULER__CLAIM_TIMEOUT_MS": "5000",
     }
     settings = Settings(topics=msgspec.structs.replace(Settings().topics, **dict.fromkeys(
         ("hosts_partitions", "claims_partitions", "requests_partitions"), args.partitions)))  # fmt: skip
@@ -232,7 +233,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--lease", type=float, default=10.0)
     parser.add_argument("--hold", type=float, default=15.0, help="seconds an instance lives, mode churn")
-    parser.add_argument("--shape", default="64vcpu:256gb:4000gb*10000")
+    parser.add_argument("--shape", default="64vcpu:256gb:4000gb")
     parser.add_argument("--audit", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     return parser.parse_args(given)
