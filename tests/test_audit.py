@@ -3,6 +3,7 @@
 import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from audit_breaches import BREACHES, Breach
 from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, name_of, pool, settled
+from commonplace.core.records import Bad, decode, encode
 from commonplace.ops import audit
 from commonplace.ops.audit import AuditReport, hashes, wire
 from commonplace.ops.audit.evidence import Seen
+from test_golden import RECORDS
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "hash.json").read_text())
 AUDIT = Path(audit.__file__).parent
@@ -453,3 +456,35 @@ def test_report_is_one_object_for_json() -> None:
         }
     ]
     assert told["figures"]["placed"] == 1
+
+
+values: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2**54)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4)
+    | st.just([])
+    | st.just({})
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(sorted(RECORDS)), st.data())
+def test_audit_never_calls_a_record_bad_that_the_scheduler_reads(name: str, data: st.DataObject) -> None:
+    topic, record = RECORDS[name]
+    if topic == "replicas":
+        return  # not audited
+    mutated = json.loads(encode(record))
+    at = mutated
+    field = data.draw(st.sampled_from([*sorted(at), "unknown"]))
+    while isinstance(at.get(field), dict) and at[field] and data.draw(st.booleans()):
+        at = at[field]
+        field = data.draw(st.sampled_from(sorted(at)))
+    if data.draw(st.booleans()):
+        at.pop(field, None)
+    else:
+        at[field] = data.draw(values)
+    raw = json.dumps(mutated).encode()
+    if isinstance(wire.read(topic, raw), wire.Broken):
+        assert isinstance(decode(topic, raw), Bad), raw
