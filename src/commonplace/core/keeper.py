@@ -269,9 +269,10 @@ class Keeper:
     def _foreign(self, kept: Kept, offset: int, key: bytes, value: bytes) -> None:
         """A record under our keys that is not the next we sent: one after a lost one, somebody else's, or garbage."""
         for position, (sent, _, _) in enumerate(kept.sent):
-            if sent == value:  # those before it were not delivered, and never will be in this order
+            if sent == value:
+                # those before it were not delivered and never will be; this one says all that they said
                 for _ in range(position):
-                    self.actions.setdefault(kept.spec.name, []).extend(kept.sent.popleft()[1])
+                    self._effects.extend(kept.sent.popleft()[1])
                 self._read_back(kept, kept.sent.popleft())
                 return
         parsed, ledger = parse_key(key), kept.ledger

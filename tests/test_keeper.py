@@ -1,0 +1,693 @@
+"""The keeper over logs in memory: starting, recovery, fencing, claims, leases, reports that are lost, operators and drivers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from commonplace.core import hashing
+from commonplace.core.hosts import HostState, fold, parse_key, start_key
+from commonplace.core.keeper import Keeper
+from commonplace.core.keeper_events import (
+    AdoptInstance,
+    Alarm,
+    AskClaimsRange,
+    CaptureEnd,
+    ClaimsRange,
+    ClaimsRead,
+    ControlRead,
+    DriverSaid,
+    EndCaptured,
+    Fenced,
+    HostSpec,
+    HostsRead,
+    KeeperSettings,
+    Quarantine,
+    ReadClaims,
+    Refused,
+    ReportFailed,
+    Send,
+    StartInstance,
+    StopInstance,
+    Tick,
+)
+from commonplace.core.ledger import Failed, Found, Gone, Up
+from commonplace.core.partition import partition_of
+from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start, decode, encode
+from commonplace.core.resources import Inventory
+
+INVENTORY = {"VCPU": Inventory(total=8)}
+LEASE_MS = 60_000
+
+
+class Log:
+    """One partition of hosts and one of claims, as a broker would keep them; `claims_low` is where retention begins."""
+
+    def __init__(self) -> None:
+        self.hosts: list[tuple[int, int, bytes | None, bytes | None]] = []
+        self.claims: list[tuple[int, int, bytes | None, bytes | None]] = []
+        self.claims_low = 0
+        self.topic_id = "id-1"
+        self.time_ms = 1_000_000
+
+    def write(self, key: bytes | None, value: bytes | None) -> int:
+        self.hosts.append((len(self.hosts), self.time_ms, key, value))
+        return len(self.hosts) - 1
+
+    def put(self, key: bytes, value: bytes) -> int:
+        self.claims.append((len(self.claims), self.time_ms, key, value))
+        return len(self.claims) - 1
+
+    def claim(self, host: str, record: Claim | Confirm | Release) -> int:
+        return self.put(host.encode(), encode(record))
+
+    def reader(self, host: str = "h") -> HostState:
+        """What whoever replays the log holds of a host."""
+        state = HostState(host)
+        for offset, time_ms, key, value in self.hosts:
+            parsed = parse_key(key)
+            if parsed and parsed.host == host:
+                fold(state, parsed, offset, time_ms, value)
+        return state
+
+
+class Agent:
+    """A keeper between logs: `step` reads what is new, `deliver=False` holds its reports back, `lose` drops them."""
+
+    def __init__(
+        self, log: Log, *hosts: str, name: str = "agent", now_ms: int = 0, settings: KeeperSettings | None = None
+    ) -> None:
+        self.log, self.now_ms = log, now_ms
+        specs = [HostSpec(name=host, inventory=INVENTORY) for host in hosts or ("h",)]
+        self.keeper = Keeper(name, specs, 1, f"nonce-of-{name}-{now_ms}", settings or KeeperSettings())
+        self.read = 0
+        self.claims_at: int | None = None
+        self.held: list[Send] = []
+        self.effects: list[Any] = []
+        self.deliver = True
+
+    def begin(self) -> "Agent":
+        self.perform(self.keeper.begin(self.now_ms))
+        return self
+
+    def start(self) -> "Agent":
+        self.begin()
+        return self.settle()
+
+    def settle(self) -> "Agent":
+        for _ in range(6):
+            self.step()
+        return self
+
+    def step(self) -> None:
+        self.read_hosts()
+        self.read_claims()
+
+    def read_hosts(self) -> None:
+        new, self.read = self.log.hosts[self.read :], len(self.log.hosts)
+        if new:
+            self.receive(HostsRead(0, new))
+
+    def read_claims(self) -> None:
+        if self.claims_at is not None:
+            new, self.claims_at = self.log.claims[self.claims_at :], len(self.log.claims)
+            self.receive(ClaimsRead(0, new, self.claims_at))
+
+    def receive(self, event: Any) -> None:
+        self.perform(self.keeper.receive(event, self.now_ms))
+
+    def tick(self, after_ms: int) -> None:
+        self.now_ms += after_ms
+        self.receive(Tick())
+
+    def perform(self, effects: Sequence[Any]) -> None:
+        for effect in effects:
+            self.effects.append(effect)
+            match effect:
+                case Send(_, key, value, _):
+                    if self.deliver:
+                        self.log.write(key, value)
+                    else:
+                        self.held.append(effect)
+                case AskClaimsRange(partition):
+                    low, high = self.log.claims_low, len(self.log.claims)
+                    self.receive(ClaimsRange(partition, self.log.topic_id, low, high))
+                case ReadClaims(_, offset):
+                    self.claims_at = offset
+                case CaptureEnd(partition):
+                    self.receive(EndCaptured(partition, len(self.log.claims), self.now_ms))
+
+    def of(self, kind: type) -> list[Any]:
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    @property
+    def ledger(self) -> Any:
+        return self.keeper.hosts["h"].ledger
+
+    @property
+    def phase(self) -> str:
+        return self.keeper.hosts["h"].phase
+
+
+def asked(allocation: str, vcpus: int = 2) -> Allocation:
+    return Allocation(id=allocation, instance=f"vm-{allocation}", resources={"VCPU": vcpus})
+
+
+def claim(log: Log, allocation: str, expected: int | None = None, host: str = "h", vcpus: int = 2) -> int:
+    state = log.reader(host).hash if expected is None else expected
+    record = Claim(
+        host=host,
+        request=f"r-{allocation}",
+        expected=hashing.to_hex(state),
+        lease_ms=LEASE_MS,
+        allocations=[asked(allocation, vcpus)],
+    )
+    return log.claim(host, record)
+
+
+def confirm(log: Log, allocation: str) -> int:
+    return log.claim("h", Confirm(host="h", request=f"r-{allocation}", allocation=allocation))
+
+
+def release(log: Log, allocation: str) -> int:
+    return log.claim("h", Release(host="h", request=f"r-{allocation}", allocation=allocation))
+
+
+# --- start -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_host_serves_once_its_snapshot_is_read_back_and_takes_no_claim_made_before_its_start() -> None:
+    log = Log()
+    claim(log, "before", expected=0)
+    agent = Agent(log).begin()
+    assert log.reader().stale == "starting"
+    agent.settle()
+    state = log.reader()
+    assert (agent.phase, state.stale, state.epoch, state.claims_through) == ("serving", "", 0, 0)
+    assert agent.of(ReadClaims) == [ReadClaims(0, 1)]
+    claim(log, "after")
+    agent.settle()
+    assert list(log.reader().allocations) == ["after"]
+
+
+def test_no_claim_is_taken_before_the_own_first_snapshot_is_read_back() -> None:
+    log = Log()
+    agent = Agent(log).begin()
+    agent.read_hosts()  # own start: the snapshot is sent, and not yet read
+    assert agent.phase == "opening"
+    assert agent.of(ReadClaims) == []
+    agent.read_hosts()
+    assert len(agent.of(ReadClaims)) == 1
+
+
+def test_claims_of_a_partition_are_read_from_the_lowest_watermark_of_its_hosts() -> None:
+    log = Log()
+    first = Agent(log, "h").start()
+    for n in range(3):
+        claim(log, f"a{n}", vcpus=1)
+        first.settle()
+    both = Agent(log, "h", "new", name="second", now_ms=5).start()
+    assert both.of(ReadClaims) == [ReadClaims(0, 3)]
+    claim(log, "b", host="new")
+    both.settle()
+    assert list(log.reader("new").allocations) == ["b"]
+    assert len(log.reader("h").allocations) == 3
+
+
+def test_a_restart_goes_on_from_the_last_report_with_delta_and_tombstones_the_epoch_before() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    confirm(log, "a")
+    agent.settle()
+    before = log.reader()
+
+    again = Agent(log, name="again", now_ms=10).start()
+
+    state = log.reader()
+    assert (state.stale, state.hash, state.allocations) == ("", before.hash, before.allocations)
+    assert state.epoch > before.epoch
+    tombstones = [key for _, _, key, value in log.hosts if value is None]
+    assert tombstones == [b"h/0", b"h/0/delta"]
+    assert again.of(ReadClaims) == [ReadClaims(0, 2)]
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2])
+def test_a_crash_half_way_through_a_start_loses_nothing(reads: int) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    half = Agent(log, name="half", now_ms=1).begin()
+    for _ in range(reads):
+        half.read_hosts()
+    claim(log, "b", expected=log.reader().hash if reads else None)
+    again = Agent(log, name="again", now_ms=2).start()
+    state = log.reader()
+    assert "a" in state.allocations
+    assert state.stale == ""
+    assert again.phase == "serving"
+
+
+def test_a_claim_taken_but_not_reported_takes_effect_once_after_a_restart() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    agent.deliver = False
+    claim(log, "a")
+    agent.step()
+    assert [s.value is not None for s in agent.held] == [True]
+    assert log.reader().allocations == {}
+    Agent(log, name="again", now_ms=10).start()
+    verdicts = [s for _, _, _, value in log.hosts if value for s in getattr(decode("hosts", value), "settled", [])]
+    assert list(log.reader().allocations) == ["a"]
+    assert [(s.offset, s.verdict) for s in verdicts] == [(0, "granted")]
+
+
+def test_a_report_sent_before_the_crash_and_read_only_afterwards_is_not_repeated() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.read_claims()  # the report stands, nobody of this agent has read it
+    Agent(log, name="again", now_ms=10).start()
+    verdicts = [s for _, _, _, value in log.hosts if value for s in getattr(decode("hosts", value), "settled", [])]
+    assert [(s.offset, s.verdict) for s in verdicts] == [(0, "granted")]
+    assert list(log.reader().allocations) == ["a"]
+
+
+def test_a_claim_older_than_its_lease_at_the_start_is_rejected() -> None:
+    log = Log()
+    Agent(log).start()
+    claim(log, "a")
+    log.time_ms += LEASE_MS + 1
+    again = Agent(log, name="again", now_ms=10).start()
+    assert log.reader().allocations == {}
+    assert again.keeper.verdicts["rejected"] == 1
+
+
+def test_claims_lost_to_retention_make_a_gap_until_an_operator_clears_it() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    for n in range(3):
+        claim(log, f"lost{n}")
+    log.claims_low = 3
+    again = Agent(log, name="again", now_ms=10).start()
+    state = log.reader()
+    assert (state.gap, state.allocations["a"].state, state.claims_through) == (True, "active", 3)
+    assert "claims 1 to 2 have expired" in again.of(Alarm)[0].reason
+    again.receive(ControlRead("h", HostControl(name="h", gap_cleared=state.epoch)))
+    again.settle()
+    assert log.reader().gap is False
+
+
+@pytest.mark.parametrize("how", ["another id", "shorter"])
+def test_another_claims_log_is_read_from_its_start_with_an_alarm(how: str) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    for n in range(2):
+        claim(log, f"a{n}")
+        agent.settle()
+    log.claims.clear()
+    if how == "another id":
+        log.topic_id = "id-2"
+    again = Agent(log, name="again", now_ms=10).start()
+    assert len(again.of(Alarm)) == 1
+    claim(log, "b")
+    again.settle()
+    state = log.reader()
+    assert list(state.allocations) == ["a0", "a1", "b"]
+    assert (state.claims_topic, state.claims_through) == (log.topic_id, 0)
+
+
+# --- bad logs --------------------------------------------------------------------------------------------------------
+
+
+def corrupt_last_report(log: Log, value: bytes = b"garbage") -> None:
+    offset, time_ms, key, _ = next(r for r in reversed(log.hosts) if r[3] is not None and not r[2].endswith(b"start"))  # type: ignore[union-attr]
+    log.hosts[offset] = (offset, time_ms, key, value)
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_last_report_that_cannot_be_decoded_refuses_the_host_at_every_start(restarts: int) -> None:
+    log = Log()
+    Agent(log).start()
+    corrupt_last_report(log)
+    for n in range(restarts):
+        agent = Agent(log, name=f"again{n}", now_ms=n + 10).start()
+        assert agent.phase == "refused"
+        assert "incomplete" in agent.of(Refused)[0].reason
+        assert agent.keeper.left == 0
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_last_report_whose_hash_is_wrong_refuses_the_host_at_every_start(restarts: int) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    report = decode("hosts", log.hosts[-1][3] or b"")
+    assert isinstance(report, Snapshot)
+    report.hash = "0" * 16
+    corrupt_last_report(log, encode(report))
+    for n in range(restarts):
+        agent = Agent(log, name=f"again{n}", now_ms=n + 10).start()
+        assert agent.phase == "refused"
+
+
+def test_a_bad_record_that_a_good_snapshot_followed_refuses_nothing() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.write(b"h/0", b"garbage")
+    agent.settle()
+    assert Agent(log, name="again", now_ms=10).start().phase == "serving"
+
+
+def test_one_refused_host_leaves_the_others_of_its_partition_serving() -> None:
+    log = Log()
+    Agent(log, "h").start()
+    corrupt_last_report(log)
+    agent = Agent(log, "h", "other", name="again", now_ms=10).start()
+    assert (agent.phase, agent.keeper.hosts["other"].phase) == ("refused", "serving")
+    claim(log, "b", host="other")
+    agent.settle()
+    assert list(log.reader("other").allocations) == ["b"]
+
+
+@pytest.mark.parametrize("key", [b"h/0", b"h/0/delta", b"h/7", b"h/start", b"h/what/is/this"])
+def test_garbage_under_the_own_keys_is_put_aside_and_answered_with_a_snapshot_at_once(key: bytes) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    before = agent.keeper.snapshots
+    log.write(key, b"garbage")
+    agent.settle()
+    assert len(agent.of(Quarantine)) == 1
+    assert agent.keeper.snapshots == before + 1
+    assert log.reader().stale == ""
+
+
+def test_a_report_that_somebody_wrote_in_our_name_is_outbid() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    forged = decode("hosts", log.hosts[-1][3] or b"")
+    assert isinstance(forged, Snapshot)
+    forged.generation, forged.status = 50, "disabled"
+    log.write(b"h/0", encode(forged))
+    agent.settle()
+    state = log.reader()
+    assert (state.generation, state.status) == (51, "enabled")
+
+
+# --- fencing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_agent_fences_the_first_which_writes_nothing_more() -> None:
+    log = Log()
+    first = Agent(log).start()
+    second = Agent(log, name="second", now_ms=5).start()
+    first.settle()
+    assert first.of(Fenced) == [Fenced("h", "second", 0)]
+    written = len(log.hosts)
+    claim(log, "a")
+    first.settle()
+    first.tick(1_000_000)
+    assert len(log.hosts) == written
+    second.settle()
+    assert list(log.reader().allocations) == ["a"]
+
+
+def test_what_a_fenced_agent_still_reports_changes_nothing() -> None:
+    log = Log()
+    first = Agent(log).start()
+    claim(log, "a")
+    first.deliver = False
+    first.read_claims()
+    Agent(log, name="second", now_ms=5).start()
+    before = log.reader()
+    for send in first.held:
+        log.write(send.key, send.value)
+    after = log.reader()
+    assert (after.epoch, after.hash, after.generation) == (before.epoch, before.hash, before.generation)
+
+
+def test_a_forgotten_host_is_given_up_and_starts_empty_when_added_again() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    for n in range(2):
+        claim(log, f"a{n}")
+    agent.settle()
+    log.write(b"h/0", None)
+    log.write(b"h/0/delta", None)
+    log.write(start_key("h"), encode(Start(host="h", removed=True)))
+    agent.settle()
+    assert agent.of(Fenced)[0].by.startswith("an operator")
+    assert log.reader().stale == "removed"
+    Agent(log, name="again", now_ms=10).start()
+    state = log.reader()
+    assert (state.stale, state.allocations, state.claims_through) == ("", {}, 1)
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_started_before_the_report_is_read_back() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    confirm(log, "a")
+    agent.read_claims()
+    assert log.reader().allocations["a"].state == "active"
+    assert agent.of(StartInstance) == []
+    agent.read_hosts()
+    assert [e.allocation.id for e in agent.of(StartInstance)] == ["a"]
+    release(log, "a")
+    agent.read_claims()
+    assert agent.of(StopInstance) == []
+    agent.read_hosts()
+    assert [e.allocation.id for e in agent.of(StopInstance)] == ["a"]
+
+
+def test_after_a_failed_delivery_a_snapshot_follows_and_brings_what_the_lost_report_promised() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    agent.deliver = False
+    confirm(log, "a")
+    agent.read_claims()
+    agent.held.clear()  # lost
+    agent.deliver = True
+    agent.receive(ReportFailed("h"))
+    agent.settle()
+    assert log.reader().allocations["a"].state == "active"
+    assert [e.allocation.id for e in agent.of(StartInstance)] == ["a"]
+    assert isinstance(decode("hosts", log.hosts[-1][3] or b""), Snapshot)
+
+
+def test_a_failed_start_record_is_written_anew() -> None:
+    log = Log()
+    agent = Agent(log)
+    agent.deliver = False
+    agent.begin()
+    agent.deliver = True
+    agent.receive(ReportFailed("h"))
+    agent.settle()
+    assert agent.phase == "serving"
+
+
+def test_no_delta_rests_on_a_snapshot_that_was_not_read_back() -> None:
+    log = Log()
+    agent = Agent(log, settings=KeeperSettings(delta_allocations_max=1)).start()
+    agent.deliver = False
+    state = agent.ledger.hash
+    for n in range(3):
+        claim(log, f"a{n}", expected=state, vcpus=1)
+        state = (state + hashing.allocation_hash(asked(f"a{n}", 1))) & hashing.MASK
+    agent.step()  # two changes pass the bound: a snapshot
+    confirm(log, "a0")
+    agent.step()
+    assert [decode("hosts", s.value or b"").__class__.__name__ for s in agent.held] == ["Snapshot"]
+    agent.deliver = True
+    log.write(agent.held[0].key, agent.held[0].value)
+    agent.settle()
+    assert log.reader().stale == ""
+    assert log.reader().allocations["a0"].state == "active"
+
+
+def test_heartbeats_come_in_their_interval_and_snapshots_in_theirs() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    start = len(log.hosts)
+    kinds = []
+    for _ in range(400):
+        agent.tick(1_000)
+        agent.settle()
+    kinds = [type(decode("hosts", value or b"")).__name__ for _, _, _, value in log.hosts[start:]]
+    assert 19 <= len(kinds) <= 21
+    assert kinds.count("Snapshot") == 1
+    assert log.reader().stale == ""
+
+
+def test_a_quiet_hosts_watermark_passes_claims_of_others() -> None:
+    log = Log()
+    agent = Agent(log, "h", "other").start()
+    claim(log, "b", host="other")
+    agent.settle()
+    agent.tick(20_000)
+    agent.tick(20_000)
+    assert log.reader("h").claims_through == 0
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"garbage",
+        b"",
+        b"[" * 10_000,
+        encode(Confirm(host="another", request="r", allocation="a")),
+        b'{"type":"claim","v":99,"host":"h"}',
+    ],
+)
+def test_a_claim_that_cannot_be_read_is_put_aside_and_passed(value: bytes) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.put(b"h", value)
+    claim(log, "a")
+    agent.settle()
+    assert [(q.topic, q.offset) for q in agent.of(Quarantine)] == [("claims", 0)]
+    assert list(log.reader().allocations) == ["a"]
+    assert log.reader().claims_through == 1
+
+
+def test_a_claim_on_the_wrong_partition_is_put_aside() -> None:
+    keeper = Keeper("agent", [HostSpec(name="h", inventory=INVENTORY)], 4, "n", KeeperSettings())
+    wrong = (partition_of("h", 4) + 1) % 4
+    effects = keeper.receive(ClaimsRead(wrong, [(0, 0, b"h", b"{}")], 1), 0)
+    assert [(e.topic, e.partition) for e in effects if isinstance(e, Quarantine)] == [("claims", wrong)]
+
+
+def test_claims_of_other_agents_hosts_are_passed_over() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.put(b"somebody-else", b"garbage")
+    log.claims.append((1, 0, None, None))
+    agent.settle()
+    assert agent.of(Quarantine) == []
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_lapses_only_after_claims_were_read_to_an_end_captured_after_it_ran_out() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    confirm(log, "a")  # stands in the log, unread
+    agent.tick(LEASE_MS + 1)
+    assert len(agent.of(CaptureEnd)) == 1
+    assert "a" in agent.ledger.allocations
+    agent.settle()
+    assert log.reader().allocations["a"].state == "active"
+
+
+def test_an_unconfirmed_lease_lapses_and_the_report_says_so() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    agent.tick(LEASE_MS - 1)
+    assert agent.of(CaptureEnd) == []
+    agent.tick(1)
+    agent.settle()
+    state = log.reader()
+    assert state.allocations == {}
+    assert [s.verdict for s in state.settled] == ["lapsed"]
+
+
+def test_a_restart_gives_a_lease_its_full_length_again() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    again = Agent(log, name="again", now_ms=7_000_000).start()
+    again.tick(LEASE_MS - 1)
+    again.settle()
+    assert "a" in log.reader().allocations
+    again.tick(1)
+    again.settle()
+    assert log.reader().allocations == {}
+
+
+# --- drivers and operators -------------------------------------------------------------------------------------------
+
+
+def test_found_instances_count_until_gone_and_those_a_claim_explains_are_not_found() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    agent.receive(DriverSaid("h", Found(instance="vm-a", resources={"VCPU": 2})))
+    agent.receive(DriverSaid("h", Found(instance="stranger", resources={"VCPU": 3})))
+    agent.settle()
+    assert log.reader().used == {"VCPU": 5}
+    agent.receive(DriverSaid("h", Gone("stranger")))
+    agent.receive(DriverSaid("h", Gone("nobody")))
+    agent.settle()
+    assert log.reader().used == {"VCPU": 2}
+
+
+def test_instances_of_earlier_agents_are_adopted_and_can_be_stopped_those_being_built_are_started_again() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    for allocation in ("up", "building"):
+        claim(log, allocation)
+        agent.settle()
+        confirm(log, allocation)
+        agent.settle()
+    agent.receive(DriverSaid("h", Up("up")))
+    agent.receive(DriverSaid("h", Found(instance="stranger", resources={"VCPU": 1})))
+    agent.settle()
+
+    again = Agent(log, name="again", now_ms=10).start()
+    assert {e.allocation.id for e in again.of(AdoptInstance)} == {"up", "found:stranger"}
+    assert [e.allocation.id for e in again.of(StartInstance)] == ["building"]
+    release(log, "up")
+    again.settle()
+    assert [e.allocation.id for e in again.of(StopInstance)] == ["up"]
+
+
+def test_a_failed_instance_gives_its_room_back_and_is_not_stopped() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    confirm(log, "a")
+    agent.settle()
+    agent.receive(DriverSaid("h", Failed("a", "no disk")))
+    agent.settle()
+    state = log.reader()
+    assert (state.allocations, [s.verdict for s in state.settled]) == ({}, ["failed"])
+    assert agent.of(StopInstance) == []
+
+
+def test_an_operators_status_is_reported_and_kept_over_a_restart() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    drained = ControlRead("h", HostControl(name="h", status="draining"))
+    agent.receive(drained)
+    agent.settle()
+    assert log.reader().status == "draining"
+    claim(log, "a")
+    agent.settle()
+    assert log.reader().allocations == {}
+    again = Agent(log, name="again", now_ms=10)
+    again.receive(drained)
+    again.start()
+    assert log.reader().status == "draining"
+    again.receive(ControlRead("h", None))
+    again.settle()
+    assert log.reader().status == "enabled"
