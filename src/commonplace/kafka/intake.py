@@ -50,8 +50,9 @@ class Intake:
     def poll(self) -> list[Gained | Ceded]:
         """Serve the group; returns what changed, in order."""
         message = self._consumer.poll(0)
-        if message is not None and message.error() is not None:
-            self._broker_trouble(message.error())
+        error = message.error() if message is not None else None
+        if error is not None:
+            self._broker_trouble(error)
         changes, self._changes = self._changes, []
         return changes
 
