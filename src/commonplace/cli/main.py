@@ -43,6 +43,8 @@ COMMANDS: Final[dict[str, str]] = {
     "hosts": "hosts",
     "host": "host",
     "audit": "audit",
+    "demo": "demo",
+    "demo-load": "demo_load",
     "completion": "completion",
 }
 
