@@ -82,10 +82,11 @@ class FleetView:
         self._tail.close()
 
     def read(self) -> "FleetView":
-        """Fold everything up to the ends captured now. Blocks; raises `TimedOut` where reading stalls."""
+        """Fold everything up to the ends captured now; may be called again. Blocks; raises `TimedOut` where reading stalls."""
         ranges = {place: self._tail.range(*place) for place in self._places}
         for place, (low, _) in ranges.items():
-            self._tail.add(*place, low)
+            if self._tail.position(*place) < 0:
+                self._tail.add(*place, low)
         quiet_since = time.monotonic()
         while any(self._tail.position(*place) < end for place, (_, end) in ranges.items()):
             if self.turn(1.0):

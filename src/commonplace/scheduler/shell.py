@@ -249,6 +249,7 @@ class Scheduler:
 
     def _assigned(self, change: Gained | Ceded) -> None:
         topic, partition = self.topics.requests, change.partition
+        self._report_ms = 0  # who owns what is told at once: people and the demo wait for it
         if isinstance(change, Ceded):
             self.tail.remove(topic, partition)
             self.tail.remove(self.topics.decisions, partition)

@@ -181,20 +181,27 @@ def _split(sequence: Iterator[Event], arrivals: int) -> tuple[Iterator[Event], C
 
 
 def _report(plan: Plan, trace: Survey, book: Book, busy_s: float) -> dict[str, Any]:
-    decided = book.placed + book.refused
     return {
         "trace": plan.path.name,
         "format": plan.form,
         "broker": "running" if not plan.hosts else "Apache Kafka" if plan.kafka else "embedded, not Kafka",
         "replicas": plan.replicas if plan.hosts else None,
         "speed": plan.speed or "as fast as answers come",
+        "ignored": dict(trace.ignored.most_common()),
+        "flavors": len(trace.flavors),
+        **figures(book, busy_s),
+    }
+
+
+def figures(book: Book, busy_s: float) -> dict[str, Any]:
+    """What became of all requests: the part of the report that every load has, under the same names."""
+    decided = book.placed + book.refused
+    return {
         "requests": book.requests,
         "placed": book.placed,
         "refused": book.refused,
         "unanswered": book.unanswered,
         "reasons": dict(book.reasons.most_common()),
-        "ignored": dict(trace.ignored.most_common()),
-        "flavors": len(trace.flavors),
         "confirmed": book.confirmed,
         "released": book.released,
         "seconds": round(busy_s, 3),
