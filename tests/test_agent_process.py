@@ -1,0 +1,338 @@
+"""Agent and fleet as processes on a real broker: a claim written by hand, kills, fences, found instances, health."""
+
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+import cli
+from commonplace.core import hashing
+from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.partition import partition_of
+from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, decode, encode
+from commonplace.kafka import client, control, topics
+from commonplace.kafka.tail import Tail
+from commonplace.settings import Settings, TopicsSettings
+from kafka_fixtures import KafkaUnderTest
+
+pytestmark = pytest.mark.real_kafka
+
+WAIT_S = 40.0
+PARTITIONS = 4
+INVENTORY = """
+[hosts.node-1.inventory.VCPU]
+total = 8
+[hosts.node-2.inventory.VCPU]
+total = 8
+"""
+
+
+ONE_HOST = """
+[hosts.node-1.inventory.VCPU]
+total = 8
+"""
+
+
+class World:
+    """Topics of one test, the agents that it started, and what a replica would know."""
+
+    def __init__(self, kafka: KafkaUnderTest, prefix: str, directory: Path) -> None:
+        self.settings = Settings(kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix))
+        self.names = topics.Topics(prefix, "default")
+        topics.create(client.admin(self.settings), self.settings, client.require_broker(self.settings))
+        self.file = directory / "inventory.toml"
+        self.file.write_text(INVENTORY)
+        self.tail = Tail(self.settings)
+        for partition in range(PARTITIONS):
+            self.tail.add(self.names.hosts, partition, 0)
+        self.hosts: dict[str, HostState] = {}
+        self.verdicts: dict[int, list[str]] = {}
+        """claims offset → what reports said of it; every report counted once, in log order"""
+        self.processes: list[subprocess.Popen[str]] = []
+        self.producer = Producer({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test"))
+
+    def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
+        common = ["-b", self.settings.bootstrap, "--prefix", self.names.prefix]
+        env = {"COMMONPLACE_FAILPOINTS": failpoint} if failpoint else None
+        process = cli.start(*arguments, *common, env=env)
+        self.processes.append(process)
+        return process
+
+    def agent(self, name: str = "a1", failpoint: str = "") -> subprocess.Popen[str]:
+        return self.start("agent", "--name", name, "--driver", "static", "--file", str(self.file), failpoint=failpoint)
+
+    def write(self, record: Claim | Confirm | Release) -> None:
+        partition = partition_of(record.host, PARTITIONS)
+        self.producer.produce(self.names.claims, encode(record), record.host.encode(), partition)
+        assert self.producer.flush(WAIT_S) == 0
+
+    def claim(self, allocation: str, host: str = "node-1", vcpus: int = 2) -> None:
+        asked = Allocation(id=allocation, instance=f"vm-{allocation}", resources={"VCPU": vcpus})
+        expected = hashing.to_hex(self.hosts[host].hash)
+        record = Claim(host=host, request=f"r-{allocation}", expected=expected, lease_ms=60_000, allocations=[asked])
+        self.write(record)
+
+    def until(self, what: str, holds: Callable[[], bool]) -> None:
+        """Fold hosts until it holds."""
+        deadline = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < deadline, f"never came: {what}; {[p.poll() for p in self.processes]}"
+            for batch in self.tail.turn(0.1):
+                for offset, time_ms, key, value in batch.records:
+                    self.fold(offset, time_ms, key, value)
+
+    def fold(self, offset: int, time_ms: int, key: bytes | None, value: bytes | None) -> None:
+        parsed = parse_key(key)
+        assert parsed is not None
+        state = self.hosts.setdefault(parsed.host, HostState(parsed.host))
+        outcome, _ = fold(state, parsed, offset, time_ms, value)
+        if outcome == "applied" and value is not None:
+            for settled in getattr(decode("hosts", value), "settled", []):
+                self.verdicts.setdefault(settled.offset, []).append(settled.verdict)
+
+    def serving(self, host: str = "node-1", above_epoch: int = -1) -> None:
+        def holds() -> bool:
+            state = self.hosts.get(host)
+            return state is not None and not state.stale and state.epoch > above_epoch
+
+        self.until(f"{host} serves", holds)
+
+    def holds(self, *allocations: str, host: str = "node-1") -> None:
+        self.until(f"{host} holds {allocations}", lambda: set(self.hosts[host].allocations) == set(allocations))
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        self.tail.close()
+
+
+@pytest.fixture
+def world(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
+    world = World(kafka, prefix, tmp_path)
+    yield world
+    world.close()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and stderr."""
+    _, stderr = process.communicate(timeout=WAIT_S)
+    return process.returncode, stderr
+
+
+def test_a_claim_is_granted_confirmed_up_and_released(world: World) -> None:
+    agent = world.agent()
+    world.serving()
+    world.claim("a")
+    world.holds("a")
+    held = world.hosts["node-1"].allocations["a"]
+    assert (held.state, held.building, held.lease_ms) == ("leased", True, 60_000)
+    world.write(Confirm(host="node-1", request="r-a", allocation="a"))
+    world.until("up", lambda: not world.hosts["node-1"].allocations["a"].building)
+    assert world.hosts["node-1"].allocations["a"].state == "active"
+    world.write(Release(host="node-1", request="r-a", allocation="a"))
+    world.holds()
+
+    agent.send_signal(signal.SIGTERM)
+    code, stderr = ended(agent)
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    # the first report is the host's first snapshot, the second tells of the claim
+    ["after_claims_read:1", "before_report:2", "before_report_ack:2"],
+)
+def test_a_claim_takes_effect_once_however_its_agent_was_killed(world: World, failpoint: str) -> None:
+    world.file.write_text(ONE_HOST)
+    agent = world.agent(failpoint=failpoint)
+    world.serving()
+    world.claim("a")
+    code, stderr = ended(agent)
+    assert code == -signal.SIGKILL, stderr
+
+    world.agent()
+    world.serving(above_epoch=world.hosts["node-1"].epoch)
+    world.holds("a")
+    assert list(world.verdicts.values()) == [["granted"]]
+
+
+@pytest.mark.parametrize("failpoint", ["before_report:1", "before_report_ack:1"])
+def test_an_agent_killed_as_it_starts_leaves_a_host_that_the_next_one_serves(world: World, failpoint: str) -> None:
+    world.file.write_text(ONE_HOST)
+    code, stderr = ended(world.agent(failpoint=failpoint))
+    assert code == -signal.SIGKILL, stderr
+    world.until("its start record", lambda: "node-1" in world.hosts)
+    world.agent("again")
+    world.until("the next agent serves", lambda: world.hosts["node-1"].agent == "again")
+    world.claim("a")
+    world.holds("a")
+
+
+def test_a_claim_met_while_no_agent_ran_is_settled_at_the_next_start(world: World) -> None:
+    agent = world.agent()
+    world.serving()
+    agent.kill()
+    agent.wait(WAIT_S)
+    world.claim("a")
+    world.agent()
+    world.holds("a")
+    assert list(world.verdicts.values()) == [["granted"]]
+
+
+def test_a_second_agent_fences_the_first_which_ends_with_its_own_code(world: World) -> None:
+    first = world.agent("first")
+    world.serving()
+    second = world.agent("second")
+    world.serving(above_epoch=world.hosts["node-1"].epoch)
+    code, stderr = ended(first)
+    assert code == 7, stderr
+    assert "was taken over by second" in stderr
+    assert "Traceback" not in stderr
+    world.claim("a")
+    world.holds("a")
+    assert second.poll() is None
+
+
+def test_instances_that_run_already_are_never_booked_over_and_free_their_room_when_gone(
+    world: World, tmp_path: Path
+) -> None:
+    running = tmp_path / "running.json"
+    running.write_text(json.dumps([{"instance": "old-vm", "resources": {"VCPU": 7}}]))
+    world.file.write_text('[hosts.node-1]\nfound_file = "running.json"\n[hosts.node-1.inventory.VCPU]\ntotal = 8\n')
+    agent = world.agent()
+    world.serving()
+    # already the first report counts it, so that no claim can slip in before
+    assert world.hosts["node-1"].used == {"VCPU": 7}
+    assert world.hosts["node-1"].allocations["found:old-vm"].origin == "found"
+    world.claim("a")
+    world.until("a verdict", lambda: bool(world.verdicts))
+    assert list(world.verdicts.values()) == [["rejected"]]
+
+    agent.kill()
+    agent.wait(WAIT_S)
+    running.write_text("[]")  # ended while no agent ran
+    world.agent()
+    world.serving(above_epoch=world.hosts["node-1"].epoch)
+    world.holds()
+    world.claim("b")
+    world.holds("b")
+
+
+def test_an_operators_word_reaches_the_host(world: World) -> None:
+    control.write(world.settings, {"host/node-1": encode(HostControl(name="node-1", status="draining"))})
+    world.agent()
+    world.serving()
+    assert world.hosts["node-1"].status == "draining"
+    control.write(world.settings, {"host/node-1": None})
+    world.until("enabled", lambda: world.hosts["node-1"].status == "enabled")
+
+
+def test_garbage_on_every_topic_an_agent_reads_is_put_aside_and_stops_nothing(world: World) -> None:
+    world.agent()
+    world.serving()
+    partition = partition_of("node-1", PARTITIONS)
+    epoch = world.hosts["node-1"].epoch
+    for topic, number, key in (
+        (world.names.claims, partition, b"node-1"),
+        (world.names.hosts, partition, f"node-1/{epoch}".encode()),
+        (world.names.control, 0, b"host/node-1"),
+    ):
+        for value in (b"garbage", b"[" * 5_000, b'{"type":"claim","v":7}', b"\xff\xfe"):
+            world.producer.produce(topic, value, key, number)
+    assert world.producer.flush(WAIT_S) == 0
+    world.until("a good record after the bad", lambda: world.hosts["node-1"].generation >= 3)
+    world.serving()
+    world.claim("a")
+    world.holds("a")
+    quarantine: list[bytes] = []
+    world.tail.add(world.names.quarantine, 0, 0)
+    deadline = time.monotonic() + WAIT_S
+    while len(quarantine) < 12 and time.monotonic() < deadline:
+        for batch in world.tail.turn(0.1):
+            if batch.topic == world.names.quarantine:
+                quarantine += [value or b"" for *_, value in batch.records]
+    met = [decode("quarantine", value) for value in quarantine]
+    assert sorted({q.topic for q in met}) == sorted({world.names.claims, world.names.hosts, world.names.control})
+    assert len(met) == 12
+
+
+def test_a_claims_topic_made_anew_starts_the_hosts_anew(world: World) -> None:
+    """Deleting a live topic is an operator's mistake; the agent must notice it and go on from the new one."""
+    world.agent()
+    world.serving()
+    for _ in range(3):
+        world.write(Release(host="node-1", request="x", allocation="x"))
+    world.until("settled", lambda: len(world.verdicts) == 3)
+    epoch = world.hosts["node-1"].epoch
+    admin = client.admin(world.settings)
+    admin.delete_topics([world.names.claims])[world.names.claims].result(WAIT_S)
+    time.sleep(1)
+    topics.create(admin, world.settings, client.require_broker(world.settings))
+    world.serving(above_epoch=epoch)
+    world.claim("a")
+    world.holds("a")
+
+
+def test_health_and_metrics_of_a_fleet(world: World) -> None:
+    fleet = world.start("fleet", "--hosts", "30", "--http", "127.0.0.1:0", "--name", "f1")
+    assert fleet.stderr is not None
+    address = ""
+    while not address:
+        found = re.search(r"http://[0-9.:]+", fleet.stderr.readline())
+        address = found[0] if found else ""
+    deadline = time.monotonic() + WAIT_S
+    while ask(f"{address}/readyz")[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    world.serving("host-00001")
+    world.claim("a", host="host-00001")
+    world.holds("a", host="host-00001")
+    text = ask(f"{address}/metrics")[1]
+    assert 'commonplace_claims_total{verdict="granted"} 1.0' in text
+    assert 'commonplace_hosts{status="serving"} 30.0' in text
+    assert 'commonplace_build_info{agent="f1"' in text
+    assert "host-00001" not in text
+    fleet.send_signal(signal.SIGTERM)
+    assert ended(fleet)[0] == 0
+
+
+def ask(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_port_in_use_is_one_line(world: World) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        answer = cli.run("fleet", "--hosts", "1", "--http", address, "-b", world.settings.bootstrap)
+    cli.assert_one_line(answer, 1, f"--http {address}", "another port")
+
+
+def test_unequal_partition_counts_are_one_line(kafka: KafkaUnderTest, prefix: str) -> None:
+    settings = Settings(
+        kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix, claims_partitions=2)
+    )
+    topics.create(client.admin(settings), settings, client.require_broker(settings))
+    answer = cli.run(
+        "fleet", "--hosts", "1", "-b", kafka.bootstrap, "--prefix", prefix, "--log-level", "error",
+        env={"COMMONPLACE__TOPICS__CLAIMS_PARTITIONS": "2"},
+    )  # fmt: skip
+    cli.assert_one_line(answer, 2, "topics.claims_partitions", "equal")
