@@ -439,6 +439,12 @@ def test_seen_knows_what_was_lost() -> None:
     assert seen.gone(0) == 5
     assert not seen.whole(0)
     assert Seen({0: 0}).whole(0)
+    seen.close({0: 15})
+    assert [offset for offset in range(12, 17) if seen.lost(0, offset)] == [13, 14]
+    assert seen.gone(0) == 7
+    nothing = Seen({0: 3})
+    nothing.close({0: 3})
+    assert nothing.gone(0) == 0
 
 
 def test_report_is_one_object_for_json() -> None:

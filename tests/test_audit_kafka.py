@@ -4,13 +4,14 @@ import json
 import logging
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from audit_logs import CLAIMS_ID, Pool
 from cli import assert_one_line, run
 from commonplace.kafka import client, topics
 from commonplace.kafka.topics import Topics, specs
 from commonplace.ops import audit
+from commonplace.ops.audit import read
 from commonplace.ops.audit.hashes import partition_of
 from commonplace.settings import Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -101,6 +102,29 @@ def test_operator_audits_and_the_exit_code_tells(settings: Settings) -> None:
     rows = {line.split()[0]: line.split()[1:5] for line in violated.stdout.splitlines()[1:]}
     assert rows["1"][1] == "1"
     assert "audit: violated" in violated.stderr
+
+
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("gone", [1, 2], ids=["in part", "whole"])
+def test_retention_that_overtakes_the_audit_leaves_facts_unprovable(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    pool = good()
+    write(settings, pool)
+    claims = Topics(settings.topics.prefix, settings.topics.pool).claims
+    captured, admin = read._log, client.admin(settings)
+
+    def overtaken(consumer: Consumer, name: str, topic_id: str, partitions: int) -> audit.Log:
+        log = captured(consumer, name, topic_id, partitions)
+        if name == claims:
+            until = TopicPartition(claims, 0, gone)
+            admin.delete_records([until])[until].result(FLUSH_S)
+        return log
+
+    monkeypatch.setattr(read, "_log", overtaken)
+    report = audit.run(settings)
+    assert report.clean, report.to_dict()
+    assert report.tallies[6].unprovable == 1
 
 
 @pytest.mark.real_kafka

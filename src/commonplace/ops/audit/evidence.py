@@ -66,6 +66,14 @@ class Seen:
             self._gone[partition] = self._gone.get(partition, 0) + offset - expected
         self._next[partition] = offset + 1
 
+    def close(self, high: Mapping[int, int]) -> None:
+        """All was read: what lies before the captured ends and did not come is gone too."""
+        for partition, end in high.items():
+            if end > self._next.get(partition, 0):
+                self.take(partition, end - 1)
+                self._holes[partition].append((end - 1, end))
+                self._gone[partition] += 1
+
     def gone(self, partition: int) -> int:
         """How many offsets of the partition were gone so far, retention not counted."""
         return self._gone.get(partition, 0)

@@ -65,6 +65,7 @@ class Intake:
                 record = Broken("quarantined by a reader")
                 count["quarantined"] += 1
             yield entry, record
+        self.seen.close(self.log.high)
 
     def applied(self) -> None:
         """The record just read took effect."""

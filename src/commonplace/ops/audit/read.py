@@ -21,6 +21,9 @@ SILENCE_S: Final = 30.0
 CAPTURED: Final = ("decisions", "requests", "hosts", "claims", "control", "quarantine")
 """Order in which ends are captured: what a record points back to is captured after it (a decision's grant, a report's claim)."""
 
+OVERTAKEN: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+"""How librdkafka says that a position is gone, told to reset none by itself."""
+
 SEVERAL_BROKERS_SKEW_MS: Final = 1_000
 """How far the clocks of several brokers may differ: log times of two topics may come from two of them."""
 
@@ -60,12 +63,7 @@ def options_for(settings: Settings, brokers: int) -> Options:
 def _log(consumer: Consumer, name: str, topic_id: str, partitions: int) -> Log:
     low, high = {}, {}
     for partition in range(partitions):
-        try:
-            low[partition], high[partition] = consumer.get_watermark_offsets(
-                TopicPartition(name, partition), timeout=SILENCE_S
-            )
-        except KafkaException as e:
-            raise _failed(name, partition, e.args[0]) from e
+        low[partition], high[partition] = _watermarks(consumer, name, partition)
     return Log(name, topic_id, low, high, _records(consumer, name, low, high))
 
 
@@ -78,6 +76,9 @@ def _records(consumer: Consumer, name: str, low: dict[int, int], high: dict[int,
             partition, offset, error = message.partition(), message.offset(), message.error()
             assert partition is not None, "what an assigned partition gives has a partition"
             assert offset is not None, "what an assigned partition gives has an offset"
+            if error is not None and error.code() in OVERTAKEN:
+                _skip_to_start(consumer, name, partition, position, high)
+                continue
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise _failed(name, partition, error)
             if partition not in position:
@@ -102,11 +103,30 @@ def _batch(consumer: Consumer, name: str, position: dict[int, int]) -> Sequence[
     return [first, *consumer.consume(BATCH_RECORDS, 0)]
 
 
+def _skip_to_start(
+    consumer: Consumer, name: str, partition: int, position: dict[int, int], high: dict[int, int]
+) -> None:
+    """Retention overtook the audit: go on with what is left; the gap in the offsets makes the rest unprovable."""
+    if partition not in position:
+        return
+    low, _ = _watermarks(consumer, name, partition)
+    consumer.incremental_unassign([TopicPartition(name, partition)])
+    if low >= high[partition]:
+        del position[partition]
+        return
+    position[partition] = low
+    consumer.incremental_assign([TopicPartition(name, partition, low)])
+
+
+def _watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=SILENCE_S)
+    except KafkaException as e:
+        raise _failed(name, partition, e.args[0]) from e
+    return low, high
+
+
 def _failed(name: str, partition: int, error: KafkaError) -> CommonplaceError:
-    if error.code() == KafkaError.OFFSET_OUT_OF_RANGE:
-        return CommonplaceError(
-            f"{name} [{partition}]: retention overtook the audit: audit again, or when less is written"
-        )
     return CommonplaceError(f"{name} [{partition}] cannot be read: {error.str()}")
 
 
