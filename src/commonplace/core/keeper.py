@@ -213,7 +213,8 @@ class Keeper:
     def _read_back(self, kept: Kept, sent: tuple[bytes, list[Effect], bool]) -> None:
         """A report of ours stands in the log: what follows from it may be done."""
         _, follows, is_snapshot = sent
-        self._effects.extend(follows)
+        if follows:
+            self._effects.extend(follows)
         if is_snapshot and not any(later[2] for later in kept.sent):
             kept.read_base = True
         if kept.phase == OPENING and is_snapshot:

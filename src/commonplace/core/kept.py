@@ -44,7 +44,7 @@ class Kept:
         self.spec, self.partition = spec, partition
         self.phase = STARTING
         self.nonce = ""
-        self.past = HostState(spec.name)
+        self.past: HostState | None = HostState(spec.name)
         self.ledger: Ledger | None = None
         self.old_epochs: set[int] = set()
         self.bad_keys: dict[bytes, str] = {}
@@ -65,6 +65,7 @@ def is_own_start(kept: Kept, key: Key, value: bytes | None) -> bool:
 def replay(kept: Kept, parsed: Key, offset: int, log_time_ms: int, key: bytes, value: bytes | None) -> None:
     """Fold one record of the host's past; what can't be used is remembered until something good replaces it."""
     past = kept.past
+    assert past is not None, f"host {kept.spec.name} is {kept.phase}"
     if parsed.kind != "start":
         (kept.old_epochs.discard if value is None else kept.old_epochs.add)(parsed.epoch)
     before = (past.epoch, past.generation)
@@ -94,9 +95,8 @@ def incomplete(kept: Kept) -> str:
 
 def recovered(kept: Kept, epoch: int, log_time_ms: int, now_ms: int, bounds: Bounds) -> Ledger:
     """The ledger of the epoch that begins at the start record `epoch`: from the last report, or empty where there is none."""
-    past = kept.past
-    kept.past = HostState(kept.spec.name)
-    if kept.old_epochs and not past.removed:
+    past, kept.past = kept.past, None
+    if past is not None and kept.old_epochs and not past.removed:
         return Ledger.recover(past, epoch, log_time_ms, now_ms, bounds)
     return Ledger(kept.spec.name, epoch, log_time_ms, "", -1, bounds)
 
