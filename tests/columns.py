@@ -1,0 +1,41 @@
+"""Whether two views of the same log are the same in all that ranking reads."""
+
+from commonplace.core.view import Row, View
+
+
+def unequal(one: View, other: View) -> list[str]:
+    """What differs between two views, host by host; silence is not compared, because it is a matter of when one looks."""
+    found = []
+    if one.rows.keys() != other.rows.keys():
+        return [f"hosts {one.rows.keys() ^ other.rows.keys()}"]
+    for name, row in one.rows.items():
+        mine, theirs = figures(one, row), figures(other, other.rows[name])
+        found += [f"{name}: {what} {mine.get(what)} and {theirs.get(what)}"
+                  for what in mine.keys() | theirs.keys() if mine.get(what) != theirs.get(what)]  # fmt: skip
+    if _groups(one) != _groups(other):
+        found.append(f"groups {_groups(one)} and {_groups(other)}")
+    if one.traits != other.traits:
+        found.append(f"traits {one.traits} and {other.traits}")
+    return found
+
+
+def figures(view: View, row: Row) -> dict[str, object]:
+    """A host's row as ranking reads it; classes of which it has nothing are left out."""
+    columns, i = view.columns, row.index
+    found: dict[str, object] = {"usable": bool(columns.usable[i])}
+    if not columns.usable[i]:
+        return found
+    found |= {"builds": int(columns.builds[i]), "instances": int(columns.instances[i]), "hash": row.host.hash}
+    for name in columns.free:
+        if columns.capacity[name][i] or columns.free[name][i]:
+            units = (columns.unit_min[name][i], columns.unit_max[name][i], columns.unit_step[name][i])
+            found[name] = (int(columns.free[name][i]), int(columns.capacity[name][i]), *map(int, units))
+    for name in view.traits:
+        found[f"trait {name}"] = bool(view.trait_column(name)[i])
+    return found
+
+
+def _groups(view: View) -> dict[str, dict[str, int]]:
+    return {
+        group: {view.by_index[i].host.name: n for i, n in members.items()} for group, members in view.groups.items()
+    }
