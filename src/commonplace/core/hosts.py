@@ -27,7 +27,8 @@ NO_EPOCH: Final = -1
 START_SUFFIX: Final = b"/start"
 DELTA_SUFFIX: Final = b"/delta"
 
-_shared_resources: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+_shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
+_UNNAMED: Final = (None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
 
 
@@ -75,7 +76,7 @@ class HostState:
     """
 
     __slots__ = (
-        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic", "epoch", "fresh",
+        "agent", "allocations", "base", "base_generation", "host_changed", "base_status", "builds", "claims_through", "claims_topic", "epoch", "fresh",
         "gap", "generation", "groups", "hash", "host_hash", "inventory", "labels", "load", "log_time_ms", "name", "removed", "settled",
         "snapshot_inventory", "stale", "status", "touched", "traits", "used", "version",
     )  # fmt: skip
@@ -108,6 +109,7 @@ class HostState:
         self.base = self.allocations
         self.base_status: tuple[str, bool] = ("enabled", False)
         self.snapshot_inventory: tuple[dict[str, Inventory], frozenset[str], dict[str, str]] = ({}, frozenset(), {})
+        self.host_changed = False  # by a delta, against the snapshot
         self.touched: set[str] = set()
         self.fresh: list[Allocation] = []  # that the last report showed and the one before did not
         self.used: dict[str, int] = {}
@@ -157,6 +159,7 @@ class HostState:
         self.status, self.gap = record.status, record.gap
         self.base_status = (record.status, record.gap)
         self.snapshot_inventory = (self.inventory, self.traits, self.labels)
+        self.host_changed = False
         self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
@@ -164,8 +167,7 @@ class HostState:
         self.touched = set()
         self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
         for allocation in self.allocations.values():
-            _share(allocation)
-            self._count(allocation, 1)
+            self._count(allocation, 1, _share(allocation))
         self._watermark(record, log_time_ms)
         return APPLIED
 
@@ -181,7 +183,10 @@ class HostState:
             self.log_time_ms = max(log_time_ms, self.log_time_ms)
             return APPLIED
         self.generation, self.stale, self.version = record.generation, "", 0
-        self._host_part(record)
+        named = (record.inventory, record.traits, record.labels, record.status, record.gap) != _UNNAMED
+        if named or self.host_changed:
+            self.host_changed = named
+            self._host_part(record)
         self._allocations(record)
         self._watermark(record, log_time_ms)
         return APPLIED
@@ -215,12 +220,12 @@ class HostState:
             old = now.get(allocation.id)
             if old == allocation:
                 continue
-            _share(allocation)
+            tail = _share(allocation)
             if old is None:
                 fresh.append(allocation)
             else:
                 self._count(old, -1)
-            self._count(allocation, 1)
+            self._count(allocation, 1, tail)
             now[allocation.id] = allocation
         for undone in self.touched - touched:  # named by the delta before and no more: as in the base again
             self._put(undone, self.base.get(undone))
@@ -234,8 +239,10 @@ class HostState:
             self._count(allocation, 1)
             self.allocations[allocation_id] = allocation
 
-    def _count(self, allocation: Allocation, sign: int) -> None:
-        self.hash = (self.hash + sign * hashing.allocation_hash(allocation)) & hashing.MASK
+    def _count(self, allocation: Allocation, sign: int, tail: bytes = b"") -> None:
+        """Count an allocation in or out; `tail` are its canonical bytes after the id, where they are at hand."""
+        tail = tail or hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
+        self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
         used = self.used
         for name, amount in allocation.resources.items():
             used[name] = used.get(name, 0) + sign * amount
@@ -251,7 +258,8 @@ class HostState:
     def _watermark(self, record: Snapshot | Delta, log_time_ms: int) -> None:
         self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
         self.settled, self.load = record.settled, record.load
-        self.log_time_ms = max(log_time_ms, self.log_time_ms)
+        if log_time_ms > self.log_time_ms:
+            self.log_time_ms = log_time_ms
         if hashing.to_hex(self.hash) != record.hash:
             self.stale = f"hash {hashing.to_hex(self.hash)} recomputed, {record.hash} reported"
             if isinstance(record, Snapshot):
@@ -286,7 +294,7 @@ def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | Delta | Bad:
 def check_names(allocations: Iterable[Allocation]) -> str:
     """Which name of an allocation must not reach terminals and labels, or ""."""
     for a in allocations:
-        if not printable(a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group):
+        if not printable(a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group):
             return f"allocation {a.id!r} has a name with control characters"
     return ""
 
@@ -312,15 +320,19 @@ def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes
     return state.bad(key, record.reason, record.newer, log_time_ms), record.reason
 
 
-def _share(allocation: Allocation) -> None:
-    """Let equal resources and names be one object: flavors are few, allocations many (a dict of three classes takes 230 bytes)."""
+def _share(allocation: Allocation) -> bytes:
+    """Let equal resources and names be one object: flavors are few, allocations many (a dict of three classes takes 230 bytes).
+
+    Returns the canonical bytes after the id, known with the resources unless a group or cells belong to them.
+    """
     amounts = tuple(allocation.resources.items())
     shared = _shared_resources.get(amounts)
     if shared is None:
         if len(_shared_resources) >= _SHARED_MAX:
             _shared_resources.clear()
-        shared = _shared_resources[amounts] = allocation.resources
-    force_setattr(allocation, "resources", shared)
+        shared = _shared_resources[amounts] = (allocation.resources, hashing.tail_bytes(allocation.resources, "", {}))
+    force_setattr(allocation, "resources", shared[0])
     force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
     force_setattr(allocation, "project", sys.intern(allocation.project))
     force_setattr(allocation, "kind", sys.intern(allocation.kind))
+    return b"" if allocation.group or allocation.cells else shared[1]

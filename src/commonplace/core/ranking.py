@@ -26,6 +26,7 @@ _SHARES = {"cpu": "VCPU", "ram": "MEMORY_MB", "disk": "DISK_GB"}
 
 def column_scores(view: View, ask: Ask, rows: Rows) -> Floats:
     """Scores of the given rows by the column forms."""
+    view.write()
     passed = np.ones(view.columns.rows, np.bool_)[rows]
     for _, _, column in FILTERS:
         passed = passed & column(view, rows, ask)
@@ -64,6 +65,7 @@ class ScoreRow:
     def refresh(self) -> None:
         """Take in what changed since the last use."""
         view = self.view
+        view.write()
         end = view.changed_from + len(view.changed)
         if self.seen == end:
             return
@@ -130,12 +132,20 @@ class ScoreRow:
             if barred:
                 scores = scores.copy()
                 scores[list(barred)] = NEVER
-            best = scores[scores.argmax()]
-            if best > NEVER:
-                ties = np.flatnonzero(scores == best)
-                pick = ties[0] if len(ties) == 1 else ties[crc32(seed) % len(ties)]
-                return self.view.by_index[int(pick)]
+            pick = first_best(scores, crc32(seed) % len(scores))
+            if scores[pick] > NEVER:
+                return self.view.by_index[pick]
         return None
+
+
+def first_best(scores: Floats, start: int) -> int:
+    """Index of the best score; of equal ones the first at or after `start`, going round: ties cost no second scan."""
+    pick = start + int(scores[start:].argmax())
+    if start:
+        before = int(scores[:start].argmax())
+        if scores[before] > scores[pick]:
+            return before
+    return pick
 
 
 def seed_of(request: str, index: int, attempt: int) -> bytes:
@@ -152,6 +162,7 @@ def group_full(view: View, group: str, group_max: int) -> list[int]:
 
 def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
     """How many hosts each filter turned away, each host counted once, at the first that did, and the closest miss."""
+    view.write()
     left = np.ones(view.columns.rows, np.bool_)
     counts: dict[str, int] = {}
     last: tuple[str, np.ndarray] | None = None

@@ -526,6 +526,7 @@ class Replica:
     def _explanation(self, work: Work) -> Explanation:
         """Why no host passes; kept until the view changes, because a full fleet refuses many requests alike."""
         view, build = self.view, work.build
+        view.write()
         at = (work.ask, build.group, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
             self._explained = (at, explain(view, work.ask, group_full(view, build.group, build.group_max)))

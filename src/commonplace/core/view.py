@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonplace.core import hashing
-from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold, parse_key
+from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, Key, fold, parse_key
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, HostControl, is_host_name
 from commonplace.core.resources import Resources
@@ -29,7 +29,9 @@ CHANGES_MAX = 65_536
 class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
 
-    __slots__ = ("control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals")
+    __slots__ = (
+        "capacities", "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "written"
+    )  # fmt: skip
 
     def __init__(self, host: HostState, index: int, partition: int) -> None:
         self.host, self.index, self.partition = host, index, partition
@@ -37,6 +39,8 @@ class Row:
         self.pending: list[Overlay] = []
         self.renewals: list[Overlay] = []  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
+        self.written = True  # the columns hold what the state and the overlay say
+        self.capacities: list[int] = []  # per class, in the order of the columns
         self.control: HostControl | None = None
 
     @property
@@ -113,6 +117,8 @@ class View:
         self.groups: dict[str, dict[int, int]] = {}  # group → row → allocations of it there, pending ones included
         self.traits: dict[str, int] = {}  # trait → how many hosts have it
         self._traitless = np.zeros(0, np.bool_)
+        self._unwritten: list[Row] = []  # rows whose columns are behind their state
+        self._keys: dict[bytes, tuple[Key, Row]] = {}  # keys of `hosts` met before, parsed
         self.changed: list[int] = []
         self.changed_from = 0  # serial number of changed[0]
         self.newest_log_time_ms = 0
@@ -126,6 +132,9 @@ class View:
         """Fold one record of `hosts`; returns the row it changed, if any, and why it must be quarantined, or ""."""
         if log_time_ms > self.newest_log_time_ms:
             self.newest_log_time_ms = log_time_ms
+        met = self._keys.get(key) if key is not None else None
+        if met is not None and met[1].partition == partition:
+            return self._fold(*met, offset, log_time_ms, value, now_ms)
         parsed = parse_key(key)
         if parsed is None:
             self.outcomes[QUARANTINED] += 1
@@ -145,6 +154,15 @@ class View:
         elif row.partition != partition:
             self.outcomes[QUARANTINED] += 1
             return None, f"host {parsed.host!r} belongs on partition {row.partition}"
+        if len(self._keys) > 4 * len(self.rows) + 64:  # start, snapshot and delta of this epoch, and some of others
+            self._keys.clear()
+        assert key is not None
+        self._keys[key] = (parsed, row)
+        return self._fold(parsed, row, offset, log_time_ms, value, now_ms)
+
+    def _fold(
+        self, parsed: Key, row: Row, offset: int, log_time_ms: int, value: bytes | None, now_ms: int
+    ) -> tuple[Row | None, str]:
         host = row.host
         inventory, traits, groups = host.inventory, host.traits, host.groups
         had_groups = bool(groups)
@@ -158,7 +176,7 @@ class View:
                 self._traits(row, traits)
             if had_groups or host.groups:
                 self._groups(row, before)
-            self._columns(row)
+            self._touch(row)
             row.offset = offset
             if outcome == APPLIED and log_time_ms >= self.columns.log_time_ms[row.index]:
                 self.columns.log_time_ms[row.index] = log_time_ms
@@ -185,6 +203,7 @@ class View:
             columns.unit_min[name][i] = item.min_unit if item else 1
             columns.unit_max[name][i] = item.unit_max if item else 0
             columns.unit_step[name][i] = item.step_size if item else 1
+        row.capacities = [int(column[i]) for column in columns.capacity.values()]
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
@@ -217,13 +236,29 @@ class View:
                 if not members:
                     del self.groups[group]
 
+    def _touch(self, row: Row) -> None:
+        """Note that a row's columns are behind; they are written once before the next ranking, whatever happens to it till then."""
+        if row.written:
+            row.written = False
+            self._unwritten.append(row)
+
+    def write(self) -> None:
+        """Bring the columns up to date with every row's state and overlay. Whoever reads columns calls this first."""
+        if self._unwritten:
+            rows, self._unwritten = self._unwritten, []
+            for row in rows:
+                row.written = True
+                self._columns(row)
+
     def _columns(self, row: Row) -> None:
         """Write a row's columns anew from its state and its overlay."""
         host, columns, i = row.host, self.columns, row.index
         used = host.used
-        for name, column in columns.free.items():
-            item = host.inventory.get(name)
-            column[i] = max(-AMOUNT_BOUND, min(AMOUNT_BOUND, (item.capacity if item else 0) - used.get(name, 0)))
+        if len(row.capacities) < len(columns.free):  # classes that came after its inventory
+            row.capacities += [0] * (len(columns.free) - len(row.capacities))
+        for (name, column), capacity in zip(columns.free.items(), row.capacities, strict=True):
+            free = capacity - used.get(name, 0)
+            column[i] = free if free > -AMOUNT_BOUND else -AMOUNT_BOUND
         pending = row.pending
         for overlay in pending:
             for name, amount in overlay.resources.items():
@@ -246,25 +281,17 @@ class View:
         """Lay a pending claim over a host, after those already there."""
         row.pending.append(overlay)
         row.pending_hash = (row.pending_hash + overlay.hash) & hashing.MASK
-        self._shift(row, overlay, 1)
+        if overlay.group:
+            self._group(overlay.group, row.index, 1)
+        self._touch(row)
 
     def lift(self, row: Row, overlay: Overlay) -> None:
         """Take a settled claim off; a granted one is in the folded state by now, and counted twice until here."""
         row.pending.remove(overlay)
         row.pending_hash = (row.pending_hash - overlay.hash) & hashing.MASK
-        self._shift(row, overlay, -1)
-
-    def _shift(self, row: Row, overlay: Overlay, sign: int) -> None:
-        columns, i = self.columns, row.index
-        for name, amount in overlay.resources.items():
-            column = columns.free.get(name)
-            if column is not None:
-                column[i] -= sign * amount
-        columns.builds[i] += sign
-        columns.instances[i] += sign
         if overlay.group:
-            self._group(overlay.group, i, sign)
-        self._note(i)
+            self._group(overlay.group, row.index, -1)
+        self._touch(row)
 
     # -- operators, liveness, shards ----------------------------------------------------------------------------------------------------
 
@@ -277,7 +304,7 @@ class View:
         row = self.rows.get(name)
         if row is not None:
             row.control = record
-            self._columns(row)
+            self._touch(row)
 
     def liveness(self, timeout_ms: int, now_ms: int) -> int:
         """Mark hosts silent by rule 1: against the newest log time, or by our own clock since their report; returns how many are."""
