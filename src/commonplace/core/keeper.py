@@ -358,7 +358,7 @@ class Keeper:
     def _lapse(self, partition: int, now_ms: int) -> None:
         """Let leases lapse that ran out before an end was asked for which the claims have been read to."""
         barrier = self.barriers.get(partition)
-        if barrier is None:
+        if barrier is None or self.claims_position.get(partition, -1) < barrier[1]:
             return
         del self.barriers[partition]
         heap = self.leases[partition]
