@@ -352,7 +352,9 @@ def test_an_id_that_went_and_came_again_stands_in_the_delta() -> None:
     first = ledger.snapshot("agent")
     ledger.receive(Gone("vm"), 0)
     ledger.receive(Found(instance="vm", resources={"VCPU": 3}), 0)
-    state = read([first, ledger.delta()])
+    delta = ledger.delta()
+    state = read([first, delta])
+    assert ([a.id for a in delta.upserts], delta.removed) == (["found:vm"], [])
     assert (state.stale, state.used) == ("", {"VCPU": 3})
 
 
