@@ -4,14 +4,27 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from commonplace.core.ask import PROFILES
-from commonplace.core.records import Bad, Flavor, HostControl, Profile, Routing, decode
+from msgspec import Struct
+
+from commonplace.core.ask import PROFILES, Ask, ask_of
+from commonplace.core.records import TRAITS_MAX, Bad, Build, Flavor, HostControl, Profile, Routing, decode
 from commonplace.core.weighers import WEIGHERS
 
 MULTIPLIER_MAX = 1e9
 """Largest multiplier of a weigher: sums of such stay far from infinity, which would rank a host as filtered."""
 
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "host": HostControl}
+
+
+TERMS_MAX = 4_096
+"""Combinations of flavor and traits whose terms are kept; past it they are worked out anew."""
+
+
+class Terms(Struct, frozen=True, gc=False):
+    """What a flavor and a request's traits come to: an ask of the hosts, or why there can be none."""
+
+    ask: Ask
+    refusal: str = ""
 
 
 class Catalog:
@@ -22,10 +35,12 @@ class Catalog:
         self.flavors: dict[str, Flavor] = {}
         self.profiles: dict[str, Profile] = dict(PROFILES)
         self.routing = Routing()
+        self._terms: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Terms] = {}
         self.unusable: dict[str, str] = {}  # key → why its last record cannot be used
 
     def fold(self, key: bytes | None, value: bytes | None) -> tuple[str, HostControl | None, str]:
         """Fold one control record; returns the host it speaks of ("" for none), what it says, and why it must be quarantined, or ""."""
+        self._terms.clear()
         kind, name = _parse(key)
         if not kind:
             return "", None, f"key {key!r:.80} is none of flavor/NAME, profile/NAME, host/NAME, routing"
@@ -68,6 +83,29 @@ class Catalog:
     def pool_of(self, flavor: Flavor) -> str:
         """The pool that serves a flavor."""
         return self.routing.pools.get(flavor.name, flavor.pool)
+
+    def terms(self, build: Build) -> Terms:
+        """What a request comes to under the flavors and profiles of now."""
+        key = (build.flavor, build.traits_required, build.traits_forbidden)
+        terms = self._terms.get(key)
+        if terms is None:
+            if len(self._terms) >= TERMS_MAX:
+                self._terms.clear()
+            terms = self._terms[key] = self._work_out(build)
+        return terms
+
+    def _work_out(self, build: Build) -> Terms:
+        refusal = self.refusal(build.flavor)
+        if refusal:
+            return Terms(Ask(()), refusal)
+        flavor = self.flavors[build.flavor]
+        ask = ask_of(flavor, build, self.profiles[flavor.profile])
+        both = set(build.traits_required) & set(build.traits_forbidden)
+        if both:
+            return Terms(ask, f"trait {min(both)} is both required and forbidden: drop one of the two")
+        if max(len(ask.traits_required), len(ask.traits_forbidden)) > TRAITS_MAX:
+            return Terms(ask, f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more")
+        return Terms(ask)
 
     def refusal(self, flavor_name: str) -> str:
         """Why no request for this flavor can be served here: what, and what to do; "" when one can."""

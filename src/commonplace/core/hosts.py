@@ -76,9 +76,10 @@ class HostState:
     """
 
     __slots__ = (
-        "agent", "allocations", "base", "base_generation", "host_changed", "base_status", "builds", "claims_through", "claims_topic", "epoch", "fresh",
-        "gap", "generation", "groups", "hash", "host_hash", "inventory", "labels", "load", "log_time_ms", "name", "removed", "settled",
-        "snapshot_inventory", "stale", "status", "touched", "traits", "used", "version",
+        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic",
+        "epoch", "fresh", "gap", "generation", "groups", "hash", "host_changed", "host_hash", "inventory", "labels",
+        "load", "log_time_ms", "name", "removed", "settled", "snapshot_inventory", "stale", "status", "touched",
+        "traits", "used", "version",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from commonplace.core.ask import ask_of, tail_of
+from commonplace.core.ask import tail_of
 from commonplace.core.catalog import Catalog
 from commonplace.core.hashing import digest64
 from commonplace.core.history import History, Known, Undecided
@@ -25,7 +25,6 @@ from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full
 from commonplace.core.records import (
-    TRAITS_MAX,
     Allocation,
     Bad,
     Build,
@@ -322,24 +321,15 @@ class Replica:
         return None
 
     def _refusal(self, build: Build) -> str:
-        reason = self.catalog.refusal(build.flavor)
-        if reason:
-            return reason
-        both = set(build.traits_required) & set(build.traits_forbidden)
-        if both:
-            return f"trait {min(both)} is both required and forbidden: drop one of the two"
+        terms = self.catalog.terms(build)
+        if terms.refusal:
+            return terms.refusal
         if build.instances and len(build.instances) != build.count:
             return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
         if len(set(build.instances)) != len(build.instances):
             return "an instance is named twice: give each a name of its own"
         if build.group_max and not build.group:
             return "group_max is set but no group is named: name the group"
-        flavor = self.catalog.flavors[build.flavor]
-        if (
-            len({*flavor.traits_required, *build.traits_required}) > TRAITS_MAX
-            or len({*flavor.traits_forbidden, *build.traits_forbidden}) > TRAITS_MAX
-        ):
-            return f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more"
         return ""
 
     def _open(
@@ -353,8 +343,7 @@ class Replica:
         now_ms: int,
     ) -> None:
         settings = self.settings
-        flavor = self.catalog.flavors[build.flavor]
-        ask = ask_of(flavor, build, self.catalog.profiles[flavor.profile])
+        ask = self.catalog.terms(build).ask
         age_ms = max(0, self.view.newest_log_time_ms - log_time_ms)
         deadline_ms = now_ms + (build.deadline_ms or settings.deadline_ms) - age_ms
         work = Work(
@@ -365,7 +354,6 @@ class Replica:
             now_ms - age_ms,
             deadline_ms,
             build.lease_ms or settings.lease_ms,
-            flavor,
             ask,
             tail_of(ask, build.group),
         )

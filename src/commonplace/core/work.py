@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from commonplace.core.ask import Ask
-from commonplace.core.records import Build, Flavor
+from commonplace.core.records import Build
 from commonplace.core.resources import Resources
 from commonplace.core.view import Overlay, Row
 
@@ -71,7 +71,6 @@ class Work:
         "content",
         "deadline_ms",
         "first_claim_ms",
-        "flavor",
         "lease_ms",
         "offsets",
         "partition",
@@ -84,13 +83,13 @@ class Work:
     )  # fmt: skip
 
     def __init__(
-        self, build: Build, content: str, partition: int, offset: int, received_ms: int, deadline_ms: int, lease_ms: int, flavor: Flavor,
+        self, build: Build, content: str, partition: int, offset: int, received_ms: int, deadline_ms: int, lease_ms: int,
         ask: Ask, allocation_tail: bytes,
     ) -> None:  # fmt: skip
         self.build, self.content, self.partition, self.received_ms = build, content, partition, received_ms
         self.offsets = [offset]
         self.deadline_ms, self.lease_ms = deadline_ms, lease_ms
-        self.flavor, self.ask, self.allocation_tail = flavor, ask, allocation_tail
+        self.ask, self.allocation_tail = ask, allocation_tail
         self.resources: dict[str, int] = dict(ask.resources)
         self.slots = [Slot() for _ in range(build.count)]
         self.state = OPEN
