@@ -21,6 +21,7 @@ def unequal(one: View, other: View) -> list[str]:
 
 def figures(view: View, row: Row) -> dict[str, object]:
     """A host's row as ranking reads it; classes of which it has nothing are left out."""
+    view.write()
     columns, i = view.columns, row.index
     found: dict[str, object] = {"usable": bool(columns.usable[i])}
     if not columns.usable[i]:

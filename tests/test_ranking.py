@@ -1,0 +1,194 @@
+"""Score rows kept up to date change by change are the plain scan's scores, exactly; and so are choices and explanations."""
+
+from random import Random
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from columns import unequal
+from commonplace.core import ranking
+from commonplace.core import view as views
+from commonplace.core.ask import Ask
+from commonplace.core.filters import FILTERS, Rows
+from commonplace.core.ranking import NEVER, ScoreRow, explain, group_full, plain_scores, seed_of
+from commonplace.core.records import HostControl
+from commonplace.core.view import Floats, Overlay, Row, View
+from fold_logs import MOVES, Writer
+from world import Raw
+
+HOSTS = tuple(f"h{i}" for i in range(5))
+OTHER_MOVES = ("lay", "lay", "lay", "lift", "control", "liveness", "shard", "rank", "rank")
+ASKS = (
+    Ask((("MEMORY_MB", 512), ("VCPU", 1)), weighers=(("cpu", 1.0), ("io_ops", -0.05), ("ram", 1.0))),
+    Ask((("VCPU", 3),), ("CUSTOM_A",), weighers=(("cpu", -1.0), ("disk", 0.3), ("ram", -1.0))),
+    Ask((("CUSTOM_GPU", 1), ("VCPU", 2)), (), ("CUSTOM_B",), (("cpu", 1 / 3), ("ram", 0.1)), 2, 4),
+    Ask((("CUSTOM_NONE", 1),), ("CUSTOM_C",)),
+    Ask(()),
+)
+moves = st.lists(st.tuples(st.integers(0, len(HOSTS) - 1), st.sampled_from(MOVES + 2 * OTHER_MOVES)), max_size=50)
+quick = settings(derandomize=True, deadline=None, max_examples=120)
+
+
+class Rig:
+    """A view that everything happens to, and score rows that follow it by either path."""
+
+    def __init__(self, random: Random) -> None:
+        self.random, self.log, self.read = random, list[Raw](), 0
+        self.view = View(1)
+        self.now = 1_000
+        self.rows = [ScoreRow(self.view, ask) for ask in ASKS]
+        self.vector = [ScoreRow(self.view, ask) for ask in ASKS]
+        for row in self.vector:
+            row._scalar = False
+        self.writers = [Writer(host, self.log, random) for host in HOSTS]
+        self.fold()
+
+    def fold(self) -> None:
+        for offset, at_ms, key, value in self.log[self.read :]:
+            self.view.fold(0, offset, at_ms, key, value, self.now)
+        self.read = len(self.log)
+
+    def move(self, host: int, name: str) -> None:
+        row, random = self.view.rows[HOSTS[host]], self.random
+        match name:
+            case "lay":
+                ask = random.choice(ASKS[:2])
+                self.view.lay(row, Overlay(f"o{random.random()}", dict(ask.resources), random.choice(("", "g")), 7))
+            case "lift" if row.pending:
+                self.view.lift(row, random.choice(row.pending))
+            case "control":
+                status = random.choice(("enabled", "draining", "disabled"))
+                self.view.control(random.choice((None, HostControl(name=HOSTS[host], status=status))), HOSTS[host])  # type: ignore[arg-type]
+            case "liveness":
+                self.now += 10
+                self.view.liveness(30, self.now)
+            case "shard":
+                self.view.shard(random.choice((None, np.array([random.random() < 0.5 for _ in HOSTS]))))
+            case "rank":
+                self.check()
+            case "lift":
+                pass
+            case _:
+                self.writers[host].move(name)
+                if random.random() < 0.7:
+                    self.fold()
+
+    def check(self) -> None:
+        self.view.write()
+        mine = self.view.columns.mine
+        for rows in (self.rows, self.vector):
+            for row in rows:
+                row.refresh()
+                wanted = plain_scores(self.view, row.ask)
+                assert row.scores.tolist() == wanted
+                assert row.own.tolist() == [score if mine[i] else NEVER for i, score in enumerate(wanted)]
+                barred = group_full(self.view, "g", self.random.choice((1, 2)))
+                seed = seed_of("r", 0, self.random.randint(0, 9))
+                assert row.choose(seed, barred) is plain_choice(self.view, row.ask, seed, barred)
+                explanation = explain(self.view, row.ask, barred)
+                assert explanation.filters == plain_counts(self.view, row.ask, barred)
+                assert explanation.evaluated == len(HOSTS)
+
+
+def plain_choice(view: View, ask: Ask, seed: bytes, barred: list[int]) -> Row | None:
+    """The best of this replica's own hosts, or of all when none of those passes; of equal ones the first from a seeded start on."""
+    scores = [NEVER if i in barred else score for i, score in enumerate(plain_scores(view, ask))]
+    for own in (True, False):
+        left = [i for i, score in enumerate(scores) if score > NEVER and (view.columns.mine[i] or not own)]
+        if left:
+            best = [i for i in left if scores[i] == max(scores[i] for i in left)]
+            start = crc32(seed) % len(scores)
+            return view.by_index[min(best, key=lambda i: (i - start) % len(scores))]
+    return None
+
+
+def plain_counts(view: View, ask: Ask, barred: list[int]) -> dict[str, int]:
+    """How many hosts each filter is the first to turn away."""
+    counts: dict[str, int] = {}
+    for row in view.by_index:
+        first = next(
+            (name for name, plain, _ in FILTERS if plain(view, row, ask)), "group" if row.index in barred else ""
+        )
+        if first:
+            counts[first] = counts.get(first, 0) + 1
+    return counts
+
+
+@quick
+@given(moves, st.integers(0, 2**32))
+def test_score_rows_are_the_plain_scan_whatever_happened(steps: list[tuple[int, str]], seed: int) -> None:
+    rig = Rig(Random(seed))
+    for host, move in steps:
+        rig.move(host, move)
+    rig.check()
+
+
+@settings(quick, max_examples=40)
+@given(moves, st.integers(0, 2**32))
+def test_score_rows_survive_the_end_of_the_log_of_changes(steps: list[tuple[int, str]], seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "CHANGES_MAX", 4)
+        rig = Rig(Random(seed))
+        for host, move in steps:
+            rig.move(host, move)
+            assert len(rig.view.changed) <= 4
+        rig.check()
+
+
+@settings(quick, max_examples=40)
+@given(moves, st.integers(0, 2**32))
+def test_a_view_changed_step_by_step_is_the_view_built_afresh(steps: list[tuple[int, str]], seed: int) -> None:
+    rig = Rig(Random(seed))
+    for host, move in steps:
+        rig.move(host, move)
+        rig.fold()
+        fresh = View(1)
+        for offset, at_ms, key, value in rig.log:
+            fresh.fold(0, offset, at_ms, key, value, 0)
+        for name, control in rig.view.controls.items():
+            fresh.control(control, name)
+        for row in rig.view.by_index:
+            for overlay in row.pending:
+                fresh.lay(fresh.rows[row.host.name], overlay)
+        assert unequal(rig.view, fresh) == []
+
+
+def test_few_changes_take_the_scalar_path_and_many_the_columns() -> None:
+    rig = Rig(Random(1))
+    row = rig.rows[0]
+    row.refresh()
+    calls: list[Rows] = []
+    whole = ranking.column_scores
+
+    def counted(view: View, ask: Ask, rows: Rows) -> Floats:
+        calls.append(rows)
+        return whole(view, ask, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "column_scores", counted)
+        rig.writers[0].move("snapshot")
+        rig.fold()
+        row.refresh()
+        assert not calls
+        patch.setattr(ranking, "SCALAR_ROWS_MAX", 1)
+        for writer in rig.writers:
+            writer.move("snapshot")
+        rig.fold()
+        row.refresh()
+        assert len(calls) == 1
+
+
+def test_ties_are_spread_by_request_and_attempt_and_alike_everywhere() -> None:
+    """Five equal hosts: forty requests reach every one, and a second replica would choose the same."""
+    rig = Rig(Random(3))
+    ask = Ask(())
+    row, again = ScoreRow(rig.view, ask), ScoreRow(rig.view, ask)
+    row.refresh()
+    again.refresh()
+    alive = {i for i, score in enumerate(row.scores.tolist()) if score > NEVER}
+    picks = [row.choose(seed_of(f"r{i}", 0, i % 3)) for i in range(40)]
+    assert picks == [again.choose(seed_of(f"r{i}", 0, i % 3)) for i in range(40)]
+    assert {pick.index for pick in picks if pick} == alive
