@@ -21,6 +21,7 @@ from commonplace.core.hosts import HostState, fold, parse_key
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, decode, encode
 from commonplace.kafka import client, control, topics
+from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.tail import Tail
 from commonplace.settings import Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -46,8 +47,8 @@ total = 8
 class World:
     """Topics of one test, the agents that it started, and what a replica would know."""
 
-    def __init__(self, kafka: KafkaUnderTest, prefix: str, directory: Path) -> None:
-        self.settings = Settings(kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix))
+    def __init__(self, bootstrap: str, prefix: str, directory: Path) -> None:
+        self.settings = Settings(kafka={"bootstrap.servers": bootstrap}, topics=TopicsSettings(prefix=prefix))
         self.names = topics.Topics(prefix, "default")
         topics.create(client.admin(self.settings), self.settings, client.require_broker(self.settings))
         self.file = directory / "inventory.toml"
@@ -59,7 +60,7 @@ class World:
         self.verdicts: dict[int, list[str]] = {}
         """claims offset → what reports said of it; every report counted once, in log order"""
         self.processes: list[subprocess.Popen[str]] = []
-        self.producer = Producer({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test"))
+        self.producer = Producer({"bootstrap.servers": bootstrap}, logger=logging.getLogger("test"))
 
     def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
         common = ["-b", self.settings.bootstrap, "--prefix", self.names.prefix]
@@ -76,10 +77,10 @@ class World:
         self.producer.produce(self.names.claims, encode(record), record.host.encode(), partition)
         assert self.producer.flush(WAIT_S) == 0
 
-    def claim(self, allocation: str, host: str = "node-1", vcpus: int = 2) -> None:
+    def claim(self, allocation: str, host: str = "node-1", vcpus: int = 2, lease_ms: int = 60_000) -> None:
         asked = Allocation(id=allocation, instance=f"vm-{allocation}", resources={"VCPU": vcpus})
         expected = hashing.to_hex(self.hosts[host].hash)
-        record = Claim(host=host, request=f"r-{allocation}", expected=expected, lease_ms=60_000, allocations=[asked])
+        record = Claim(host=host, request=f"r-{allocation}", expected=expected, lease_ms=lease_ms, allocations=[asked])
         self.write(record)
 
     def until(self, what: str, holds: Callable[[], bool]) -> None:
@@ -120,7 +121,7 @@ class World:
 
 @pytest.fixture
 def world(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
-    world = World(kafka, prefix, tmp_path)
+    world = World(kafka.bootstrap, prefix, tmp_path)
     yield world
     world.close()
 
@@ -269,6 +270,16 @@ def test_garbage_on_every_topic_an_agent_reads_is_put_aside_and_stops_nothing(wo
     assert len(met) == 12
 
 
+def test_a_host_whose_log_may_hide_a_part_of_its_ledger_is_not_started(world: World) -> None:
+    world.file.write_text(ONE_HOST)
+    world.producer.produce(world.names.hosts, b"garbage", b"node-1/0", partition_of("node-1", PARTITIONS))
+    assert world.producer.flush(WAIT_S) == 0
+    code, stderr = ended(world.agent())
+    assert code == 1, stderr
+    assert "host node-1 is not started: its ledger may be incomplete: record under key node-1/0" in stderr
+    assert "Traceback" not in stderr
+
+
 def test_a_claims_topic_made_anew_starts_the_hosts_anew(world: World) -> None:
     """Deleting a live topic is an operator's mistake; the agent must notice it and go on from the new one."""
     world.agent()
@@ -284,6 +295,29 @@ def test_a_claims_topic_made_anew_starts_the_hosts_anew(world: World) -> None:
     world.serving(above_epoch=epoch)
     world.claim("a")
     world.holds("a")
+
+
+def test_a_broker_that_is_killed_and_comes_back_loses_no_grant_and_no_agent(
+    own_broker: LocalBroker, prefix: str, tmp_path: Path
+) -> None:
+    world = World(own_broker.bootstrap, prefix, tmp_path)
+    try:
+        agent = world.agent()
+        world.serving()
+        world.claim("a")
+        world.holds("a")
+        world.write(Confirm(host="node-1", request="r-a", allocation="a"))
+        world.claim("brief", lease_ms=1_500)  # lapses while nobody can say where the claims end
+        world.holds("a", "brief")
+        own_broker.kill()
+        time.sleep(3)
+        own_broker.start()
+        world.holds("a")
+        world.claim("b")
+        world.holds("a", "b")
+        assert agent.poll() is None
+    finally:
+        world.close()
 
 
 def test_health_and_metrics_of_a_fleet(world: World) -> None:

@@ -11,7 +11,7 @@ from commonplace.agent.crew import Crew
 from commonplace.agent.drivers import Driver
 from commonplace.agent.figures import AgentFigures
 from commonplace.agent.shell import Agent, Rebuild
-from commonplace.errors import CommonplaceError, SettingsError
+from commonplace.errors import CommonplaceError, NotReady, SettingsError
 from commonplace.http import serve
 from commonplace.kafka.client import settings_for
 from commonplace.kafka.topics import TopicFacts, Topics, require_topics
@@ -41,8 +41,18 @@ def run(name: str, settings: Settings, drivers: Mapping[str, Driver]) -> None:
 
 
 def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop: threading.Event) -> None:
+    waited = ""
     while not stop.is_set():
-        broker, facts, findings = require_topics(settings)
+        try:
+            broker, facts, findings = require_topics(settings)
+        except NotReady as e:
+            if figures.rebuilds < 0:
+                raise  # at the start a person is watching
+            if waited != str(e):
+                _LOG.error("not ready: %s", e)
+            waited = figures.reason = str(e)
+            stop.wait(REBUILD_WAIT_S)
+            continue
         for finding in findings:
             _LOG.warning("%s", finding)
         _require_equal_partitions(settings, facts)

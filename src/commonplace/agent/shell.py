@@ -44,7 +44,7 @@ from commonplace.core.keeper_events import (
 from commonplace.core.kept import RESUMING
 from commonplace.core.ledger import Bounds
 from commonplace.core.records import Bad, HostControl, decode
-from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
+from commonplace.errors import CommonplaceError, NotReady
 from commonplace.errors import Fenced as FencedError
 from commonplace.failpoints import hit
 from commonplace.kafka.outbox import Outbox, QuarantineWriter
@@ -56,6 +56,8 @@ POLL_S: Final = 0.05
 """Longest wait for a record; leases, heartbeats and drivers are served between waits."""
 
 TICK_MS: Final = 50
+RETRY_MS: Final = 1_000
+"""Wait after a lookup that the broker did not answer: each try may block for seconds."""
 GRACE_S: Final = 5.0
 """How long an agent that was told to stop waits for its reports; what is missing is settled when it comes back."""
 
@@ -119,6 +121,7 @@ class Agent:
         self._refused = ""
         self._fenced = ""
         self._tick_ms = 0
+        self._lookup_trouble = ""
         self._reported = False
         self._settled_in = False
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -150,7 +153,7 @@ class Agent:
             self._begin()
             while not self._stop():
                 self._turn()
-        except (Lost, TopicsNotReady) as e:
+        except (Lost, NotReady) as e:
             raise Rebuild(str(e)) from e
         finally:
             figures.reason = "leaving"
@@ -225,13 +228,21 @@ class Agent:
                 waiting = True
         if waiting:
             return
+        found = self._claims_range(partition)
+        if found is not None:
+            self._asked.discard(partition)
+            self._do(self.keeper.receive(ClaimsRange(partition, self._claims_topic_id, *found), clock_ms()))
+
+    def _claims_range(self, partition: int) -> tuple[int, int] | None:
+        """First offset and end of a claims partition now; None while the broker does not say, and the keeper asks again."""
         try:
-            low, high = self.tail.range(self.topics.claims, partition)
-        except BrokerUnavailable as e:
-            _LOG.warning("%s", e)
-            return
-        self._asked.discard(partition)
-        self._do(self.keeper.receive(ClaimsRange(partition, self._claims_topic_id, low, high), clock_ms()))
+            return self.tail.range(self.topics.claims, partition)
+        except CommonplaceError as e:
+            if str(e) != self._lookup_trouble:
+                self._lookup_trouble = str(e)
+                _LOG.warning("%s", e)
+            self._tick_ms = clock_ms() + RETRY_MS
+            return None
 
     def _tell(self) -> None:
         """Log this turn's alarms, and end when no host is left."""
@@ -278,12 +289,9 @@ class Agent:
 
     def _capture_end(self, effect: CaptureEnd) -> None:
         asked_at_ms = clock_ms()  # before the question: the end must be younger than the leases that it lets lapse
-        try:
-            end = self.tail.range(self.topics.claims, effect.partition)[1]
-        except BrokerUnavailable as e:
-            _LOG.warning("%s", e)
-            return  # the next tick asks again
-        self._do(self.keeper.receive(EndCaptured(effect.partition, end, asked_at_ms), clock_ms()))
+        found = self._claims_range(effect.partition)
+        if found is not None:
+            self._do(self.keeper.receive(EndCaptured(effect.partition, found[1], asked_at_ms), clock_ms()))
 
     def _start_instance(self, effect: StartInstance) -> None:
         self.figures.started += 1
