@@ -186,10 +186,22 @@ def _measure(stack: Stack, load: Load, args: argparse.Namespace) -> dict[str, An
         "decided": load.decided, "decisions_per_s": round(load.decided / seconds),
         "placed_share": round(load.placed / max(1, load.decided), 4), "refused": load.other,
         "latency_ms": percentiles(load.latencies_ms), "conflict_fraction": round(rejected / max(1.0, granted), 5),
+        "claims": _claims(claims, after),
         "cpu_us_a_decision": {name: round(used / max(1, load.decided) * 1e6, 1) for name, used in cpu.items()},
         "cores_used": round(sum(cpu.values()) / seconds, 2),
         "rss_mib": {name: round(rss_bytes(pid) / 2**20) for name, pid in pids.items()},
     }  # fmt: skip
+
+
+def _claims(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, int]:
+    """Claims by verdict over all replicas, between two readings."""
+    found: dict[str, int] = {}
+    for replica, values in after.items():
+        for name, value in values.items():
+            if name.startswith("commonplace_claims_total") and value > before[replica].get(name, 0):
+                verdict = name.split('"')[1]
+                found[verdict] = found.get(verdict, 0) + round(value - before[replica].get(name, 0))
+    return found
 
 
 def _rejected(values: dict[str, float]) -> float:
