@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, str]] = {
     "hosts": "hosts",
     "host": "host",
     "audit": "audit",
+    "doctor": "doctor",
     "demo": "demo",
     "demo-load": "demo_load",
     "completion": "completion",

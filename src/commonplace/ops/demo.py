@@ -182,7 +182,7 @@ class _Watched:
         match line.pop("load"):
             case "progress":
                 self._progress = line
-                self._answered.append((time.monotonic(), line["placed"] + line["refused"]))
+                self._answered.append((line["at_s"], line["placed"] + line["refused"]))
                 del self._answered[:-5]
             case "refusal":
                 self.refusal = msgspec.convert(line["decision"], Decision)
