@@ -81,6 +81,7 @@ def keeper_settings(settings: Settings) -> KeeperSettings:
         snapshot_jitter=a.snapshot_jitter,
         heartbeat_interval_ms=int(a.heartbeat_interval_s * 1000),
         delta_allocations_max=a.delta_allocations_max,
+        lapse_interval_ms=int(a.lapse_interval_s * 1000),
         bounds=Bounds(lease_ms_max=a.lease_ms_max, report_bytes_max=a.report_bytes_max, settled_max=a.settled_max),
     )
 

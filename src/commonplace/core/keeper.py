@@ -92,6 +92,7 @@ class Keeper:
             p: [] for p in self.unready
         }  # heaps: when, host, allocation
         self.barriers: dict[int, tuple[int, int]] = {}  # partition → (asked at, end) of a lapse under way
+        self._lapsed_ms: dict[int, int] = {}  # partition → when its end was last asked for
         self.heartbeats: list[tuple[int, str]] = []
         self.verdicts: Counter[str] = Counter()
         self.reports = self.snapshots = 0
@@ -375,7 +376,13 @@ class Keeper:
 
     def _tick(self, event: Tick, now_ms: int) -> None:
         for partition, heap in self.leases.items():
-            if heap and heap[0][0] <= now_ms and partition not in self.barriers and partition in self.claims_position:
+            due = (
+                max(heap[0][0], self._lapsed_ms.get(partition, 0) + self.settings.lapse_interval_ms)
+                if heap
+                else now_ms + 1
+            )
+            if due <= now_ms and partition not in self.barriers and partition in self.claims_position:
+                self._lapsed_ms[partition] = now_ms
                 self._effects.append(CaptureEnd(partition))
         heartbeats, interval = self.heartbeats, self.settings.heartbeat_interval_ms
         while heartbeats and heartbeats[0][0] <= now_ms:

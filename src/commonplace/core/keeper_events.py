@@ -20,6 +20,7 @@ class KeeperSettings(Struct, frozen=True, kw_only=True):
     snapshot_jitter: float = 0.1
     heartbeat_interval_ms: int = 20_000
     delta_allocations_max: int = 24
+    lapse_interval_ms: int = 0
     bounds: Bounds = Bounds()
 
 
