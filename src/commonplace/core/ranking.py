@@ -7,6 +7,7 @@ used, so a choice costs no scan of filters. `plain_scores` is the same by the pl
 """
 
 from collections.abc import Collection
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -57,10 +58,15 @@ class ScoreRow:
         self.view, self.ask = view, ask
         self.scores: Floats = np.empty(0)
         self.own: Floats = np.empty(0)
+        self._look()
         self.seen = -1  # serial number of the next change to take in
         self.used_at = 0.0
         self._wanted = dict(ask.resources)
         self._scalar = all(name in _SHARES or name == "io_ops" for name, _ in ask.weighers)
+
+    def _look(self) -> None:
+        self._scores_at: Any = self.scores.data  # typeshed knows memoryviews of integers only
+        self._own_at: Any = self.own.data
 
     def refresh(self) -> None:
         """Take in what changed since the last use."""
@@ -72,13 +78,14 @@ class ScoreRow:
         if self.seen < view.changed_from or len(self.scores) != view.columns.rows:
             self.scores = column_scores(view, self.ask, slice(None))
             self.own = np.where(view.columns.mine[: view.columns.rows], self.scores, NEVER)
+            self._look()
         else:
             rows = set(view.changed[self.seen - view.changed_from :])
             if len(rows) <= SCALAR_ROWS_MAX and self._scalar:
-                mine = view.columns.mine
+                mine, scores_at, own_at = view.columns.mine_at, self._scores_at, self._own_at
                 for i in rows:
-                    self.scores[i] = score = self._score(i)
-                    self.own[i] = score if mine[i] else NEVER
+                    scores_at[i] = score = self._score(i)
+                    own_at[i] = score if mine[i] else NEVER
             else:
                 index = np.fromiter(rows, np.intp, len(rows))
                 scores = column_scores(view, self.ask, index)
@@ -89,21 +96,18 @@ class ScoreRow:
     def _score(self, i: int) -> float:
         """One row's score: the column forms unrolled for one host, in the same order of float operations."""
         columns, ask = self.view.columns, self.ask
-        if not (columns.usable[i] and columns.alive[i]):
+        if not (columns.usable_at[i] and columns.alive_at[i]):
             return NEVER
-        if ask.builds_max and columns.builds[i] >= ask.builds_max:
+        if ask.builds_max and columns.builds_at[i] >= ask.builds_max:
             return NEVER
-        if ask.instances_max and columns.instances[i] >= ask.instances_max:
+        if ask.instances_max and columns.instances_at[i] >= ask.instances_max:
             return NEVER
+        at = columns.at
         for name, amount in ask.resources:
-            column = columns.free.get(name)
-            if (
-                column is None
-                or column[i] < amount
-                or not columns.unit_min[name][i] <= amount <= columns.unit_max[name][i]
-            ):
+            if name not in at:
                 return NEVER
-            if amount % (columns.unit_step[name].item(i) or 1):
+            free, least, most, step, _ = at[name]
+            if free[i] < amount or not least[i] <= amount <= most[i] or amount % (step[i] or 1):
                 return NEVER
         for name in ask.traits_required:
             if not self.view.trait_column(name)[i]:
@@ -114,12 +118,13 @@ class ScoreRow:
         total = 0.0
         for name, multiplier in ask.weighers:
             if name == "io_ops":
-                total += multiplier * columns.builds.item(i)
+                total += multiplier * columns.builds_at[i]
                 continue
             resource = _SHARES[name]
-            capacity = columns.capacity[resource].item(i) if resource in columns.capacity else 0
-            if capacity > 0:
-                total += multiplier * ((columns.free[resource].item(i) - self._wanted.get(resource, 0)) / capacity)
+            cells = at.get(resource)
+            capacity = cells[4][i] if cells else 0
+            if cells and capacity > 0:
+                total += multiplier * ((cells[0][i] - self._wanted.get(resource, 0)) / capacity)
             else:
                 total += multiplier * 0.0
         return total

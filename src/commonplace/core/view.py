@@ -30,7 +30,7 @@ class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
 
     __slots__ = (
-        "capacities", "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "written"
+        "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "written"
     )  # fmt: skip
 
     def __init__(self, host: HostState, index: int, partition: int) -> None:
@@ -40,7 +40,6 @@ class Row:
         self.renewals: list[Overlay] = []  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
         self.written = True  # the columns hold what the state and the overlay say
-        self.capacities: list[int] = []  # per class, in the order of the columns
         self.control: HostControl | None = None
 
     @property
@@ -66,7 +65,11 @@ class Overlay:
 
 
 class Columns:
-    """Arrays with a row per host; `free` and `capacity` per class, grown by doubling."""
+    """Arrays with a row per host; `free` and `capacity` per class, grown by doubling.
+
+    Whole columns are read as arrays; single values through memoryviews of the same memory (`…_at`, and `at` by class: free, least, most and
+    step of one allocation, capacity), because an item of a numpy array costs three times that.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
@@ -84,6 +87,23 @@ class Columns:
         self.usable: Bools = np.zeros(self.room, np.bool_)  # enabled, not stale
         self.alive: Bools = np.zeros(self.room, np.bool_)  # reported lately
         self.mine: Bools = np.ones(self.room, np.bool_)  # in this replica's soft shard
+        self._look()
+
+    def _look(self) -> None:
+        """Memoryviews of the arrays of now."""
+        self.at = {
+            name: (
+                self.free[name].data,
+                self.unit_min[name].data,
+                self.unit_max[name].data,
+                self.unit_step[name].data,
+                self.capacity[name].data,
+            )
+            for name in self.free
+        }
+        self.builds_at, self.instances_at = self.builds.data, self.instances.data
+        self.log_time_ms_at, self.seen_ms_at = self.log_time_ms.data, self.seen_ms.data
+        self.usable_at, self.alive_at, self.mine_at = self.usable.data, self.alive.data, self.mine.data
 
     def add_row(self) -> int:
         """Room for one more host."""
@@ -96,6 +116,7 @@ class Columns:
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
             self.mine[self.rows :] = True
+            self._look()
         self.rows += 1
         return self.rows - 1
 
@@ -103,6 +124,7 @@ class Columns:
         """Columns for one more resource class, of which every host so far has none."""
         for table in (self.free, self.capacity, self.unit_min, self.unit_max, self.unit_step):
             table[name] = np.zeros(self.room, np.int64)
+        self._look()
 
 
 class View:
@@ -178,10 +200,11 @@ class View:
                 self._groups(row, before)
             self._touch(row)
             row.offset = offset
-            if outcome == APPLIED and log_time_ms >= self.columns.log_time_ms[row.index]:
-                self.columns.log_time_ms[row.index] = log_time_ms
-                self.columns.seen_ms[row.index] = now_ms
-                self.columns.alive[row.index] = True
+            columns, i = self.columns, row.index
+            if outcome == APPLIED and log_time_ms >= columns.log_time_ms_at[i]:
+                columns.log_time_ms_at[i] = log_time_ms
+                columns.seen_ms_at[i] = now_ms
+                columns.alive_at[i] = True
             return row, reason if outcome == QUARANTINED else ""
         return None, ""
 
@@ -203,7 +226,6 @@ class View:
             columns.unit_min[name][i] = item.min_unit if item else 1
             columns.unit_max[name][i] = item.unit_max if item else 0
             columns.unit_step[name][i] = item.step_size if item else 1
-        row.capacities = [int(column[i]) for column in columns.capacity.values()]
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
@@ -253,20 +275,15 @@ class View:
     def _columns(self, row: Row) -> None:
         """Write a row's columns anew from its state and its overlay."""
         host, columns, i = row.host, self.columns, row.index
-        used = host.used
-        if len(row.capacities) < len(columns.free):  # classes that came after its inventory
-            row.capacities += [0] * (len(columns.free) - len(row.capacities))
-        for (name, column), capacity in zip(columns.free.items(), row.capacities, strict=True):
-            free = capacity - used.get(name, 0)
-            column[i] = free if free > -AMOUNT_BOUND else -AMOUNT_BOUND
-        pending = row.pending
-        for overlay in pending:
-            for name, amount in overlay.resources.items():
-                if name in columns.free:
-                    columns.free[name][i] -= amount
-        columns.builds[i] = host.builds + len(pending)
-        columns.instances[i] = len(host.allocations) + len(pending)
-        columns.usable[i] = not host.stale and not host.removed and row.status == "enabled"
+        used, pending = host.used, row.pending
+        for name, (free, _, _, _, capacity) in columns.at.items():
+            left = capacity[i] - used.get(name, 0)
+            for overlay in pending:
+                left -= overlay.resources.get(name, 0)
+            free[i] = left if left > -AMOUNT_BOUND else -AMOUNT_BOUND
+        columns.builds_at[i] = host.builds + len(pending)
+        columns.instances_at[i] = len(host.allocations) + len(pending)
+        columns.usable_at[i] = not host.stale and not host.removed and row.status == "enabled"
         self._note(i)
 
     def _note(self, index: int) -> None:
