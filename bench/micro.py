@@ -107,7 +107,8 @@ def lines_of_ranking(fleet: Fleet, count: int) -> Iterator[tuple[str, float, str
     assert row.scores.tolist() == plain_scores(view, ask), "the score row is not the plain scan"
 
     ledgers = list(fleet.hosts.values())
-    folds, refreshes = [], []
+    folds: list[float] = []
+    refreshes: list[float] = []
     for each in rows:
         each.refresh()
     for i in range(2 * count):

@@ -797,7 +797,7 @@ class Replica:
     @property
     def waiting(self) -> int:
         """Requests read and not yet decided."""
-        return sum(len(part.undecided) for part in self.parts.values())
+        return sum(len(part.undecided) for part in list(self.parts.values()))  # also read by the thread that is scraped
 
 
 _id_decoder = msgspec.json.Decoder(dict[str, Any])
