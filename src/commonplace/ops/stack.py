@@ -198,16 +198,16 @@ class Stack:
         for number in range(1, self._replicas + 1):
             self.await_ready(f"r{number}")
 
-    def start_fleet(self) -> Process:
-        """Start the fleet and wait until all its hosts have reported."""
+    def start_fleet(self, *, wait: bool = True, environ: Mapping[str, str] | None = None) -> Process:
+        """Start the fleet and wait until all its hosts have reported; `environ` is added to the stack's."""
         arguments = ["--hosts", str(self._hosts), "--boot-s", str(self._boot_s)]
         arguments += ["--failure-rate", str(self._failure_rate)]
         arguments += ["--shape", self._shape] if self._shape else []
-        return self._serve("fleet", "fleet", *arguments)
+        return self._serve("fleet", "fleet", *arguments, wait=wait, environ=environ)
 
-    def start_scheduler(self, name: str, *, wait: bool = True) -> Process:
-        """Start a replica of that name, also one that was killed before."""
-        return self._serve(name, "scheduler", "--name", name, wait=wait)
+    def start_scheduler(self, name: str, *, wait: bool = True, environ: Mapping[str, str] | None = None) -> Process:
+        """Start a replica of that name, also one that was killed before; `environ` is added to the stack's."""
+        return self._serve(name, "scheduler", "--name", name, wait=wait, environ=environ)
 
     def check(self) -> None:
         """StackError when a process has ended that nobody stopped."""
@@ -261,9 +261,11 @@ class Stack:
             time.sleep(PROBE_INTERVAL_S)
         raise StackError(f"no broker within {START_TIMEOUT_S:g} s; its log {broker.log} ends:\n{tail(broker.log)}")
 
-    def _serve(self, name: str, *arguments: str, wait: bool = True) -> Process:
+    def _serve(
+        self, name: str, *arguments: str, wait: bool = True, environ: Mapping[str, str] | None = None
+    ) -> Process:
         port = free_port()
-        process = self._spawn(name, *arguments, "--http", f"127.0.0.1:{port}", port=port)
+        process = self._spawn(name, *arguments, "--http", f"127.0.0.1:{port}", port=port, environ=environ)
         if wait:
             self.await_ready(name)
         return process
@@ -274,9 +276,10 @@ class Stack:
         if process.popen.returncode:
             process.require_running()
 
-    def _spawn(self, name: str, *arguments: str, port: int = 0) -> Process:
+    def _spawn(self, name: str, *arguments: str, port: int = 0, environ: Mapping[str, str] | None = None) -> Process:
         assert name not in self.processes, f"{name} runs already"
-        process = Process(name, arguments, self.work_dir / f"{name}.log", self.environ, port)
+        log = self.work_dir / f"{name}.log"
+        process = Process(name, arguments, log, {**self.environ, **(environ or {})}, port)
         self.processes[name] = process
         return process
 
