@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 import confluent_kafka
 import msgspec
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
 from commonplace.core.hosts import parse_key
@@ -299,13 +300,21 @@ def group(settings: Settings, broker: Broker) -> list[Check]:
         return [Check("group", "skip", "the embedded broker cannot be asked for groups")]
     name = f"{settings.topics.prefix}.{settings.topics.pool}.replicas"
     topic = Topics(settings.topics.prefix, settings.topics.pool).requests
-    partitions = topics.facts(client.admin(settings), settings, broker, ("requests",))[topic].partitions
-    return [_owners(settings, name, topic, partitions), _lag(settings, name, topic, partitions)]
+    admin = client.admin(settings)  # held until the last answer: its calls end with it
+    partitions = topics.facts(admin, settings, broker, ("requests",))[topic].partitions
+    if not _exists(admin, settings, name):
+        found = f"{name} does not exist: no replica has joined it yet"
+        owners = Check("group", "warn", found, "start a scheduler")
+        return [owners, _lag(settings, {}, topic, partitions)]
+    wanted = [ConsumerGroupTopicPartitions(name, [TopicPartition(topic, p) for p in range(partitions)])]
+    asked = admin.list_consumer_group_offsets(wanted, request_timeout=ADMIN_TIMEOUT_S)
+    committed = {p.partition: p.offset for p in _result(asked[name], settings).topic_partitions}
+    return [_owners(admin, settings, name, topic, partitions), _lag(settings, committed, topic, partitions)]
 
 
-def _exists(settings: Settings, name: str) -> bool:
+def _exists(admin: AdminClient, settings: Settings, name: str) -> bool:
     """Whether the group does: a cluster that never had a group has no coordinator, and would be waited for."""
-    listed = client.admin(settings).list_consumer_groups(request_timeout=ADMIN_TIMEOUT_S)
+    listed = admin.list_consumer_groups(request_timeout=ADMIN_TIMEOUT_S)
     return any(group.group_id == name for group in _result(listed, settings).valid)
 
 
@@ -319,10 +328,8 @@ def _result(future: "Future[T]", settings: Settings) -> T:
         raise client.explained(e, settings) from e
 
 
-def _owners(settings: Settings, name: str, topic: str, partitions: int) -> Check:
-    if not _exists(settings, name):
-        return Check("group", "warn", f"{name} does not exist: no replica has joined it yet", "start a scheduler")
-    asked = client.admin(settings).describe_consumer_groups([name], request_timeout=ADMIN_TIMEOUT_S)
+def _owners(admin: AdminClient, settings: Settings, name: str, topic: str, partitions: int) -> Check:
+    asked = admin.describe_consumer_groups([name], request_timeout=ADMIN_TIMEOUT_S)
     described = _result(asked[name], settings)
     owned = {
         place.partition
@@ -341,12 +348,7 @@ def _owners(settings: Settings, name: str, topic: str, partitions: int) -> Check
     return Check("group", "ok", f"{state}: {len(described.members)} members own all {partitions} partitions")
 
 
-def _lag(settings: Settings, name: str, topic: str, partitions: int) -> Check:
-    committed: dict[int, int] = {}
-    if _exists(settings, name):
-        wanted = [ConsumerGroupTopicPartitions(name, [TopicPartition(topic, p) for p in range(partitions)])]
-        asked = client.admin(settings).list_consumer_group_offsets(wanted, request_timeout=ADMIN_TIMEOUT_S)
-        committed = {p.partition: p.offset for p in _result(asked[name], settings).topic_partitions}
+def _lag(settings: Settings, committed: Mapping[int, int], topic: str, partitions: int) -> Check:
     tail = Tail(settings)
     try:
         ranges = [tail.range(topic, p) for p in range(partitions)]
