@@ -3,13 +3,14 @@
 #
 #   deploy/kafka-acls.sh replica User:placer | KAFKA_ACLS="kafka-acls.sh --bootstrap-server b1:9092 --command-config admin.properties" sh
 #
-# usage: kafka-acls.sh [--prefix PREFIX] [--pool POOL] frontend|agent|replica|operator PRINCIPAL
+# usage: kafka-acls.sh [--prefix PREFIX] [--pool POOL] frontend|agent|replica|operator|forgetter PRINCIPAL
 #
 # role       writes                          reads
 # frontend   requests, claims                decisions, control, hosts
 # agent      hosts                           hosts, claims, control
 # replica    claims, decisions, replicas     all of the pool, control; commits as members of the pool's group
 # operator   control, commands               all topics of the prefix; creates them
+# forgetter  hosts                           (with operator: `commonplace host forget` fences hosts and deletes their keys)
 # everybody  quarantine                      settings and ends of all topics of the prefix: each verifies them at start
 #
 # ACLs stop at the topic: a frontend may write any claim, an agent any host's record. SECURITY.md says what follows.
@@ -69,6 +70,11 @@ case $role in
   operator)
     writes control commands quarantine
     allow "--operation Read --operation Create --resource-pattern-type prefixed --topic $prefix."
+    # doctor asks who owns which partition
+    allow "--operation Describe --group $prefix.$pool.replicas"
+    ;;
+  forgetter)
+    writes hosts
     ;;
   *) usage ;;
 esac

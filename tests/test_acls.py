@@ -39,12 +39,14 @@ WRITES = {
     "agent": {"hosts", "quarantine"},
     "replica": {"claims", "decisions", "replicas", "quarantine"},
     "operator": {"control", "commands", "quarantine"},
+    "forgetter": {"hosts"},
 }
 READS = {
     "frontend": {"decisions", "control", "hosts"},
     "agent": {"hosts", "claims", "control"},
     "replica": set(TOPICS),
     "operator": set(TOPICS),
+    "forgetter": set(),
 }
 ROLES = sorted(WRITES)
 
