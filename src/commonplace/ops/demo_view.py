@@ -16,7 +16,7 @@ BLOCKS: Final = "▁▂▃▄▅▆▇█"
 EMPTY: Final = "·"
 COLOURS: Final = ("green4", "green3", "chartreuse3", "yellow3", "gold3", "orange3", "dark_orange3", "red3")
 ROWS_MAX: Final = 8
-BAR: Final = 24
+BAR: Final = 16
 PLAIN_EVERY_S: Final = 2.0
 
 
@@ -76,14 +76,16 @@ class Terminal(Screen):
         frame = self._frame
         if frame is None:
             return Text("…")
-        parts: list[RenderableType] = [strip(frame.shares, max(20, self._console.width - 6)), Text(""), _table(frame)]
+        parts: list[RenderableType] = [strip(frame.shares, max(20, self._console.width - 4)), Text(""), _table(frame)]
         if frame.refusal is not None:
             parts += [Text(""), Text("\n".join(render.decision(frame.refusal)), style="dim")]
         return Group(*parts)
 
 
 def _table(frame: Frame) -> Table:
-    table = Table.grid(padding=(0, 3))
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
     progress = frame.progress
     bars = [Text.assemble(f"{name:<10}", bar(share), f" {share:4.0%}") for name, share in frame.used.items()]
     counts = [
@@ -92,9 +94,9 @@ def _table(frame: Frame) -> Table:
         Text(f"conflicts {progress.get('conflicts', 0)} ({conflict_fraction(frame):.3f} per grant)"),
     ]
     amounts = [
-        Text(f"{progress.get('placed', 0):7} placed, {progress.get('refused', 0)} refused"),
-        Text(f"{frame.instances:7} instances on {sum(s > 0 for s in frame.shares)} of {len(frame.shares)} hosts"),
-        Text(f"{frame.builds:7} builds in progress, {progress.get('released', 0)} released"),
+        Text(f"{progress.get('placed', 0):7} placed, {refused(frame)} refused"),
+        Text(f"{frame.instances:7} instances on {sum(s > 0 for s in frame.shares)} of {len(frame.shares)}"),
+        Text(f"{frame.builds:7} building, {progress.get('released', 0)} released"),
     ]
     for i in range(max(len(bars), len(counts))):
         table.add_row(*(column[i] if i < len(column) else Text("") for column in (counts, amounts, bars)))
@@ -130,10 +132,15 @@ def figures(frame: Frame) -> str:
     progress = frame.progress
     used = ", ".join(f"{name} {share:.0%}" for name, share in frame.used.items())
     return (
-        f"{frame.decisions_per_s:.0f} decisions/s, {progress['placed']} placed, {progress['refused']} refused, "
+        f"{frame.decisions_per_s:.0f} decisions/s, {progress['placed']} placed, {refused(frame)} refused, "
         f"p50 {_ms(progress['p50_ms'])}, p99 {_ms(progress['p99_ms'])}, conflicts {conflict_fraction(frame):.3f}, "
         f"hosts used {sum(s > 0 for s in frame.shares)} of {len(frame.shares)} ({used})"
     )
+
+
+def refused(frame: Frame) -> int:
+    """Requests refused so far, the one that cannot fit among them; the load counts that one at its end."""
+    return int(frame.progress.get("refused", 0)) + (frame.refusal is not None)
 
 
 def conflict_fraction(frame: Frame) -> float:
