@@ -100,7 +100,7 @@ class World:
         prefix: str,
         work_dir: Path,
         *,
-        hosts: int = 12,
+        hosts: int = 40,
         shape: str = "64vcpu:256gb:1000gb",
         replicas: int = 2,
         boot_s: float = 0.0,

@@ -38,7 +38,7 @@ def shared() -> Iterator[Shared]:
 
 @pytest.fixture
 def world(shared: Shared, kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Twelve hosts, the replicas r1 and r2, and the flavor `wide`; a test that ends with `check` hands it on."""
+    """Forty hosts, the replicas r1 and r2, and the flavor `wide`; a test that ends with `check` hands it on."""
     if not kafka.real:
         skip_or_fail(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
     return shared.get(

@@ -16,8 +16,8 @@ FENCED = 7
 def test_a_fleet_killed_at_any_step_goes_on_where_its_log_ends(world: World, failpoint: str) -> None:
     world.only("r1", "r2")
     world.stack.end("fleet")
-    # past the twelve first snapshots, so that claims are under way
-    victim = world.stack.start_fleet(environ={VARIABLE: f"{failpoint}:40"})
+    # past the forty first snapshots, so that claims are under way
+    victim = world.stack.start_fleet(environ={VARIABLE: f"{failpoint}:80"})
     with world.load():
         until(lambda: "the fleet lives" if victim.running() else "", pause_s=0.02)
         assert world.gone("fleet") == -signal.SIGKILL

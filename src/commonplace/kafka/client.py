@@ -22,8 +22,14 @@ C = TypeVar("C")
 _LOG: Final = logging.getLogger("commonplace.kafka.librdkafka")
 
 # What librdkafka warns of and we mean to happen: a coordinator that loads while a broker starts is asked again, and
-# [kafka] goes to producers and consumers alike, each of which ignores what is the other's.
-_EXPECTED: Final = ("Coordinator load in progress: retrying", "property and will be ignored by this")
+# [kafka] goes to producers and consumers alike, each of which ignores what is the other's. A broker that is away is told
+# by the error callbacks when that begins; librdkafka tells of every try, twenty a second for each client (measured).
+_EXPECTED: Final = (
+    "Coordinator load in progress: retrying",
+    "property and will be ignored by this",
+    "Connection refused",
+    "Connection reset by peer",
+)
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

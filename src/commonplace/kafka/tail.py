@@ -5,8 +5,9 @@ One consumer means one fetch session and one wait: a poll ends when any partitio
 """
 
 import logging
-from collections.abc import Iterable
-from typing import Final
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
@@ -19,7 +20,12 @@ TURN_RECORDS_MAX: Final = 1_000
 """Most records one turn takes beyond the first; a larger batch only makes the first record of it wait longer."""
 
 LOOKUP_TIMEOUT_S: Final = 15.0
-"""How long an offset lookup may take; a broker that restarts answers within it."""
+"""How long an offset lookup may take, with its retries; a broker that restarts answers within it."""
+
+LOOKUP_RETRY_S: Final = 0.1
+METADATA_TIMEOUT_S: Final = 2.0
+
+A = TypeVar("A")
 
 Place = tuple[str, int]
 """A topic's full name and a partition of it."""
@@ -88,6 +94,8 @@ class Tail:
             raise self._errors.pop(0)
         first = self._consumer.poll(timeout_s)
         if first is None:
+            if self._lookups is not None:
+                self._lookups.poll(0)  # it reads nothing; what it has to tell of its connection must not pile up
             return []
         messages = self._consumer.consume(TURN_RECORDS_MAX, 0)
         messages.insert(0, first)
@@ -162,10 +170,8 @@ class Tail:
 
     def range(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset and end of a partition, asked of the broker now. Blocks for a round trip."""
-        try:
-            answer = self._asker().get_watermark_offsets(TopicPartition(topic, partition), timeout=LOOKUP_TIMEOUT_S)
-        except KafkaException as e:
-            raise self._explained(topic, e) from e
+        place = TopicPartition(topic, partition)
+        answer = self._answer(topic, lambda asker, timeout_s: asker.get_watermark_offsets(place, timeout=timeout_s))
         assert answer is not None
         return answer
 
@@ -178,16 +184,41 @@ class Tail:
 
         On the embedded broker, which keeps no times, the first offset there is.
         """
-        try:
-            found = self._asker().offsets_for_times([TopicPartition(topic, partition, time_ms)], LOOKUP_TIMEOUT_S)[0]
-        except KafkaException as e:
-            raise self._explained(topic, e) from e
-        if found.error is not None:
-            raise self._explained(topic, KafkaException(found.error))
+        wanted = TopicPartition(topic, partition, time_ms)
+
+        def ask(asker: Consumer, timeout_s: float) -> TopicPartition:
+            found = asker.offsets_for_times([wanted], timeout_s)[0]
+            if found.error is not None:
+                raise KafkaException(found.error)
+            return found
+
+        found = self._answer(topic, ask)
         low, end = self.range(topic, partition)
         if found.offset >= 0:
             return max(low, found.offset)
         return end if found.offset == OFFSET_END else low
+
+    def _answer(self, topic: str, ask: Callable[[Consumer, float], A]) -> A:
+        """Ask until there is an answer: a broker that restarts, or gives a partition away, refuses in many passing ways."""
+        deadline = time.monotonic() + LOOKUP_TIMEOUT_S
+        while True:
+            asker = self._asker()
+            try:
+                return ask(asker, max(LOOKUP_RETRY_S, deadline - time.monotonic()))
+            except KafkaException as e:
+                error: KafkaError = e.args[0]
+                if time.monotonic() > deadline or not (error.retriable() or error.code() in _PASSING):
+                    raise self._explained(topic, e) from e
+                _LOG.info("%s: asked again: %s", topic, error.str())
+            time.sleep(LOOKUP_RETRY_S)
+            self._refresh(asker, topic)
+
+    def _refresh(self, asker: Consumer, topic: str) -> None:
+        """Learn a partition's leader and its epoch anew: librdkafka goes on asking with the old epoch."""
+        try:
+            asker.list_topics(topic, timeout=METADATA_TIMEOUT_S)
+        except KafkaException as e:
+            _LOG.info("%s: no metadata: %s", topic, e.args[0].str())
 
     def _explained(self, topic: str, error: KafkaException) -> CommonplaceError:
         if error.args[0].code() in _MISSING:
@@ -201,6 +232,16 @@ class Tail:
             self._lookups.close()
 
 
+_PASSING: Final = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError.FENCED_LEADER_EPOCH,  # after a restart: our metadata is of the leader before
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+}
 _LOST: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _MISSING: Final = {
     KafkaError._UNKNOWN_PARTITION,

@@ -1,0 +1,91 @@
+"""Stories from the field, told with real processes: what an operator would complain about if it were otherwise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from commonplace.core.records import Flavor, Profile
+from e2e_world import ALL_PARTITIONS, World, until
+from kafka_fixtures import KafkaUnderTest
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(180)]
+
+BUILDS_MAX = 4
+PACKED = Flavor(name="packed", resources={"VCPU": 1, "MEMORY_MB": 512}, profile="pack", spread=24)
+PACK = Profile(name="pack", weighers={"cpu": -1.0, "ram": -1.0}, builds_max=BUILDS_MAX, instances_max=0)
+
+
+@pytest.fixture
+def small(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Two hosts, with room for 12 and for 10, and two replicas."""
+    world = World(kafka.bootstrap, prefix, tmp_path, hosts=2, shape="12vcpu:64gb*1,10vcpu:64gb*1")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def packing(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Thirty large hosts whose instances take a while to come up, and two replicas that pack."""
+    world = World(kafka.bootstrap, prefix, tmp_path, hosts=30, boot_s=0.2, flavors=[PACKED], profiles=[PACK])
+    yield world
+    world.close()
+
+
+def free_vcpus(world: World, replica: str) -> float:
+    return world.metrics(replica)['commonplace_capacity{class="VCPU",state="free"}']
+
+
+def test_two_small_hosts_take_what_fits_refuse_the_rest_and_use_what_is_given_back(small: World) -> None:
+    # fifteen at once through two replicas: all fit, so all are placed
+    first = small.answered(small.submit(15))
+    assert {decision.result for decision in first} == {"placed"}
+    assert {decision.replica for decision in first} == {"r1", "r2"}
+
+    # 22 fit; of ten more seven do
+    second = small.answered(small.submit(10))
+    assert sorted(decision.result for decision in second) == ["no_valid_host"] * 3 + ["placed"] * 7
+    refused = next(decision for decision in second if decision.result == "no_valid_host")
+    assert "VCPU" in refused.message
+
+    # one given back is there for the next, as soon as the replicas have folded the host's report
+    given_back = first[0].placed[0]
+    small.history.released.add(given_back.allocation)
+    small.frontend.release(first[0], wait=True)
+    until(lambda: "" if {free_vcpus(small, r) for r in ("r1", "r2")} == {1.0} else "not folded")
+    [again] = small.answered(small.submit(1))
+    assert (again.result, again.placed[0].host) == ("placed", given_back.host)
+    small.check()
+
+    # and SIGTERM leaves nothing running
+    processes = [psutil.Process(process.popen.pid) for process in small.stack.processes.values()]
+    family = [one for process in processes for one in (process, *process.children(recursive=True))]
+    codes = [process.popen for process in small.stack.processes.values()]
+    small.stack.stop()
+    assert [popen.returncode for popen in codes] == [0, 0, 0]
+    assert not [process for process in family if process.is_running()]
+
+
+def test_a_hot_flavor_that_is_spread_is_decided_by_every_replica(world: World) -> None:
+    world.only("r1", "r2", "r3")
+
+    def idle() -> str:
+        deciding = {decision.replica for decision in world.answered(world.submit(ALL_PARTITIONS))}
+        return "" if deciding == {"r1", "r2", "r3"} else f"only {deciding} decide"
+
+    until(idle)
+    decisions = world.answered(world.submit(300))
+    assert {decision.replica for decision in decisions} == {"r1", "r2", "r3"}
+    assert {decision.result for decision in decisions} == {"placed"}
+    world.release_all()
+    world.check()
+
+
+def test_a_thousand_packing_requests_at_once_never_build_more_on_a_host_than_it_may(packing: World) -> None:
+    decisions = packing.answered(packing.submit(1_000))
+    placed = [decision for decision in decisions if decision.result == "placed"]
+    assert len(placed) == 1_000, [decision.message for decision in decisions if decision.result != "placed"][:3]
+    packing.check()
+    builds = packing.ledgers().builds_max
+    assert max(builds.values()) == BUILDS_MAX  # reached, and never exceeded, in any report
