@@ -35,6 +35,7 @@ from commonplace.core.ledger import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start, decode, encode
 from commonplace.core.resources import Inventory
+from commonplace.core.strangers import Strangers
 
 INVENTORY = {"VCPU": Inventory(total=8)}
 LEASE_MS = 60_000
@@ -572,10 +573,114 @@ def test_a_claim_on_the_wrong_partition_is_put_aside() -> None:
 def test_claims_of_other_agents_hosts_are_passed_over() -> None:
     log = Log()
     agent = Agent(log).start()
-    log.put(b"somebody-else", b"garbage")
-    log.claims.append((1, 0, None, None))
+    Agent(log, "theirs", name="another").start()
+    agent.settle()
+    log.put(b"theirs", b"garbage")
+    later(log, agent)
+    assert agent.of(Quarantine) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (None, b"garbage", "key is missing"),
+        (None, None, "key is missing"),
+        (b"", b"{}", "key is missing"),
+        (b"\xff\xfe", b"{}", "is no host's name"),
+        (b"h/0", b"{}", "is no host's name"),
+        (b"h\n", b"{}", "is no host's name"),
+        (b"x" * 129, b"{}", "is no host's name"),
+        (b"nobody", b"garbage", "not a claims record"),
+        (b"nobody", None, "no value"),
+        (b"nobody", encode(Confirm(host="h", request="r", allocation="a")), "key is of host nobody, record of h"),
+    ],
+)
+def test_a_claims_record_that_no_agent_could_take_is_put_aside(
+    key: bytes | None, value: bytes | None, reason: str
+) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.claims.append((0, log.time_ms, key, value))
+    claim(log, "a")
+    agent.settle()
+    (put_aside,) = agent.of(Quarantine)
+    assert (put_aside.topic, put_aside.offset, put_aside.key) == ("claims", 0, key)
+    assert reason in put_aside.reason
+    assert list(log.reader().allocations) == ["a"]
+
+
+def test_a_claim_for_a_host_that_never_started_is_put_aside_once_hosts_was_read_past_it() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.claim("nobody", Confirm(host="nobody", request="r", allocation="a"))
     agent.settle()
     assert agent.of(Quarantine) == []
+    later(log, agent)
+    assert [(q.topic, q.offset, q.reason) for q in agent.of(Quarantine)] == [
+        ("claims", 0, "key nobody is of no host that ever started")
+    ]
+    later(log, agent)
+    assert len(agent.of(Quarantine)) == 1
+
+
+def test_a_claim_read_before_its_hosts_start_record_is_left_to_that_hosts_agent() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    Agent(log, "new", name="another").start()
+    log.claim("new", Confirm(host="new", request="r", allocation="a"))
+    agent.read_claims()
+    later(log, agent)
+    assert agent.of(Quarantine) == []
+
+
+def test_a_claim_for_a_host_that_was_forgotten_is_put_aside() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    Agent(log, "old", name="another").start()
+    agent.settle()
+    log.write(start_key("old"), encode(Start(host="old", removed=True)))
+    agent.settle()
+    log.put(b"old", b"garbage")
+    agent.settle()
+    assert [q.offset for q in agent.of(Quarantine)] == [0]
+
+
+def test_records_under_keys_that_are_no_reports_make_no_host_known() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.write(b"nobody", b"garbage")
+    log.write(b"nobody/x", b"garbage")
+    log.write(b"nobody/1", None)
+    agent.settle()
+    log.put(b"nobody", b"garbage")
+    agent.settle()
+    assert [q.offset for q in agent.of(Quarantine)] == [0]
+
+
+def test_past_the_bound_of_known_names_no_name_counts_as_unknown() -> None:
+    strangers = Strangers(1, names_max=1)
+    for name in (b"one", b"two"):
+        strangers.saw(0, name, name + b"/1", b"{}")
+    assert strangers.names == {0: {b"one"}}
+    good = encode(Confirm(host="two", request="r", allocation="a"))
+    assert strangers.judge(0, 0, 0, b"two", good) == ""
+    assert list(strangers.due(0, 1_000_000)) == []
+
+
+def test_past_the_bound_of_waiting_records_the_oldest_is_passed_over_and_counted() -> None:
+    strangers = Strangers(1, waiting_max=2)
+    good = encode(Confirm(host="nobody", request="r", allocation="a"))
+    for offset in range(3):
+        assert strangers.judge(0, offset, 0, b"nobody", good) == ""
+    assert strangers.passed_over == 1
+    assert [record.offset for record, _ in strangers.due(0, 1_000_000)] == [1, 2]
+
+
+def later(log: Log, agent: Agent) -> None:
+    """The next heartbeat is written and read, long after all that stands in the log."""
+    log.time_ms += 30_000
+    agent.tick(30_000)
+    agent.settle()
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

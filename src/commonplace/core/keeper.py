@@ -69,6 +69,7 @@ from commonplace.core.ledger import (
 )
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Bad, HostControl, Start, decode, encode
+from commonplace.core.strangers import Strangers
 
 
 class Keeper:
@@ -84,6 +85,7 @@ class Keeper:
         self.unready: dict[int, set[str]] = {}  # partition → hosts whose first snapshot was not read back
         for host, kept in self.hosts.items():
             self.unready.setdefault(kept.partition, set()).add(host)
+        self.strangers = Strangers(partitions)
         self.controls: dict[str, HostControl] = {}
         self.claims_position: dict[int, int] = {}
         self.dirty: dict[str, None] = {}  # hosts to report, in the order they changed
@@ -136,12 +138,16 @@ class Keeper:
         self._effects.append(Send(kept.partition, start_key(kept.spec.name), encode(record), kept.spec.name))
 
     def _hosts_read(self, event: HostsRead, now_ms: int) -> None:
-        by_key = self.by_key
+        by_key, strangers = self.by_key, self.strangers
+        names = strangers.names[event.partition]
         self._ask_range = False
         for offset, log_time_ms, key, value in event.records:
             if key is None:
                 continue
-            kept = by_key.get(key.partition(b"/")[0])
+            name = key.partition(b"/")[0]
+            kept = by_key.get(name)
+            if kept is None and (name not in names or key.endswith(START_SUFFIX)):
+                strangers.saw(event.partition, name, key, value)
             if kept is None or kept.partition != event.partition or kept.phase in (FENCED, REFUSED):
                 continue
             if (
@@ -156,6 +162,9 @@ class Keeper:
                 self._foreign(kept, offset, key, value)
         if self._ask_range:
             self._effects.append(AskClaimsRange(event.partition))
+        if event.records:
+            for record, reason in strangers.due(event.partition, event.records[-1][1]):
+                self._bad_claim(record.partition, record.offset, reason, record.key, record.value)
 
     def _past_read(
         self, kept: Kept, offset: int, log_time_ms: int, key: bytes, value: bytes | None, now_ms: int
@@ -304,10 +313,15 @@ class Keeper:
 
     def _claims_read(self, event: ClaimsRead, now_ms: int) -> None:
         hosts, dirty, partition = self.by_key, self.dirty, event.partition
+        others = self.strangers.names[partition]
         for offset, log_time_ms, key, value in event.records:
             kept = hosts.get(key) if key else None
             if kept is None:
-                continue  # of another agent's host
+                if key not in others:  # else of another agent's host
+                    reason = self.strangers.judge(partition, offset, log_time_ms, key, value)
+                    if reason:
+                        self._bad_claim(partition, offset, reason, key, value)
+                continue
             if kept.partition != partition:
                 self._bad_claim(partition, offset, f"belongs on partition {kept.partition}", key, value)
                 continue
