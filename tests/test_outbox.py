@@ -8,7 +8,6 @@ import pytest
 
 from commonplace.core.records import Quarantined
 from commonplace.errors import TimedOut
-from commonplace.kafka import outbox as outbox_module
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.outbox import Outbox, QuarantineWriter, reason_kind
 from commonplace.kafka.tail import Tail
@@ -79,12 +78,12 @@ def test_a_record_above_the_limit_fails_alone(kafka: KafkaUnderTest, prefix: str
     assert told[1] == (0, "")
 
 
-def test_a_full_outbox_waits_for_room_and_gives_up_after_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_outbox_waits_for_room_and_gives_up_after_its_bound() -> None:
     broker = EmbeddedBroker()
     broker.start()
-    outbox = Outbox(Settings(kafka={"bootstrap.servers": broker.bootstrap}), records_max=2)
+    limits = LimitsSettings(outbox_records_max=2, outbox_wait_s=0.2)
+    outbox = Outbox(Settings(kafka={"bootstrap.servers": broker.bootstrap}, limits=limits))
     broker.stop()
-    monkeypatch.setattr(outbox_module, "FULL_WAIT_S", 0.2)
     outbox.send("t", 0, b"k", b"1")
     outbox.send("t", 0, b"k", b"2")
     before = time.monotonic()
@@ -96,7 +95,8 @@ def test_a_full_outbox_waits_for_room_and_gives_up_after_its_bound(monkeypatch: 
 
 def test_a_full_outbox_of_a_living_broker_loses_nothing(kafka: KafkaUnderTest, prefix: str) -> None:
     kafka.create_topic(prefix, 1)
-    outbox = Outbox(settings_of(kafka), records_max=10)
+    limits = LimitsSettings(outbox_records_max=10)
+    outbox = Outbox(msgspec.structs.replace(settings_of(kafka), limits=limits))
     offsets: list[int] = []
     for _ in range(200):
         outbox.send(prefix, 0, b"k", b"v", lambda offset, _: offsets.append(offset))
@@ -108,8 +108,9 @@ def test_garbage_is_put_aside_up_to_a_bound_each_second_and_all_of_it_counted(
     kafka: KafkaUnderTest, prefix: str, tail: Tail
 ) -> None:
     kafka.create_topic(prefix, 1)
-    outbox = Outbox(settings_of(kafka))
-    quarantine = QuarantineWriter(outbox, prefix, per_s_max=3)
+    limits = LimitsSettings(quarantined_per_s_max=3)
+    outbox = Outbox(msgspec.structs.replace(settings_of(kafka), limits=limits))
+    quarantine = QuarantineWriter(outbox, prefix)
     for second in (1, 2):
         for n in range(5):
             record = Quarantined(topic="x.hosts", partition=0, offset=n, reason="not a hosts record: …")

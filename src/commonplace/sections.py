@@ -123,6 +123,8 @@ class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The broker's minimum; a killed replica's partitions are taken over after it."""
     group_protocol: Literal["classic", "consumer"] = "classic"
     """consumer is KIP-848, whose brokers refuse sessions under 45 s unless told otherwise."""
+    topics_check_s: Seconds = 30.0
+    """How often a running replica looks whether its topics are still set as they must be, and still the same ones."""
     http: HttpAddress = ""
     """HOST:PORT of health and metrics, port 0 for any free one; empty: off."""
 
@@ -141,6 +143,14 @@ class LimitsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     record_bytes_max: Annotated[int, Meta(ge=1_000, le=RECORD_BYTES_MAX)] = RECORD_BYTES_MAX
     """Below Kafka's max.message.bytes (1,048,588), with room for key and headers; larger ones no reader takes."""
+    outbox_records_max: Count = 100_000
+    """Records written and not acknowledged: ten seconds at 10,000 a second, the length of a broker's fail-over."""
+    outbox_kbytes_max: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 65_536
+    """Their size; 10,000 snapshots of a starting fleet take a third of it."""
+    outbox_wait_s: Seconds = 30.0
+    """How long a send waits for room: past a broker's restart. Then the component ends and its supervisor tries anew."""
+    quarantined_per_s_max: Count = 100
+    """Bad records that a component puts aside in a second; the rest it only counts, so that garbage can't be made into more of it."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

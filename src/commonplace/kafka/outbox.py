@@ -16,15 +16,6 @@ from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka import client
 from commonplace.settings import Settings
 
-RECORDS_MAX: Final = 100_000
-"""Records written and not acknowledged: ten seconds at 10,000 a second, the length of a broker's fail-over."""
-
-KBYTES_MAX: Final = 65_536
-"""Their size; 10,000 snapshots of a starting fleet take a third of it."""
-
-FULL_WAIT_S: Final = 30.0
-"""How long a send waits for room: past a broker's restart. Then the component ends and its supervisor tries anew."""
-
 FLUSH_S: Final = 0.002
 
 Delivered = Callable[[int, str], None]
@@ -39,21 +30,18 @@ class Outbox:
     With `errors_only` callbacks hear of failures alone: for whoever reads its own records back anyway.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        errors_only: bool = False,
-        records_max: int = RECORDS_MAX,
-        kbytes_max: int = KBYTES_MAX,
-    ) -> None:
+    def __init__(self, settings: Settings, *, errors_only: bool = False) -> None:
         self._settings = settings
+        self.limits = limits = settings.limits
         self._trouble = ""
         self._sent = False
         self._fatal = ""
         self.failures = 0
         required: dict[str, Any] = {"delivery.report.only.error": errors_only, "error_cb": self._broker_trouble}
-        bounds = {"queue.buffering.max.messages": records_max, "queue.buffering.max.kbytes": kbytes_max}
+        bounds = {
+            "queue.buffering.max.messages": limits.outbox_records_max,
+            "queue.buffering.max.kbytes": limits.outbox_kbytes_max,
+        }
         self._producer = client.producer(settings, {**required, **_unless_given(settings, bounds)})
 
     def send(
@@ -61,7 +49,7 @@ class Outbox:
     ) -> None:
         """Queue a record; waits while the queue is full. `value` None is a tombstone.
 
-        Raises `TimedOut` after FULL_WAIT_S without room, `CommonplaceError` when the producer can't go on.
+        Raises `TimedOut` after limits.outbox_wait_s without room, `CommonplaceError` when the producer can't go on.
         """
         self._sent = True
         report = self._report(on_delivered)
@@ -93,7 +81,7 @@ class Outbox:
     def _send_when_room(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, report: Callable[..., None]
     ) -> None:
-        deadline = time.monotonic() + FULL_WAIT_S
+        deadline = time.monotonic() + self.limits.outbox_wait_s
         while time.monotonic() < deadline:
             self._producer.flush(FLUSH_S)
             try:
@@ -103,7 +91,7 @@ class Outbox:
                 continue
         raise TimedOut(
             f"{topic} [{partition}]: {len(self._producer)} records wait for the broker at {self._settings.bootstrap}, "
-            f"none was acknowledged for {FULL_WAIT_S:g} s: look at the broker"
+            f"none was acknowledged for {self.limits.outbox_wait_s:g} s: look at the broker"
         )
 
     def _not_queued(self, topic: str, error: KafkaException, on_delivered: Delivered | None) -> None:
@@ -150,9 +138,6 @@ def _unless_given(settings: Settings, bounds: dict[str, int]) -> dict[str, int]:
 
 # --- quarantine ------------------------------------------------------------------------------------------------------
 
-QUARANTINED_PER_S_MAX: Final = 100
-"""Bad records put aside in a second; the rest are counted only, so that garbage cannot be made into more of it."""
-
 _KINDS: Final = (
     # beginning of a reason → its kind, for metrics: reasons themselves hold other people's text
     ("record of ", "too_large"),
@@ -166,10 +151,11 @@ _KINDS: Final = (
 
 
 class QuarantineWriter:
-    """Puts bad records aside on the quarantine topic, at most QUARANTINED_PER_S_MAX of them a second."""
+    """Puts bad records aside on the quarantine topic, at most limits.quarantined_per_s_max of them a second."""
 
-    def __init__(self, outbox: Outbox, topic: str, per_s_max: int = QUARANTINED_PER_S_MAX) -> None:
-        self._outbox, self._topic, self._per_s_max = outbox, topic, per_s_max
+    def __init__(self, outbox: Outbox, topic: str) -> None:
+        self._outbox, self._topic = outbox, topic
+        self._per_s_max = outbox.limits.quarantined_per_s_max
         self._second = -1
         self._in_second = 0
         self.counts: dict[tuple[str, str], int] = {}
@@ -177,8 +163,8 @@ class QuarantineWriter:
         self.dropped = 0
         """How many of them were counted and not written."""
 
-    def put(self, record: Quarantined, now_ms: int) -> None:
-        """Count a bad record and write it, unless this second had its share."""
+    def put(self, record: Quarantined, now_ms: int) -> bool:
+        """Count a bad record and write it, unless this second had its share; returns whether it was written."""
         kind = (record.topic, reason_kind(record.reason))
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if now_ms // 1000 != self._second:
@@ -186,8 +172,9 @@ class QuarantineWriter:
         self._in_second += 1
         if self._in_second > self._per_s_max:
             self.dropped += 1
-            return
+            return False
         self._outbox.send(self._topic, 0, None, encode(record))
+        return True
 
 
 def reason_kind(reason: str) -> str:
