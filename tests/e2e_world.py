@@ -213,6 +213,16 @@ class World:
             thread.join()
         assert not failed, failed
 
+    def await_share(self, *names: str) -> None:
+        """Submit until each of the replicas decides: then it has partitions."""
+
+        def no_share() -> str:
+            deciding = {decision.replica for decision in self.answered(self.submit(ALL_PARTITIONS))}
+            missing = set(names) - deciding
+            return f"{missing} decide nothing" if missing else ""
+
+        until(no_share)
+
     def answered(self, pendings: Sequence[Pending] | None = None) -> list[Decision]:
         """Wait until these requests, or all, are decided; returns the decisions."""
         return [pending.result(WAIT_S) for pending in (self.history.pendings if pendings is None else pendings)]

@@ -153,7 +153,9 @@ def test_the_position_passes_an_end_whose_last_record_is_never_handed_out(
     transactional.produce(prefix, b"y", b"k", 0)
     transactional.commit_transaction(WAIT_S)
 
-    end = tail.ends([(prefix, 0)])[prefix, 0]
+    deadline = time.monotonic() + WAIT_S  # the marker is written after the commit has returned
+    while (end := tail.ends([(prefix, 0)])[prefix, 0]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     tail.add(prefix, 0, 0)
     batches = read_until(tail, {(prefix, 0): end})
 

@@ -142,7 +142,7 @@ def test_garbage_is_put_aside_with_place_and_reason_counted_and_stops_nothing(wo
     for name, topics in {
         "r1": ("hosts", "control", "replicas"),
         "r2": ("hosts", "control", "replicas"),
-        "fleet": ("hosts", "claims", "control"),
+        "fleet": ("hosts", "claims"),
     }.items():
         now = quarantined(world, name)
         for topic in topics:

@@ -6,22 +6,11 @@ import time
 import pytest
 
 from commonplace.failpoints import SCHEDULER, VARIABLE
-from e2e_world import ALL_PARTITIONS, SESSION_TIMEOUT_S, World, until
+from e2e_world import SESSION_TIMEOUT_S, World, until
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(180)]
 
 TAKEOVER_S = SESSION_TIMEOUT_S + 2
-
-
-def await_share(world: World, *names: str) -> None:
-    """Submit until each of the replicas decides: then it has partitions."""
-
-    def no_share() -> str:
-        deciding = {decision.replica for decision in world.answered(world.submit(ALL_PARTITIONS))}
-        missing = set(names) - deciding
-        return f"{missing} decide nothing" if missing else ""
-
-    until(no_share)
 
 
 @pytest.mark.parametrize("failpoint", SCHEDULER)
@@ -43,7 +32,7 @@ def test_a_replica_killed_at_any_step_is_taken_over_and_nothing_is_decided_twice
 
 def test_what_a_paused_replica_says_after_its_takeover_does_not_last(world: World) -> None:
     world.only("r1", "r2")
-    await_share(world, "r1", "r2")
+    world.await_share("r1", "r2")
     zombie = world.process("r2")
     with world.load(per_s=100):
         pendings = world.submit(200)
@@ -51,7 +40,7 @@ def test_what_a_paused_replica_says_after_its_takeover_does_not_last(world: Worl
         world.answered(pendings)  # r1 took over
         taken_over = {pending.request.id for pending in pendings}
         zombie.signal(signal.SIGCONT)
-        await_share(world, "r2")  # it noticed, came back, and works again
+        world.await_share("r2")  # it noticed, came back, and works again
     world.check()
     for request, found in world.decisions().items():
         if request in taken_over:
@@ -65,7 +54,7 @@ def test_what_a_paused_replica_says_after_its_takeover_does_not_last(world: Worl
 
 def test_a_replica_that_is_paused_again_and_again_keeps_its_partitions(world: World) -> None:
     world.only("r1", "r2")
-    await_share(world, "r1", "r2")
+    world.await_share("r1", "r2")
     before = world.log("r2").count("REBALANCE") + world.log("r2").count("rebuilding")
     with world.load():
         for _ in range(30):
@@ -74,14 +63,14 @@ def test_a_replica_that_is_paused_again_and_again_keeps_its_partitions(world: Wo
             world.process("r2").signal(signal.SIGCONT)
             time.sleep(0.05)
     assert world.log("r2").count("REBALANCE") + world.log("r2").count("rebuilding") == before
-    await_share(world, "r1", "r2")
+    world.await_share("r1", "r2")
     world.release_all()
     world.check()
 
 
 def test_replicas_come_and_go_in_the_middle_of_a_burst(world: World) -> None:
     world.only("r1", "r2")
-    await_share(world, "r1", "r2")
+    world.await_share("r1", "r2")
     leaving = world.process("r1")
     pendings = world.submit(300)
     world.stack.start_scheduler("r3")
@@ -90,6 +79,6 @@ def test_replicas_come_and_go_in_the_middle_of_a_burst(world: World) -> None:
     assert world.gone("r1") == 0
     pendings += world.submit(100)
     assert {decision.result for decision in world.answered(pendings)} == {"placed"}
-    await_share(world, "r2", "r3")
+    world.await_share("r2", "r3")
     world.release_all()
     world.check()
