@@ -104,6 +104,17 @@ def test_a_full_outbox_of_a_living_broker_loses_nothing(kafka: KafkaUnderTest, p
     assert offsets == list(range(200))
 
 
+def test_an_outbox_full_of_bytes_waits_for_room_too() -> None:
+    broker = EmbeddedBroker()
+    broker.start()
+    limits = LimitsSettings(outbox_kbytes_max=1, outbox_wait_s=0.2)
+    outbox = Outbox(Settings(kafka={"bootstrap.servers": broker.bootstrap}, limits=limits))
+    broker.stop()
+    outbox.send("t", 0, b"k", b"x" * 1_000)
+    with pytest.raises(TimedOut, match=r"t \[0\]: 1 records wait"):
+        outbox.send("t", 0, b"k", b"x" * 1_000)
+
+
 def test_garbage_is_put_aside_up_to_a_bound_each_second_and_all_of_it_counted(
     kafka: KafkaUnderTest, prefix: str, tail: Tail
 ) -> None:
