@@ -304,7 +304,8 @@ class Agent:
 
     def _put_aside(self, effect: Quarantine) -> None:
         topic: str = getattr(self.topics, effect.topic)
-        self.quarantine.put(quarantined(effect, topic, self.name), clock_ms())
+        if self.quarantine.put(quarantined(effect, topic, self.name), clock_ms()):
+            _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
 
     def _alarm(self, effect: Alarm) -> None:
         self._alarms.append(f"host {effect.host}: {effect.reason}")

@@ -123,6 +123,7 @@ class Replica:
         self.peers: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
         self.ready = False
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
+        self.eliminated: dict[str, int] = {}  # filter → hosts it turned away, over all requests that found none
         self._deliveries: dict[int, Delivery] = {}
         self._token = self._now = 0
         self._deadlines: list[
@@ -507,6 +508,8 @@ class Replica:
         if work.state != OPEN:
             return
         explanation = self._explanation(work)
+        for name, count in explanation.filters.items():
+            self.eliminated[name] = self.eliminated.get(name, 0) + count
         counts = ", ".join(f"{count} {name}" for name, count in explanation.filters.items())
         message = why or f"0 of {explanation.evaluated} hosts{': ' + counts if counts else ''}"
         self._close(work, "no_valid_host", "attempts" if why else "filters", message, explanation, self._now)

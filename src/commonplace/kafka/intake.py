@@ -10,6 +10,7 @@ from typing import Final
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from msgspec import Struct
 
+from commonplace.errors import CommonplaceError
 from commonplace.kafka import client
 from commonplace.settings import Settings
 
@@ -31,13 +32,17 @@ class Ceded(Struct, frozen=True):
 
 
 class Intake:
-    """One member of the pool's group; owned by one thread, which calls `poll` often."""
+    """One member of the pool's group; owned by one thread, which calls `poll` often.
 
-    def __init__(self, settings: Settings, topic: str) -> None:
-        self._topic = topic
+    A commit carries the topic's id: offsets of a topic that was deleted and made again say nothing of the new one. `refused` says
+    why the broker keeps it out, "" when it does not; it is asked again all the time.
+    """
+
+    def __init__(self, settings: Settings, topic: str, topic_id: str = "") -> None:
+        self._settings, self._topic, self._topic_id = settings, topic, topic_id
         self._changes: list[Gained | Ceded] = []
         self.owned: set[int] = set()
-        self._trouble = ""
+        self.refused = self._trouble = self._fatal = ""
         group = f"{settings.topics.prefix}.{settings.topics.pool}.replicas"
         self._consumer = client.consumer(settings, group, required={"error_cb": self._broker_trouble})
 
@@ -48,17 +53,30 @@ class Intake:
         )
 
     def poll(self) -> list[Gained | Ceded]:
-        """Serve the group; returns what changed, in order."""
-        message = self._consumer.poll(0)
+        """Serve the group; returns what changed, in order.
+
+        Raises `BrokerUnavailable` or `Denied` when the committed offsets can't be asked for, `CommonplaceError` when this member
+        can't go on.
+        """
+        try:
+            message = self._consumer.poll(0)
+        except KafkaException as e:  # of a callback
+            raise client.explained(e, self._settings) from e
         error = message.error() if message is not None else None
         if error is not None:
             self._broker_trouble(error)
+        if self._fatal:
+            raise CommonplaceError(self._fatal)
         changes, self._changes = self._changes, []
         return changes
 
     def commit(self, offsets: dict[int, int], wait: bool = False) -> None:
         """Commit offsets of owned partitions; without `wait` nobody looks at the answer, because a later commit covers it."""
-        positions = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self.owned]
+        positions = [
+            TopicPartition(self._topic, p, offset, metadata=self._topic_id)
+            for p, offset in offsets.items()
+            if p in self.owned
+        ]
         if not positions:
             return
         try:
@@ -75,12 +93,25 @@ class Intake:
         self.owned.clear()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = consumer.committed(partitions, timeout=LOOKUP_TIMEOUT_S)
+        committed = consumer.committed(partitions, timeout=LOOKUP_TIMEOUT_S) if partitions else []
+        self.refused = ""
         consumer.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions])
         consumer.pause(partitions)
         for place in committed:
             self.owned.add(place.partition)
-            self._changes.append(Gained(place.partition, place.offset if place.offset >= 0 else -1))
+            self._changes.append(Gained(place.partition, self._committed(place)))
+
+    def _committed(self, place: TopicPartition) -> int:
+        """The offset to go on from; one that names another topic id, or no offset, is none."""
+        if place.metadata and place.metadata != self._topic_id:
+            _LOG.error(
+                "%s [%d]: offset %d was committed for a topic of that name made before: reading it from its first record",
+                place.topic,
+                place.partition,
+                place.offset,
+            )
+            return -1
+        return place.offset if place.offset >= 0 else -1
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_unassign(partitions)
@@ -89,6 +120,15 @@ class Intake:
             self._changes.append(Ceded(place.partition))
 
     def _broker_trouble(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = f"group of {self._topic}: this member can't go on: {error.str()}"
+        elif error.code() in _DENIED:
+            self.refused = (
+                f"the broker keeps this replica out of the group of {self._topic}: {error.str()}; see the ACLs"
+            )
         if error.name() != self._trouble:
             self._trouble = error.name()
             _LOG.warning("group of %s: %s (%s)", self._topic, error.str(), error.name())
+
+
+_DENIED: Final = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED}

@@ -85,6 +85,15 @@ class Tail:
         """The next offset of a partition that is read; −1 when it is not."""
         return self._positions.get((topic, partition), -1)
 
+    def lag(self, topic: str) -> int:
+        """Records of a topic that the last fetch knew of and no turn has returned; asks nobody."""
+        behind = 0
+        for (name, partition), position in self._positions.items():
+            if name == topic:
+                known = self._consumer.get_watermark_offsets(TopicPartition(name, partition), cached=True)
+                behind += max(0, known[1] - position) if known else 0
+        return behind
+
     def turn(self, timeout_s: float) -> list[Batch]:
         """What came, by partition, waiting at most `timeout_s` for the first of it. Blocks.
 

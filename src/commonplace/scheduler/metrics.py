@@ -1,5 +1,7 @@
 """A replica's figures for Prometheus: read from its state at scrape time, so that the loop pays for counters only once."""
 
+import logging
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -12,15 +14,22 @@ from commonplace import __version__
 from commonplace.core.replica import Replica
 from commonplace.kafka.outbox import QuarantineWriter
 
+_LOG: Final = logging.getLogger(__name__)
+
 BUCKETS_MS: Final = (1, 2, 4, 8, 15, 30, 60, 125, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 60_000)
 
 
 class SchedulerFigures(Collector):
-    """What a scheduler tells of itself; `reason` is why it is not ready, "" when it is. Written by the loop, read by the scrape."""
+    """What a scheduler tells of itself. Written by the loop and the topics' watch, read by the scrape.
+
+    Three things can keep it from being ready, each "" when it does not: `state` (where it is in its life), `trouble` (what is
+    wrong with broker or topics), `refused` (why the broker keeps it out of the group).
+    """
 
     def __init__(self, name: str, pool: str) -> None:
         self.name, self.pool = name, pool
-        self.reason = "starting"
+        self.state, self.trouble, self.refused = "starting", "", ""
+        self.lag = self.alarms = 0
         self.catchup_s = 0.0
         self.rebuilds = -1
         self._replica: Replica | None = None
@@ -30,18 +39,27 @@ class SchedulerFigures(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def attach(self, replica: Replica, quarantine: QuarantineWriter, reason: str) -> None:
-        """A new state is being built."""
-        self._replica, self._quarantine, self.reason = replica, quarantine, reason
+    def ready(self) -> str:
+        """Why it is not ready, "" when it is."""
+        return self.state or self.trouble or self.refused
+
+    def attach(self, replica: Replica, quarantine: QuarantineWriter, state: str) -> None:
+        """A new view is being built."""
+        self._replica, self._quarantine, self.state = replica, quarantine, state
         self.rebuilds += 1
 
     def caught_up(self, seconds: float) -> None:
         """It serves from now on."""
-        self.catchup_s, self.reason = seconds, ""
+        self.catchup_s, self.state, self.lag = seconds, "", 0
 
     def detach(self) -> None:
         """It serves no more."""
-        self.reason = self.reason or "stopped"
+        self.state = self.state or "stopped"
+
+    def alarm(self, text: str) -> None:
+        """Tell operators, in the log and as a count."""
+        self.alarms += 1
+        _LOG.error("%s", text)
 
     def decided(self, result: str, waited_ms: int) -> None:
         """Note how long a decision took from the request's log time, in ms."""
@@ -58,10 +76,15 @@ class SchedulerFigures(Collector):
         yield CounterMetricFamily(
             "commonplace_rebuilds", "Times the state was dropped and built anew", max(0, self.rebuilds)
         )
+        yield CounterMetricFamily("commonplace_alarms", "What an operator must look at; see the log", self.alarms)
+        yield GaugeMetricFamily("commonplace_replay_lag_records", "Records of hosts known of and not folded", self.lag)
         yield self._latency()
         if self._replica is not None:
             yield from self._of_replica(self._replica)
         if self._quarantine is not None:
+            yield CounterMetricFamily(
+                "commonplace_quarantine_dropped", "Bad records counted and not written", self._quarantine.dropped
+            )
             yield self._labelled(
                 "commonplace_quarantined",
                 "Bad records met",
@@ -90,6 +113,8 @@ class SchedulerFigures(Collector):
         yield self._labelled(
             "commonplace_claims", "Claims by what became of them", ("verdict",), verdicts, counter=True
         )
+        yield self._labelled("commonplace_filter_rejections", "Hosts that a filter turned away, of requests that found none",
+                             ("filter",), {(f,): n for f, n in dict(replica.eliminated).items()}, counter=True)  # fmt: skip
         yield CounterMetricFamily("commonplace_decisions_void", "Decisions that another one came before", counts.void)
         yield CounterMetricFamily("commonplace_allocations_released", "Losing allocations given back", counts.strays)
         yield GaugeMetricFamily(
@@ -100,6 +125,9 @@ class SchedulerFigures(Collector):
         yield GaugeMetricFamily(
             "commonplace_decisions_kept", "Decisions remembered for redelivery", len(replica.history)
         )
+        newest_ms = view.newest_log_time_ms
+        age_s = max(0.0, time.time() - newest_ms / 1000) if newest_ms else 0.0
+        yield GaugeMetricFamily("commonplace_view_age_seconds", "Age of the newest host record folded", age_s)
         yield self._labelled(
             "commonplace_hosts", "Hosts by status", ("status",), {(s,): n for s, n in view.statuses().items()}
         )

@@ -38,8 +38,8 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
+from commonplace.errors import CommonplaceError
 from commonplace.failpoints import hit
-from commonplace.kafka import tail as tails
 from commonplace.kafka.intake import Ceded, Gained, Intake
 from commonplace.kafka.outbox import Outbox, QuarantineWriter
 from commonplace.kafka.tail import Batch, Tail
@@ -53,6 +53,7 @@ GROUP_POLL_MS: Final = 20
 COMMIT_INTERVAL_MS: Final = 100
 """Commits are batched: at worst so much work is read again by the next owner, who finds it decided."""
 REPORT_INTERVAL_MS: Final = 5_000
+LAG_INTERVAL_MS: Final = 1_000
 SETTLE_ON_LEAVE_MS: Final = 5_000
 """How long a replica that was told to stop goes on settling what it claimed; the rest is handed back undecided."""
 
@@ -79,12 +80,15 @@ def replica_settings(settings: Settings) -> ReplicaSettings:
     )
 
 
-class Rebuild(Exception):  # a turn of events, not an error
+class Rebuild(CommonplaceError):
     """The state can't be trusted any more: drop it and catch up again."""
 
 
 class Scheduler:
-    """One replica between its topics, from catching up to leaving. `figures` outlives a rebuild."""
+    """One replica between its topics, from catching up to leaving. `figures` outlives a rebuild.
+
+    `anew` names a topic that was deleted and made again since `facts` were taken, "" while there is none.
+    """
 
     def __init__(
         self,
@@ -93,8 +97,9 @@ class Scheduler:
         facts: dict[str, TopicFacts],
         figures: SchedulerFigures,
         stop: Callable[[], bool],
+        anew: Callable[[], str],
     ) -> None:
-        self.name, self.settings, self.figures, self._stop = name, settings, figures, stop
+        self.name, self.settings, self.figures, self._stop, self._anew = name, settings, figures, stop, anew
         self.topics = Topics(settings.topics.prefix, settings.topics.pool)
         self.facts = facts
         self.replica = Replica(
@@ -106,13 +111,14 @@ class Scheduler:
         )
         self.tail = Tail(settings)
         self.outbox = Outbox(settings)
-        self.intake = Intake(settings, self.topics.requests)
+        self.intake = Intake(settings, self.topics.requests, facts[self.topics.requests].topic_id)
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
         self._later: list[Any] = []  # events of callbacks, received at the next step
         self._histories: dict[int, int] = {}  # decision partition → end it must be read to
         self._requests_from: dict[int, int] = {}  # request partition → where to go on once its history is read
         self._commits: dict[int, int] = {}
-        self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = 0
+        self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = self._lag_ms = 0
+        self._state = "ready"  # what the cycle reports say
         self._stale_after_s = settings.topics.delete_retention_ms / 2000
         self._perform: dict[type, Callable[[Any], None]] = {
             SendClaim: self._send_claim,
@@ -135,14 +141,16 @@ class Scheduler:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Catch up, serve until told to stop, leave. Raises `Rebuild` when the state must be dropped."""
+        """Catch up, serve until told to stop, leave. Blocks.
+
+        Raises `Rebuild` or `Lost` when the state must be dropped, `NotReady` or `Denied` when broker or topics fail it.
+        Nothing is committed on those ways out: the next owner reads again what was not.
+        """
         try:
             self._catch_up()
             if not self._stop():
                 self._serve()
-        except tails.Lost as e:
-            _LOG.warning("%s", e)
-            raise Rebuild from e
+                self._leave()
         finally:
             self.figures.detach()
             self.intake.leave()
@@ -158,9 +166,13 @@ class Scheduler:
         for (topic, partition), (low, _) in ranges.items():
             self.tail.add(topic, partition, low)
         behind = {place: end for place, (low, end) in ranges.items() if end > low}
-        while behind and not self._stop():
+        while behind:
+            if self._stop():
+                return
+            self._still_the_same()
             self._receive_batches(self.tail.turn(IDLE_POLL_S))
             behind = {place: end for place, end in behind.items() if self.tail.position(*place) < end}
+            self.figures.lag = sum(end - self.tail.position(*place) for place, end in behind.items())
         self._receive(CaughtUp())
         calm()
         self.figures.caught_up(time.monotonic() - started)
@@ -175,20 +187,27 @@ class Scheduler:
             if now - turned > self._stale_after_s:
                 raise Rebuild(f"no turn for {now - turned:.0f} s: tombstones may have been missed")
             turned = now
-        self._leave()
+            self._still_the_same()
+
+    def _still_the_same(self) -> None:
+        topic = self._anew()
+        if topic:
+            raise Rebuild(f"{topic} was made anew: what was read of the one before counts no more")
 
     def _leave(self) -> None:
         """Take nothing more in, settle what is claimed, commit, go."""
-        self.figures.reason = "leaving"
-        self._report("leaving")
+        self.figures.state = self._state = "leaving"
+        self._report()
         for partition in list(self.replica.parts):
             self.tail.remove(self.topics.requests, partition)
         end = time.monotonic() + SETTLE_ON_LEAVE_MS / 1000
         while self.replica.waiting and time.monotonic() < end:
             self._turn(IDLE_POLL_S)
         self.outbox.close(2.0)
-        self._receive(Turn())
-        self.intake.commit(self._commits, wait=True)
+        for event in self._drain():
+            self._receive(event)
+        done = {number: part.undecided.committed for number, part in self.replica.parts.items()}
+        self.intake.commit({number: offset for number, offset in done.items() if offset >= 0}, wait=True)
         _LOG.info("left with %d requests undecided, which the next owner takes up", self.replica.waiting)
 
     # -- one turn -----------------------------------------------------------------------------------------------------
@@ -201,6 +220,7 @@ class Scheduler:
             self._group_ms = now
             for change in self.intake.poll():
                 self._assigned(change)
+            self.figures.refused = self.intake.refused
         if now - self._tick_ms >= TICK_MS:
             self._tick_ms = now
             self._receive(Tick())
@@ -215,7 +235,11 @@ class Scheduler:
             self._commits = {}
         if now - self._report_ms >= REPORT_INTERVAL_MS:
             self._report_ms = now
-            self._report("ready")
+            self._report()
+        if now - self._lag_ms >= LAG_INTERVAL_MS:
+            self._lag_ms = now
+            self.figures.lag = self.tail.lag(self.topics.hosts)
+            self.replica.view.write()  # else an idle replica would show the capacity that its last choice saw
 
     def _receive_batches(self, batches: list[Batch]) -> None:
         for event in self._drain():  # acknowledgements first: a claim's offset is known before its verdict is folded
@@ -260,16 +284,13 @@ class Scheduler:
             return
         low, end = self.tail.range(topic, partition)
         if change.committed > end:
-            _LOG.error(
-                "%s [%d]: committed offset %d lies beyond its end %d: was the topic made anew?",
-                topic,
-                partition,
-                change.committed,
-                end,
+            self.figures.alarm(
+                f"{topic} [{partition}]: committed offset {change.committed} lies beyond its end {end}: "
+                "reading it from its first record"
             )
         start = change.committed if low <= change.committed <= end else low
         if 0 <= change.committed < low:
-            _LOG.error("%s [%d]: requests %d to %d expired undecided", topic, partition, change.committed, low - 1)
+            self.figures.alarm(f"{topic} [{partition}]: offsets {change.committed} to {low - 1} expired undecided")
         self._receive(Assigned(partition, end))
         self.tail.add(topic, partition, start)
 
@@ -332,12 +353,12 @@ class Scheduler:
 
     def _put_aside(self, effect: Quarantine) -> None:
         topic = getattr(self.topics, effect.topic)
-        _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
-        self.quarantine.put(quarantined(effect, topic, self.name), _now_ms())
+        if self.quarantine.put(quarantined(effect, topic, self.name), _now_ms()):
+            _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
 
-    def _report(self, state: str) -> None:
+    def _report(self) -> None:
         positions = {f"{topic} [{p}]": self.tail.position(topic, p) for topic, p in self._state_places()}
-        record = self.replica.report(state, positions)
+        record = self.replica.report(self._state, positions)
         self.outbox.send(self.topics.replicas, 0, self.name.encode(), encode(record))
 
     def _state_places(self) -> list[tuple[str, int]]:

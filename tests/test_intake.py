@@ -1,0 +1,138 @@
+"""Membership in the group of replicas: gaining and ceding partitions, what is committed, and whose commits count."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from commonplace.kafka.intake import Ceded, Gained, Intake
+from commonplace.settings import SchedulerSettings, Settings, TopicsSettings
+from kafka_fixtures import KafkaUnderTest
+
+WAIT_S = 40.0
+PARTITIONS = 4
+TOPIC_ID = "id-1"
+
+Join = Callable[..., "Member"]
+
+
+class Member:
+    """An intake and the changes that it told of."""
+
+    def __init__(self, settings: Settings, topic: str, topic_id: str) -> None:
+        self.intake = Intake(settings, topic, topic_id)
+        self.changes: list[Gained | Ceded] = []
+        self.intake.join()
+
+    @property
+    def gained(self) -> dict[int, int]:
+        """Partition → committed offset told when it was gained, of those that are held."""
+        held: dict[int, int] = {}
+        for change in self.changes:
+            if isinstance(change, Gained):
+                held[change.partition] = change.committed
+            else:
+                del held[change.partition]
+        return held
+
+
+@pytest.fixture
+def join(kafka: KafkaUnderTest, prefix: str) -> Iterator[Join]:
+    """Makes members of one group; all leave at the end."""
+    kafka.create_topic(prefix, PARTITIONS)
+    settings = Settings(
+        kafka={"bootstrap.servers": kafka.bootstrap},
+        topics=TopicsSettings(prefix=prefix),
+        scheduler=SchedulerSettings(session_timeout_ms=20_000),
+    )
+    members: list[Member] = []
+
+    def joined(topic_id: str = TOPIC_ID) -> Member:
+        members.append(Member(settings, prefix, topic_id))
+        return members[-1]
+
+    yield joined
+    for member in members:
+        member.intake.leave()
+
+
+def until(holds: Callable[[], bool], *members: Member) -> None:
+    """Poll the members, as their replicas would, until it holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, [member.changes for member in members]
+        for member in members:
+            member.changes += member.intake.poll()
+        time.sleep(0.01)
+
+
+def test_a_lone_member_gains_every_partition_and_nothing_is_committed(join: Join) -> None:
+    member = join()
+    until(lambda: len(member.gained) == PARTITIONS, member)
+    assert member.gained == dict.fromkeys(range(PARTITIONS), -1)
+    assert member.intake.owned == set(range(PARTITIONS))
+
+
+def test_who_comes_next_is_told_what_was_committed(join: Join) -> None:
+    first = join()
+    until(lambda: len(first.gained) == PARTITIONS, first)
+    first.intake.commit({0: 7, 1: 0})
+    first.intake.commit({0: 9}, wait=True)
+    first.intake.leave()
+    second = join()
+    until(lambda: len(second.gained) == PARTITIONS, second)
+    assert second.gained == {0: 9, 1: 0, 2: -1, 3: -1}
+
+
+def test_a_second_member_gets_a_share_and_what_it_leaves_goes_back_at_once(join: Join) -> None:
+    first = join()
+    until(lambda: len(first.gained) == PARTITIONS, first)
+    first.intake.commit(dict.fromkeys(range(PARTITIONS), 5), wait=True)
+    second = join()
+    until(lambda: len(second.gained) == PARTITIONS // 2 and len(first.gained) == PARTITIONS // 2, first, second)
+    assert set(first.gained) | set(second.gained) == set(range(PARTITIONS))
+    # cooperative: what stays is never given up in between
+    assert sum(isinstance(change, Ceded) for change in first.changes) == PARTITIONS // 2
+    assert set(second.gained.values()) == {5}
+
+    began = time.monotonic()
+    second.intake.leave()
+    until(lambda: len(first.gained) == PARTITIONS, first)
+    assert time.monotonic() - began < 15, "its partitions waited for the session to end"
+
+
+def test_offsets_of_a_partition_that_is_not_owned_are_not_committed(join: Join) -> None:
+    first = join()
+    until(lambda: len(first.gained) == PARTITIONS, first)
+    second = join()
+    until(lambda: len(second.gained) == PARTITIONS // 2 and len(first.gained) == PARTITIONS // 2, first, second)
+    ceded = next(iter(second.gained))
+    first.intake.commit({ceded: 100}, wait=True)
+    first.intake.leave()
+    second.intake.leave()
+    third = join()
+    until(lambda: len(third.gained) == PARTITIONS, third)
+    assert third.gained[ceded] == -1
+
+
+def test_an_offset_committed_for_an_earlier_topic_of_that_name_counts_for_nothing(
+    join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = join()
+    until(lambda: len(first.gained) == PARTITIONS, first)
+    first.intake.commit({0: 7}, wait=True)
+    first.intake.leave()
+    second = join("id-2")
+    until(lambda: len(second.gained) == PARTITIONS, second)
+    assert second.gained[0] == -1
+    assert "offset 7 was committed for a topic of that name made before" in caplog.text
+
+
+def test_an_offset_that_an_operators_tool_committed_without_a_topic_id_counts(join: Join) -> None:
+    tool = join("")
+    until(lambda: len(tool.gained) == PARTITIONS, tool)
+    tool.intake.commit({2: 3}, wait=True)
+    tool.intake.leave()
+    member = join()
+    until(lambda: len(member.gained) == PARTITIONS, member)
+    assert member.gained[2] == 3
