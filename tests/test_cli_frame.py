@@ -38,8 +38,9 @@ def test_every_command_has_help_an_example_and_the_common_options(path: tuple[st
 def test_root_help_lists_every_command() -> None:
     answer = run("--help")
     assert answer.returncode == 0
+    hidden = {path[0] for path, command in LEAVES if command.hidden}
     for name in COMMANDS:
-        assert f"\n  {name} " in answer.stdout
+        assert (f"\n  {name} " in answer.stdout) == (name not in hidden)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_root_help_lists_every_command() -> None:
         (["topics", "lst"], ["'list'", "commonplace topics --help"]),
         (["topics", "list", "--nope"], ["--nope"]),
         (["topics", "list", "-o", "xml"], ["xml", "yaml"]),
-        (["flavor", "delete"], ["'name'", "commonplace flavor delete --help"]),
+        (["flavor", "delete"], ["'NAME'", "commonplace flavor delete --help"]),
         (["flavor", "set", "x", "--resource", "VGPU"], ["--resource VGPU", "CLASS=N"]),
         (["flavor", "set", "x"], ["flavor 'x'", "resources"]),
         (["schema", "host"], ["'host'", "hosts"]),
@@ -203,3 +204,26 @@ def test_stream_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     for count in (1, 2):
         output.emit_line(Thing("a", count), form="json")
     assert [json.loads(line)["count"] for line in capsys.readouterr().out.splitlines()] == [1, 2]
+
+
+def test_a_path_that_cannot_be_used_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    answer = run("demo", "--work-dir", str(taken))
+    assert answer.returncode == 1
+    assert f"commonplace: {taken}: File exists" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["submit --flavor m1.tiny --timeout inf", "audit --slack-s inf", "requests --since nan", "confirm x --timeout 0"],
+)
+def test_a_time_that_no_clock_can_count_is_a_usage_error(arguments: str) -> None:
+    answer = run(*arguments.split())
+    assert_one_line(answer, 2, "Invalid value", "--help")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_also_of_a_group(name: str) -> None:
+    assert f"commonplace {name}" in (LazyCommands(name="commonplace").get_command(None, name).epilog or "")

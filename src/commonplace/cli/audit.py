@@ -25,7 +25,7 @@ EXITS = {"clean": ExitCode.OK, "violated": ExitCode.VIOLATED, "nothing": ExitCod
 )
 def audit(
     slack_s: float = typer.Option(
-        30.0, min=0.0, metavar="SECONDS", help="Granted to deadlines and leases, in log time."
+        30.0, min=0.0, max=1e9, metavar="SECONDS", help="Granted to deadlines and leases, in log time."
     ),
 ) -> int:
     """Read hosts, claims, requests and decisions to their ends and check what they prove, sharing no code with the scheduler."""

@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command(epilog="\b\nExample:\n  commonplace cancel r-7f3a")
 def cancel(
-    requests: Annotated[list[str], typer.Argument(metavar="REQUEST...", help="Ids; a unique prefix will do.")],
+    requests: Annotated[list[str], typer.Argument(metavar="REQUEST", help="Ids; a unique prefix will do.")],
 ) -> None:
     """Withdraw requests: one that is undecided is rejected as cancelled, what a decision placed is released."""
     from commonplace.frontend import Frontend

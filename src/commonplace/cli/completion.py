@@ -8,7 +8,9 @@ app = typer.Typer()
 
 
 @app.command(epilog="\b\nExample:\n  source <(commonplace completion bash)")
-def completion(shell: Literal["bash", "zsh", "fish"] = typer.Argument(..., help="The shell to complete in.")) -> None:
+def completion(
+    shell: Literal["bash", "zsh", "fish"] = typer.Argument(..., metavar="SHELL", help="The shell to complete in."),
+) -> None:
     """Print the shell's completion script, for commands and their options."""
     from typer._completion_shared import get_completion_script
 

@@ -5,7 +5,9 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import Column, emit
 
-app = typer.Typer(help="Show the settings in force.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show the settings in force.", no_args_is_help=True, epilog="\b\nExample:\n  commonplace config show --origin"
+)
 
 
 @app.callback()

@@ -8,7 +8,9 @@ from commonplace.cli import common
 from commonplace.cli.output import say
 from commonplace.errors import Denied, NotReady
 
-app = typer.Typer(help="Show decisions.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show decisions.", no_args_is_help=True, epilog="\b\nExample:\n  commonplace decision show r-7f3a"
+)
 
 
 @app.callback()

@@ -12,14 +12,18 @@ from commonplace.errors import UsageError
 if TYPE_CHECKING:
     from commonplace.core.records import Flavor
 
-app = typer.Typer(help="Set, list and delete flavors.", no_args_is_help=True)
+app = typer.Typer(
+    help="Set, list and delete flavors.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n  commonplace flavor list\n  commonplace flavor set m1.huge --vcpus 16 --memory-mb 32768 --disk-gb 320",
+)
 
 
 @app.command(
     "set", epilog="\b\nExample:\n  commonplace flavor set gpu.large --vcpus 8 --memory-mb 32768 --resource VGPU=1"
 )
 def set_flavor(
-    name: Annotated[str, typer.Argument(help="The flavor's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor's name.")],
     vcpus: Annotated[int | None, typer.Option(metavar="N", min=0, help="VCPU.")] = None,
     memory_mb: Annotated[int | None, typer.Option(metavar="MB", min=0, help="MEMORY_MB.")] = None,
     disk_gb: Annotated[int | None, typer.Option(metavar="GB", min=0, help="DISK_GB.")] = None,
@@ -32,7 +36,7 @@ def set_flavor(
     spread: Annotated[int, typer.Option(metavar="N", min=1, help="Spread a hot flavor over so many keys.")] = 1,
 ) -> None:
     """Create a flavor in the pool, or replace it whole."""
-    from commonplace.kafka import control
+    from commonplace.kafka import client, control
 
     settings = common.settings()
     common_classes = {"VCPU": vcpus, "MEMORY_MB": memory_mb, "DISK_GB": disk_gb}
@@ -46,26 +50,31 @@ def set_flavor(
         "profile": profile,
         "spread": spread,
     }
-    control.put_flavors(settings, _checked(record))
+    flavor = _checked(record)
+    client.require_broker(settings)
+    control.put_flavors(settings, flavor)
     say(f"flavor {name} set")
 
 
 @app.command("list", epilog="\b\nExample:\n  commonplace flavor list -o json")
 def list_flavors() -> None:
     """List the flavors of all pools."""
-    from commonplace.kafka import control
+    from commonplace.kafka import client, control
 
-    rows = sorted(control.flavors(common.settings()).values(), key=lambda flavor: flavor.name)
+    settings = common.settings()
+    client.require_broker(settings)
+    rows = sorted(control.flavors(settings).values(), key=lambda flavor: flavor.name)
     wide = [Column(key, wide=True) for key in ("profile", "traits_required", "traits_forbidden")]
     emit(rows, columns=["name", "resources", "pool", "spread", *wide])
 
 
 @app.command("delete", epilog="\b\nExample:\n  commonplace flavor delete m1.tiny")
-def delete(name: Annotated[str, typer.Argument(help="The flavor's name.")]) -> None:
+def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor's name.")]) -> None:
     """Delete a flavor; instances placed with it stay, new requests for it are refused."""
-    from commonplace.kafka import control
+    from commonplace.kafka import client, control
 
     settings = common.settings()
+    client.require_broker(settings)
     known = control.flavors(settings)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

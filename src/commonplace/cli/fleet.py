@@ -17,7 +17,7 @@ def fleet(
         help="uniform, mixed, 24vcpu:48gb:1000gb*700, or a .toml or .csv file.",
     ),
     name: str = typer.Option("fleet", "--name", metavar="NAME", help="Name of this agent."),
-    boot_s: float = typer.Option(0.0, "--boot-s", metavar="S", min=0, help="Seconds until an instance is up."),
+    boot_s: float = typer.Option(0.0, "--boot-s", metavar="S", min=0, max=1e9, help="Seconds until an instance is up."),
     failure_rate: float = typer.Option(
         0.0, "--failure-rate", metavar="F", min=0, max=1, help="Share of instances that fail to boot."
     ),

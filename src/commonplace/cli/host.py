@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from commonplace.core.view import Row
     from commonplace.ops.fleet_view import FleetView
 
-app = typer.Typer(help="Show one host, and say what operators say of it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show one host, and say what operators say of it.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n  commonplace host show host-0042\n  commonplace host drain host-0042 --reason 'kernel update'",
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The host; a unique prefix will do.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for those who look later.")]
@@ -53,7 +57,7 @@ def drain(
     name: Name,
     reason: Reason = "",
     wait: Annotated[bool, typer.Option("--wait", help="Block until it holds no allocation.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="For --wait; 0: for ever.")] = 0.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, max=1e9, help="For --wait; 0: for ever.")] = 0.0,
 ) -> None:
     """Place nothing there any more; what runs stays until it is released."""
     from commonplace.ops.fleet_view import FleetView

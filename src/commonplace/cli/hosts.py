@@ -37,7 +37,7 @@ SORTS: Final[dict[str, "Callable[[HostLine], Any]"]] = {
     "  commonplace hosts --watch"
 )
 def hosts(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only names that begin so.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Only names that begin so.")] = "",
     status: Annotated[
         str | None,
         typer.Option(metavar="|".join(STATUSES), help="Only these; ready: nothing keeps them from being ranked."),

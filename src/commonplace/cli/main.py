@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from commonplace import __version__
 from commonplace.cli import common
-from commonplace.errors import CommonplaceError
+from commonplace.errors import CommonplaceError, ExitCode
 
 PROGRAM: Final = "commonplace"
 COMPLETE_VARIABLE: Final = "_COMMONPLACE_COMPLETE"
@@ -113,9 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(f"{PROGRAM}: {e}", e.exit_code)
     except typer.TyperException as e:
         return _told(_usage(e), e.exit_code)
+    except OSError as e:  # a path or an address that a person named; no command can foresee them all
+        return _told(f"{PROGRAM}: {_of_the_system(e)}", ExitCode.ERROR)
     except (KeyboardInterrupt, typer.Abort):
         return _told(f"{PROGRAM}: interrupted", INTERRUPTED)
     return int(answer or 0)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, and of what."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {said}; name another path or put it right" if error.filename else said
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -30,7 +30,7 @@ Example:
 
 @app.command(epilog=EXAMPLE)
 def replay(
-    file: Annotated[Path, typer.Argument(help="The trace, plain or gzip.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The trace, plain or gzip.")],
     form: Annotated[str, typer.Option("--format", metavar="|".join(FORMAT_NAMES), help="What its columns mean.")],
     hosts: Annotated[int, typer.Option(metavar="N", min=0, help="Simulated hosts to start.")] = 0,
     host_shape: Annotated[
@@ -39,7 +39,7 @@ def replay(
     replicas: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Scheduler replicas to start.")] = 2,
     kafka: Annotated[bool, typer.Option("--kafka", help="Start Apache Kafka instead of the embedded broker.")] = False,
     speed: Annotated[
-        float, typer.Option(metavar="X", min=0, help="Times real time; 0: as fast as answers come.")
+        float, typer.Option(metavar="X", min=0, max=1e9, help="Times real time; 0: as fast as answers come.")
     ] = 0.0,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Only the first N arrivals.")] = 0,
     in_flight: Annotated[

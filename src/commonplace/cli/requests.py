@@ -31,8 +31,8 @@ HOSTS_SHOWN = 3
 
 @app.command(epilog="\b\nExamples:\n  commonplace requests --since 60\n  commonplace requests --watch -o json")
 def requests(
-    name: Annotated[str, typer.Argument(metavar="[ID]", help="Only ids that begin so.")] = "",
-    since: Annotated[float, typer.Option(metavar="MINUTES", min=0, help="How far to look back.")] = 15.0,
+    name: Annotated[str, typer.Argument(metavar="ID", help="Only ids that begin so.")] = "",
+    since: Annotated[float, typer.Option(metavar="MINUTES", min=0, max=1e9, help="How far to look back.")] = 15.0,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, a line for every change.")] = False,
 ) -> None:

@@ -11,7 +11,7 @@ app = typer.Typer()
 
 @app.command(epilog="\b\nExample:\n  commonplace schema claims > claims.schema.json")
 def schema(
-    topic: str = typer.Argument("", metavar="[TOPIC]", help="hosts, claims, requests, … ; all of them unless told."),
+    topic: str = typer.Argument("", metavar="TOPIC", help="hosts, claims, requests, … ; all of them unless told."),
 ) -> None:
     """Print the JSON Schema of every record, or of those on one topic."""
     import msgspec

@@ -45,7 +45,7 @@ def submit(
     trait: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Required; repeatable.")] = None,
     forbid: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Forbidden; repeatable.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
-    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, help="Seconds to wait.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, max=604_800, help="Seconds to wait.")] = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
 ) -> int:
     """Submit a build request; without --confirm what was placed lapses when its lease ends."""

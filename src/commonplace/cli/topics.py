@@ -6,7 +6,11 @@ from commonplace.cli import common
 from commonplace.cli.output import Column, emit, say
 from commonplace.errors import ExitCode
 
-app = typer.Typer(help="Create the topics, check their settings, list them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Create the topics, check their settings, list them.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n  commonplace topics create\n  commonplace topics verify",
+)
 
 
 @app.command(epilog="\b\nExample:\n  commonplace topics create -b kafka-1:9092 --pool ssd")

@@ -1,0 +1,119 @@
+"""What the pages show can be typed: command lines parse, links resolve, and settings exist."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+import typer
+from typer._click.exceptions import MissingParameter
+
+from commonplace.cli import common
+from commonplace.cli.main import COMMANDS, app
+from commonplace.settings import SECTIONS
+
+ROOT: Final = Path(__file__).parent.parent
+PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+
+_FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE: Final = re.compile(r"`([^`\n]+)`")
+_LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_COMMENT: Final = re.compile(r"\s+#.*$")
+_PROGRAM: Final = re.compile(r"^(?:\$ )?(?:\S*/)?(?:commonplace|cpl) (.*)$")
+_SETTING: Final = re.compile(rf"^({'|'.join(SECTIONS)})\.([a-z_]+)$")
+_ENDS_A_COMMAND: Final = {"|", "&", ">", ";", "&&", "2>"}
+_SHORTENED: Final = re.compile(r"…|\.\.\.|[A-Za-z]\|[A-Za-z]")  # `host show|enable|…` names commands, and is none
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Lines of the code blocks for a shell, continued ones joined."""
+    for language, block in _FENCE.findall(text):
+        if language in ("", "sh", "bash", "console"):
+            yield from block.replace("\\\n", " ").splitlines()
+
+
+def _inline(text: str) -> Iterator[str]:
+    yield from _INLINE.findall(_FENCE.sub("", text))
+
+
+def _command(line: str) -> str | None:
+    """What follows the program's name, where the line calls it and nothing is left out."""
+    found = _PROGRAM.match(_COMMENT.sub("", line.strip()))
+    return found[1] if found and found[1][0].islower() and not _SHORTENED.search(found[1]) else None
+
+
+def _commands(lines: Callable[[str], Iterator[str]]) -> list[Any]:
+    return [
+        pytest.param(command, id=f"{page.relative_to(ROOT)}: {line.strip()}")
+        for page in PAGES
+        for line in lines(page.read_text())
+        if (command := _command(line))
+    ]
+
+
+def _arguments(line: str) -> list[str]:
+    words = shlex.split(line.replace("$(hostname)", "host-1"))
+    stop = next((i for i, word in enumerate(words) if word in _ENDS_A_COMMAND), len(words))
+    return words[:stop]
+
+
+def _parse(command: Any, arguments: list[str], parent: Any = None) -> None:
+    """Have each level parse its words; nothing is called. Raises what a person would be told."""
+    context = command.make_context(command.name, list(arguments), parent=parent)
+    with context:
+        rest = [*context._protected_args, *context.args]
+        if hasattr(command, "resolve_command") and rest:
+            _, member, left = command.resolve_command(context, rest)
+            _parse(member, left, context)
+
+
+@pytest.fixture
+def program() -> Any:
+    root = typer.main.get_command(app)
+    common.prepare(root)
+    common.forget()
+    return root
+
+
+@pytest.mark.parametrize("line", _commands(_blocks))
+def test_a_command_line_on_a_page_parses(line: str, program: Any) -> None:
+    _parse(program, _arguments(line))
+
+
+@pytest.mark.parametrize("line", _commands(_inline))
+def test_a_command_named_in_a_sentence_parses_as_far_as_it_goes(line: str, program: Any) -> None:
+    with contextlib.suppress(MissingParameter):  # `commonplace agent` in a sentence need not say which
+        _parse(program, _arguments(line))
+
+
+def test_a_command_line_with_an_unknown_option_would_be_found(program: Any) -> None:
+    with pytest.raises(typer.TyperException, match="--flavour"):
+        _parse(program, _arguments("submit --flavour m1.small --wait | head"))
+
+
+def test_the_readme_shows_the_commands_that_people_begin_with() -> None:
+    shown = {command.split()[0] for line in _blocks((ROOT / "README.md").read_text()) if (command := _command(line))}
+    assert {"broker", "topics", "fleet", "scheduler", "submit", "hosts", "audit"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    targets = [t for t in _LINK.findall(_FENCE.sub("", page.read_text())) if not re.match(r"[a-z]+:|#", t)]
+    assert [t for t in targets if not (page.parent / t.partition("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_on_a_page_exist(page: Path) -> None:
+    named = [found for word in _INLINE.findall(page.read_text()) if (found := _SETTING.match(word))]
+    known = {(name, f.name) for name, section in SECTIONS.items() for f in msgspec.structs.fields(section)}
+    assert [m[0] for m in named if (m[1], m[2]) not in known] == []
+
+
+def test_every_command_is_on_a_page() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    hidden = {"demo-load"}
+    assert [name for name in COMMANDS if name not in hidden and f"commonplace {name}" not in text] == []
