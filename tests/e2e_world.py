@@ -24,6 +24,7 @@ from commonplace.frontend.pending import Pending
 from commonplace.kafka import control
 from commonplace.kafka.topics import Topics
 from commonplace.ops import audit
+from commonplace.ops.audit.findings import Violation
 from commonplace.ops.stack import Process, Stack
 from commonplace.settings import AgentSettings, FrontendSettings, SchedulerSettings, Settings, TopicsSettings
 
@@ -299,7 +300,7 @@ class World:
         self._await_allocations()
         report = audit.run(self.settings)
         broken = {n: tally.violations[:5] for n, tally in report.tallies.items() if tally.violated}
-        assert report.verdict == "clean", f"{broken}; logs in {self.stack.work_dir}"
+        assert report.verdict == "clean", f"{broken}\n{self.around(broken)}\nlogs in {self.stack.work_dir}"
         lost = {n: dict(tally.reasons) for n, tally in report.tallies.items() if tally.unprovable}
         assert unprovable or not lost, lost
         self.good = True
@@ -333,6 +334,19 @@ class World:
 
         until(settled, timeout_s=WAIT_S / 2)
 
+    def around(self, broken: Mapping[int, Sequence[Violation]]) -> str:
+        """The records before and at each violation, for the message of a failed test."""
+        rows = []
+        for violation in (v for violations in broken.values() for v in violations):
+            entries = [
+                e for e in read_topic(self.settings.bootstrap, violation.topic) if e.partition == violation.partition
+            ]
+            [at] = [e for e in entries if e.offset == violation.offset]
+            host = (at.key or b"").partition(b"/")[0]
+            near = [e for e in entries if e.offset <= at.offset and e.key and e.key.startswith(host)][-3:]
+            rows += [f"{e.time_ms} {e.partition}/{e.offset} {e.key!r} {e.value!r:.300}" for e in near]
+        return "\n".join(rows)
+
     def story(self, allocation: str) -> str:
         """Every record that names the allocation, by log time, for the message of a failed test."""
         rows = []
@@ -349,6 +363,7 @@ class Ledgers:
 
     def __init__(self) -> None:
         self.epochs: dict[str, int] = {}
+        self.generations: dict[tuple[str, int], int] = {}
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.now: dict[str, dict[str, dict[str, Any]]] = {}  # host → allocation id → allocation
         self.builds_max: dict[str, int] = {}  # host → most builds in progress that any report showed
@@ -363,6 +378,10 @@ class Ledgers:
             return
         if report.get("epoch") != self.epochs.get(host):
             return
+        before = self.generations.get((host, report["epoch"]), 0)
+        if not isinstance(report.get("generation"), int) or report["generation"] <= before:
+            return
+        self.generations[host, report["epoch"]] = report["generation"]
         if report["type"] == "snapshot":
             self.snapshots[host] = report
             held = {a["id"]: a for a in report.get("allocations", [])}

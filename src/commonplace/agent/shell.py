@@ -118,6 +118,7 @@ class Agent:
         self._on_failure = {host: partial(self._not_delivered, host) for host in self.keeper.hosts}
         self._asked: set[int] = set()  # partitions whose claims range is wanted once their drivers have looked
         self._looked: set[str] = set()
+        self._captured: list[EndCaptured] = []
         self._alarms: list[str] = []
         self._refused = ""
         self._fenced = ""
@@ -192,6 +193,9 @@ class Agent:
             self._tick_ms = now_ms + TICK_MS
             self._serve_drivers(now_ms)
             self._do(keeper.receive(Tick(), now_ms))
+            captured, self._captured = self._captured, []
+            for end in captured:
+                self._do(keeper.receive(end, clock_ms()))
             if not self._settled_in and not any(keeper.unready.values()):
                 self._settled_in = True
                 # the ledgers live as long as the process: a collection that walks ten thousand of them stops it for 0.4 s
@@ -292,7 +296,8 @@ class Agent:
         asked_at_ms = clock_ms()  # before the question: the end must be younger than the leases that it lets lapse
         found = self._claims_range(effect.partition)
         if found is not None:
-            self._do(self.keeper.receive(EndCaptured(effect.partition, found[1], asked_at_ms), clock_ms()))
+            # received once all effects of this event are performed: reports must stand in the log in their order
+            self._captured.append(EndCaptured(effect.partition, found[1], asked_at_ms))
 
     def _start_instance(self, effect: StartInstance) -> None:
         self.figures.started += 1
