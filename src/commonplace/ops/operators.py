@@ -2,7 +2,7 @@
 
     look ▸ fence (a start record) ▸ look again ▸ remove (a start record, removed) ▸ look again ▸ tombstones ▸ control record
 
-Why in this order: docs/decisions/0001-forget-fences-first.md. Until the removal a refusal has lost nothing: a fenced agent
+Why in this order: docs/decisions/0005-forget-fences-first.md. Until the removal a refusal has lost nothing: a fenced agent
 that is started again goes on from its last report.
 """
 
