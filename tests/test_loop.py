@@ -258,3 +258,15 @@ def test_a_full_queue_says_overloaded() -> None:
     reasons = [w.decisions(f"a{i}")[0].reason for i in range(20)]
     assert reasons.count("overloaded") >= 5
     assert len(reasons) == 20
+
+
+def test_catching_up_folds_the_last_record_of_each_key_and_ends_in_the_same_state() -> None:
+    w, _, reader = world(hosts=4)
+    for i in range(30):
+        w.submit(Build(id=f"a{i}", flavor="small"))
+        w.settle()
+    late = w.scheduler("late", owned=[])
+    outcomes = late.replica.view.outcomes
+    assert outcomes["superseded"] >= 20
+    assert sum(outcomes.values()) == sum(len(w.log["hosts", p]) for p in range(w.partitions))
+    assert late.replica.view.digest() == reader.replica.view.digest()

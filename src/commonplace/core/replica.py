@@ -132,6 +132,7 @@ class Replica:
         self._opened = 0
         self._checked_ms = self._liveness_ms = 0
         self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
+        self._staged: dict[tuple[int, bytes], Raw] = {}
         self._explained: tuple[Any, Explanation] | None = None
         self._effects: list[Effect] = []
         self._handlers: dict[type, Any] = {
@@ -167,9 +168,25 @@ class Replica:
     # -- state --------------------------------------------------------------------------------------------------------------------------
 
     def _hosts(self, event: HostsRead, now_ms: int) -> None:
+        if self.ready:
+            self._fold_hosts(event.partition, event.records, now_ms)
+        else:
+            self._stage(event.partition, event.records, now_ms)
+
+    def _stage(self, partition: int, records: Sequence[Raw], now_ms: int) -> None:
+        """While catching up keep the last record of each key, as compaction would: only what is left of it is folded."""
+        staged = self._staged
+        for record in records:
+            if record[2] is None:
+                self._fold_hosts(partition, [record], now_ms)
+            elif staged.pop((partition, record[2]), None) is not None:
+                self.view.outcomes["superseded"] += 1
+            if record[2] is not None:
+                staged[partition, record[2]] = record  # popped before, so that the order stays that of the log
+
+    def _fold_hosts(self, partition: int, records: Sequence[Raw], now_ms: int) -> None:
         fold, settle = self.view.fold, self.placer.settle
-        partition = event.partition
-        for record in event.records:
+        for record in records:
             row, reason = fold(partition, record[0], record[1], record[2], record[3], now_ms)
             if reason:
                 self._quarantine("hosts", partition, record, reason)
@@ -200,6 +217,9 @@ class Replica:
                 self.peers[name] = (now_ms, record[1], report)
 
     def _caught_up(self, event: CaughtUp, now_ms: int) -> None:
+        staged, self._staged = self._staged, {}
+        for (partition, _), record in staged.items():
+            self._fold_hosts(partition, [record], now_ms)
         self.ready = True
         self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
 

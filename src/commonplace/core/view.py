@@ -223,9 +223,9 @@ class View:
         for name, column in columns.capacity.items():
             item = row.host.inventory.get(name)
             column[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
-            columns.unit_min[name][i] = item.min_unit if item else 1
+            columns.unit_min[name][i] = item.min_unit if item else 0
             columns.unit_max[name][i] = item.unit_max if item else 0
-            columns.unit_step[name][i] = item.step_size if item else 1
+            columns.unit_step[name][i] = item.step_size if item else 0
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
