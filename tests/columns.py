@@ -20,7 +20,10 @@ def unequal(one: View, other: View) -> list[str]:
 
 
 def figures(view: View, row: Row) -> dict[str, object]:
-    """A host's row as ranking reads it; classes of which it has nothing are left out."""
+    """A host's row as ranking reads it.
+
+    A class of which it has no capacity is left out: nothing of it fits, whether another host's inventory ever made a column or not.
+    """
     view.write()
     columns, i = view.columns, row.index
     found: dict[str, object] = {"usable": bool(columns.usable[i])}
@@ -28,7 +31,7 @@ def figures(view: View, row: Row) -> dict[str, object]:
         return found
     found |= {"builds": int(columns.builds[i]), "instances": int(columns.instances[i]), "hash": row.host.hash}
     for name in columns.free:
-        if columns.capacity[name][i] or columns.free[name][i]:
+        if columns.capacity[name][i]:
             units = (columns.unit_min[name][i], columns.unit_max[name][i], columns.unit_step[name][i])
             found[name] = (int(columns.free[name][i]), int(columns.capacity[name][i]), *map(int, units))
     for name in view.traits:
