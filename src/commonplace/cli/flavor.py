@@ -36,6 +36,7 @@ def set_flavor(
     spread: Annotated[int, typer.Option(metavar="N", min=1, help="Spread a hot flavor over so many keys.")] = 1,
 ) -> None:
     """Create a flavor in the pool, or replace it whole."""
+    from commonplace.core.ask import PROFILES
     from commonplace.kafka import client, control
 
     settings = common.settings()
@@ -54,6 +55,8 @@ def set_flavor(
     client.require_broker(settings)
     control.put_flavors(settings, flavor)
     say(f"flavor {name} set")
+    if profile not in PROFILES and f"profile/{profile}" not in control.read(settings):
+        say(f"warning: no profile {profile!r} yet; requests for {name} are refused until it is written to control")
 
 
 @app.command("list", epilog="\b\nExample:\n  commonplace flavor list -o json")
