@@ -13,6 +13,8 @@ from kafka_fixtures import KafkaUnderTest
 
 NOBODY = "127.0.0.1:1"  # tcpmux: nothing listens there
 
+LIBRDKAFKA = "commonplace.kafka.librdkafka"  # its level may have been set by a test before
+
 
 def of(**kafka: str) -> Settings:
     return Settings(kafka={"bootstrap.servers": NOBODY} | {k.replace("_", "."): v for k, v in kafka.items()})
@@ -100,7 +102,7 @@ def test_missing_broker_is_told_within_seconds_and_without_noise(capfd: pytest.C
 def test_librdkafkas_own_lines_go_through_logging(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger=LIBRDKAFKA)
     producer = client.producer(of())
     until = time.monotonic() + 20
     while not caplog.records and time.monotonic() < until:
@@ -112,7 +114,7 @@ def test_librdkafkas_own_lines_go_through_logging(
 def test_setting_meant_for_the_other_kind_of_client_is_told_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
     def told(level: int) -> list[str]:
         caplog.clear()
-        caplog.set_level(level)
+        caplog.set_level(level, logger=LIBRDKAFKA)
         consumer = client.consumer(of(linger_ms="9"))
         consumer.poll(0.2)
         consumer.close()
