@@ -7,6 +7,8 @@ stamp := $(venv)/.made
 run := $(venv)/bin/
 code := src tests $(wildcard bench examples)
 TESTS ?= tests
+# Workers at once, each with a broker of its own. 0: all in this process, for a debugger.
+WORKERS ?= 3
 PYTEST_FLAGS ?=
 
 help:  ## what there is
@@ -16,7 +18,7 @@ demo: $(stamp)  ## a fleet fills up: broker, hosts, replicas and load on this ma
 	$(run)commonplace demo $(DEMO_FLAGS)
 
 test: $(stamp)  ## all tests; the summary says which broker they ran on
-	$(run)python -m pytest $(PYTEST_FLAGS) $(TESTS)
+	$(run)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS) $(TESTS)
 
 bench: $(stamp)  ## the figures of docs/results.md
 	$(run)python -m bench $(BENCH_FLAGS)

@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ PREFIX_NAME_CHARS = 40
 # Fixtures that bring an Apache Kafka themselves, and skip where they can't: the shared one need not start for them.
 OWN = {"own_broker", "broker"}
 _used = pytest.StashKey[str]()
+_used_by_workers = pytest.StashKey[set[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,35 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
         skip_or_fail(f"the embedded broker can't do what this test needs: {chosen.why_not_real}")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the process that prints the summary which broker it used."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["broker"] = session.config.stash.get(_used, "")
+
+
+class FromWorkers:
+    """Hooks of pytest-xdist, registered where it runs."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Remember the broker of a worker that has ended; one that crashed told none."""
+        used = getattr(node, "workeroutput", {}).get("broker", "")
+        if used:
+            self.config.stash[_used_by_workers].add(used)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_used_by_workers] = set()
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(FromWorkers(config))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which broker the figures above stand for."""
-    terminalreporter.write_line(f"broker: {config.stash.get(_used, 'no test asked for the shared one')}")
+    here = config.stash.get(_used, "no test asked for the shared one")
+    used = config.stash[_used_by_workers]
+    for broker in sorted(used or {here}):
+        terminalreporter.write_line(f"broker: {broker}")

@@ -37,8 +37,10 @@ def packing(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[Worl
     world.close()
 
 
-def free_vcpus(world: World, replica: str) -> float:
-    return world.metrics(replica)['commonplace_capacity{class="VCPU",state="free"}']
+def not_folded(world: World) -> str:
+    """Nothing, once both replicas see one free VCPU."""
+    free = {r: world.metrics(r)['commonplace_capacity{class="VCPU",state="free"}'] for r in ("r1", "r2")}
+    return "" if set(free.values()) == {1.0} else f"free: {free}"
 
 
 def test_two_small_hosts_take_what_fits_refuse_the_rest_and_use_what_is_given_back(small: World) -> None:
@@ -63,7 +65,7 @@ def test_two_small_hosts_take_what_fits_refuse_the_rest_and_use_what_is_given_ba
     given_back = first[0].placed[0]
     small.history.released.add(given_back.allocation)
     small.frontend.release(first[0], wait=True)
-    until(lambda: "" if {free_vcpus(small, r) for r in ("r1", "r2")} == {1.0} else "not folded")
+    until(lambda: not_folded(small))
     [again] = small.answered(small.submit(1))
     assert (again.result, again.placed[0].host) == ("placed", given_back.host)
     small.check()
