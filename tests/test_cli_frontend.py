@@ -1,6 +1,7 @@
 """submit, confirm, release, cancel, requests and decision show as processes, against a scripted replica."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,7 +143,10 @@ def wait_for_decisions(run: Run, count: int) -> None:
     pytest.fail(f"{count} decisions did not come")
 
 
-def test_watch_prints_a_line_for_every_change(settings: Settings, env: dict[str, str], run: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_watch_prints_a_line_for_every_change_and_ends_well_when_stopped(
+    settings: Settings, env: dict[str, str], run: Run, number: signal.Signals
+) -> None:
     with fake_replica(settings, decide):
         assert run("submit", "--flavor", "m1.small", "--id", "order-0", "--wait").returncode == 0
         watching = cli.start("requests", "--watch", "-o", "json", env=env)
@@ -151,8 +155,11 @@ def test_watch_prints_a_line_for_every_change(settings: Settings, env: dict[str,
             assert json.loads(watching.stdout.readline())["request"] == "order-0"
             assert run("submit", "--flavor", "m1.small", "--id", "order-1", "--wait").returncode == 0
             changes = [json.loads(watching.stdout.readline()) for _ in range(2)]
+            watching.send_signal(number)
+            _, err = watching.communicate(timeout=20)
+            assert (watching.returncode, err) == (0, "")
         finally:
-            watching.terminate()
+            watching.kill()
             watching.communicate()
     assert {c["request"] for c in changes} == {"order-1"}
     assert changes[-1]["result"] == "placed"

@@ -1,6 +1,7 @@
 """`hosts` and `host …` as processes on a hosts topic written by hand."""
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -163,7 +164,10 @@ def test_where_nobody_reports_all_are_silent_and_it_says_why(reporter: Reporter,
     assert "no agent runs, or the clocks differ" in done.stderr
 
 
-def test_watching_prints_a_line_for_every_change(reporter: Reporter, env: dict[str, str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_watch_prints_a_line_for_every_change_and_ends_well_when_stopped(
+    reporter: Reporter, env: dict[str, str], number: signal.Signals
+) -> None:
     epoch = reporter.host("host-1")
     watching = cli.start("hosts", "--watch", "-o", "json", env=env)
     try:
@@ -171,9 +175,30 @@ def test_watching_prints_a_line_for_every_change(reporter: Reporter, env: dict[s
         assert json.loads(watching.stdout.readline())["instances"] == 0
         reporter.delta("host-1", epoch, allocation())
         assert json.loads(watching.stdout.readline())["instances"] == 1
+        watching.send_signal(number)
+        out, err = watching.communicate(timeout=20)
+        assert (watching.returncode, out, err) == (0, "", "")
     finally:
         watching.kill()
         watching.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_in_its_work_says_so(
+    reporter: Reporter, env: dict[str, str], number: signal.Signals
+) -> None:
+    reporter.delta("host-1", reporter.host("host-1"), allocation())
+    draining = cli.start("host", "drain", "host-1", "--wait", env=env)
+    try:
+        assert draining.stderr is not None
+        assert "draining" in draining.stderr.readline()
+        assert "holds 1" in draining.stderr.readline()
+        draining.send_signal(number)
+        _, err = draining.communicate(timeout=20)
+        assert (draining.returncode, err) == (130, "commonplace: interrupted\n")
+    finally:
+        draining.kill()
+        draining.communicate()
 
 
 def test_no_hosts_is_an_empty_list(settings: Settings, run: Run) -> None:

@@ -1,6 +1,5 @@
 """`commonplace demo`: a fleet fills up on this machine."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,6 @@ def demo(
     from commonplace.agent.shapes import parse_shapes
     from commonplace.ops.demo import Plan, run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped on the way out
     parse_shapes(shape)  # what is wrong with it is told before anything starts
     plan = Plan(
         hosts=hosts,

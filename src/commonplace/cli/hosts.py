@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import Column, emit, emit_line, say
+from commonplace.cli.output import Column, emit, emit_line, say, until_stopped
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def hosts(
     def wanted(line: "HostLine") -> bool:
         return line.name.startswith(name) and (status is None or _is(line, status))
 
-    with FleetView(common.settings()) as view:
+    with until_stopped(watch), FleetView(common.settings()) as view:
         view.read()
         if watch and sys.stdout.isatty() and common.output() in ("table", "wide"):
             _redraw(view, wanted, sort)

@@ -7,6 +7,7 @@ The options of cli/common.py are added to every command, and its functions give 
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = typer.main.get_command(app)
     common.prepare(root)
     common.forget()
+    # SIGTERM as Ctrl-C: what a command began is put away on the way out. Processes that serve have handlers of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         answer = root(args=arguments, prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
     except CommonplaceError as e:
@@ -116,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as e:  # a path or an address that a person named; no command can foresee them all
         return _told(f"{PROGRAM}: {_of_the_system(e)}", ExitCode.ERROR)
     except (KeyboardInterrupt, typer.Abort):
+        answer = INTERRUPTED
+    if answer == INTERRUPTED:  # typer answers so itself when Ctrl-C ended the command, and says nothing
         return _told(f"{PROGRAM}: interrupted", INTERRUPTED)
     return int(answer or 0)
 

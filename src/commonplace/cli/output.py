@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -61,6 +62,16 @@ def emit_line(record: Any, *, text: str | None = None, form: Output | None = Non
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
     print(_safe(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def until_stopped(watch: bool) -> Iterator[None]:
+    """Where `watch`, Ctrl-C and SIGTERM end the block and all is well: a watch that is stopped has done its work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not watch:
+            raise
 
 
 def coloured(stream: TextIO) -> bool:

@@ -1,6 +1,5 @@
 """`commonplace replay`: a real trace through the whole loop, and what became of it."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +67,6 @@ def replay(
     from commonplace.ops.replay.run import Plan
     from commonplace.ops.replay.run import replay as run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped on the way out
     parse_shapes(host_shape or "uniform")  # what is wrong with it is told before anything starts
     plan = Plan(
         path=file,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import Column, emit, emit_line
+from commonplace.cli.output import Column, emit, emit_line, until_stopped
 
 if TYPE_CHECKING:
     from commonplace.frontend.lookup import Entry
@@ -40,17 +40,18 @@ def requests(
     from commonplace.frontend.lookup import Reader
 
     reader = Reader(common.settings(), since * 60, wanted=name)
-    entries = [e for e in reader.read().entries.values() if e.request.startswith(name)]
-    entries.sort(key=lambda e: e.requested_at_ms or e.decided_at_ms or 0)
-    rows = [_row(e) for e in entries[-limit:]]
-    if not watch:
-        emit(rows, columns=COLUMNS, name="request")
-        return
-    for row in rows:
-        _line(row)
-    for entry in reader.follow():
-        if entry.request.startswith(name):
-            _line(_row(entry))
+    with until_stopped(watch):
+        entries = [e for e in reader.read().entries.values() if e.request.startswith(name)]
+        entries.sort(key=lambda e: e.requested_at_ms or e.decided_at_ms or 0)
+        rows = [_row(e) for e in entries[-limit:]]
+        if not watch:
+            emit(rows, columns=COLUMNS, name="request")
+            return
+        for row in rows:
+            _line(row)
+        for entry in reader.follow():
+            if entry.request.startswith(name):
+                _line(_row(entry))
 
 
 def _line(row: dict[str, Any]) -> None:
