@@ -165,6 +165,11 @@ def test_a_watch_prints_a_line_for_every_change_and_ends_well_when_stopped(
     assert changes[-1]["result"] == "placed"
 
 
+def test_an_empty_id_is_refused_and_nothing_is_submitted(settings: Settings, run: Run) -> None:
+    cli.assert_one_line(run("submit", "--flavor", "m1.small", "--id", ""), 2, "request id is empty", "leave it out")
+    assert json.loads(run("requests", "-o", "json").stdout) == []
+
+
 def test_cancel_finds_the_flavor_in_the_log(settings: Settings, run: Run) -> None:
     with fake_replica(settings, decide) as replica:
         assert run("submit", "--flavor", "m1.hot", "--id", "order-9", "--project", "silent").returncode == 0

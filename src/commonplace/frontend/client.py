@@ -120,7 +120,9 @@ class Frontend:
         return f"{self._id_prefix}{next(self._ids):x}"
 
     def request(self, flavor: str, *, id: str | None = None, **fields: Any) -> Build:
-        """A request for `flavor`, with a new id unless one is named; `fields` are those of `Build`."""
+        """A request for `flavor`, with a new id unless one is named; `fields` are those of `Build`. Raises `UsageError`."""
+        if id == "":  # a variable that was not set: a new id would place what may have been placed before
+            raise UsageError("the request id is empty: write 1 to 128 characters, or leave it out and one is made")
         return Build(id=id or self.new_id(), flavor=flavor, **fields)
 
     def place(self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any) -> Decision:
