@@ -90,6 +90,29 @@ def test_config_show_says_where_each_value_came_from_and_masks_secrets(tmp_path:
     assert "hunter2" not in answer.stdout + answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ACKS", "1", "acks = 1 contradicts acks = all"),
+        ("ENABLE_AUTO_COMMIT", "true", "enable.auto.commit = true contradicts"),
+        ("GROUP_ID", "mine", "group.id = mine contradicts group.id = commonplace.default.replicas"),
+        ("ENABLE_PARTITION_EOF", "false", "enable.partition.eof = false contradicts"),
+    ],
+)
+def test_config_show_complains_of_what_a_component_would_refuse_at_its_start(
+    variable: str, value: str, says: str
+) -> None:
+    answer = run("config", "show", "--origin", env={f"COMMONPLACE__KAFKA__{variable}": value})
+    assert answer.returncode == 2
+    assert f"COMMONPLACE__KAFKA__{variable}" in answer.stdout
+    (line,) = answer.stderr.splitlines()
+    assert says in line
+
+
+def test_config_show_has_nothing_against_settings_that_say_the_same() -> None:
+    assert run("config", "show", env={"COMMONPLACE__KAFKA__ACKS": "-1"}).returncode == 0
+
+
 def test_common_options_stand_before_or_after_the_command_and_the_later_wins() -> None:
     answer = run("--pool", "a", "config", "--prefix", "x", "show", "--pool", "b", "-o", "json")
     shown = {row["setting"]: row["value"] for row in json.loads(answer.stdout)}

@@ -19,13 +19,13 @@ def config() -> None:
 def show(
     origin: bool = typer.Option(False, "--origin", help="Say which file, variable or flag each value came from."),
 ) -> None:
-    """Print every setting; secrets are masked."""
+    """Print every setting; secrets are masked. Exit code 2 where [kafka] contradicts what the program needs."""
+    from commonplace.kafka.client import check_passed_through
     from commonplace.settings import masked
 
-    rows = [
-        {"setting": f"{s.section}.{s.key}", "value": masked(s), "origin": s.origin}
-        for s in common.settings_with_origins()[1]
-    ]
+    settings, origins = common.settings_with_origins()
+    rows = [{"setting": f"{s.section}.{s.key}", "value": masked(s), "origin": s.origin} for s in origins]
     if not origin and common.output() in ("json", "yaml"):
         rows = [{key: row[key] for key in ("setting", "value")} for row in rows]
     emit(rows, columns=["setting", "value", Column("origin", wide=not origin)], name="setting")
+    check_passed_through(settings)  # after the table, which says where the setting came from

@@ -91,6 +91,18 @@ def consumer_config(
     return _merge(settings, _CONSUMER_FALLBACK, wanted)
 
 
+def check_passed_through(settings: Settings) -> None:
+    """Raise `SettingsError` where [kafka] contradicts what some component needs; asks no broker."""
+    producer_config(settings, {"delivery.report.only.error": False})
+    consumer_config(settings, replica_group(settings))
+    consumer_config(settings, required={"enable.partition.eof": True})
+
+
+def replica_group(settings: Settings) -> str:
+    """The consumer group that the replicas of a pool share."""
+    return f"{settings.topics.prefix}.{settings.topics.pool}.replicas"
+
+
 def producer(settings: Settings, required: Mapping[str, Any] | None = None) -> Producer:
     """A producer whose librdkafka log goes through `logging`; create it after a fork, never before."""
     return _created(Producer, producer_config(settings, required))

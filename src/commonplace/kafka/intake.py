@@ -43,8 +43,7 @@ class Intake:
         self._changes: list[Gained | Ceded] = []
         self.owned: set[int] = set()
         self.refused = self._trouble = self._fatal = ""
-        group = f"{settings.topics.prefix}.{settings.topics.pool}.replicas"
-        self._consumer = client.consumer(settings, group, required={"error_cb": self._broker_trouble})
+        self._consumer = client.consumer(settings, client.replica_group(settings), required={"error_cb": self._broker_trouble})
 
     def join(self) -> None:
         """Ask for a share of the partitions."""

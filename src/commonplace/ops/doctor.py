@@ -64,6 +64,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Check]:
     """All checks in order, each as soon as it is made; blocks for seconds in between. Stops where the rest would say the same."""
     try:
         settings = load()
+        client.check_passed_through(settings)
     except SettingsError as e:
         yield Check("settings", "fail", str(e), "correct it; `commonplace config show --origin` has the rest")
         return
@@ -298,7 +299,7 @@ def group(settings: Settings, broker: Broker) -> list[Check]:
     """Partitions of `requests` that nobody owns, and requests that are not decided."""
     if broker.embedded:
         return [Check("group", "skip", "the embedded broker cannot be asked for groups")]
-    name = f"{settings.topics.prefix}.{settings.topics.pool}.replicas"
+    name = client.replica_group(settings)
     topic = Topics(settings.topics.prefix, settings.topics.pool).requests
     admin = client.admin(settings)  # held until the last answer: its calls end with it
     partitions = topics.facts(admin, settings, broker, ("requests",))[topic].partitions
