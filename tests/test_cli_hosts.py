@@ -246,6 +246,20 @@ def test_disable_drain_and_enable_are_written_for_all_to_read(reporter: Reporter
     assert record == HostControl(name="host-1", status="enabled")
 
 
+def test_what_was_said_of_a_host_is_one_object_to_a_machine(reporter: Reporter, run: Run) -> None:
+    epoch = reporter.host("host-1", gap=True)
+
+    def answer(*arguments: str) -> Any:
+        return json.loads(run("host", *arguments, "-o", "json").stdout)
+
+    said = {"name": "host-1", "reason": "", "allocations": 0}
+    assert answer("disable", "host-1", "--reason", "disk") == {**said, "status": "disabled", "reason": "disk"}
+    assert answer("drain", "host-1", "--wait") == {**said, "status": "draining"}
+    assert answer("enable", "host-1") == {**said, "status": "enabled"}
+    assert answer("clear-gap", "host-1") == {"name": "host-1", "gap_cleared": epoch}
+    assert run("host", "enable", "host-1", "-o", "name").stdout == "host-1\n"
+
+
 def test_a_cleared_gap_survives_a_change_of_status(reporter: Reporter, run: Run, settings: Settings) -> None:
     epoch = reporter.host("host-1", gap=True)
     assert "commonplace host clear-gap host-1" in run("host", "show", "host-1").stderr

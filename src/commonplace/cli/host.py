@@ -40,13 +40,13 @@ def show(name: Name) -> None:
 @app.command(epilog="\b\nExample:\n  commonplace host enable host-0042")
 def enable(name: Name, reason: Reason = "") -> None:
     """Let instances be placed there again."""
-    _set(name, "enabled", reason)
+    _told(_set(name, "enabled", reason))
 
 
 @app.command(epilog="\b\nExample:\n  commonplace host disable host-0042 --reason 'disk errors'")
 def disable(name: Name, reason: Reason = "") -> None:
     """Place nothing there; what runs stays."""
-    _set(name, "disabled", reason)
+    _told(_set(name, "disabled", reason))
 
 
 @app.command(
@@ -63,13 +63,15 @@ def drain(
     from commonplace.ops.fleet_view import FleetView
     from commonplace.ops.operators import await_empty
 
-    host = _set(name, "draining", reason)
-    if not wait:
-        return
-    with FleetView(common.settings()) as view:
-        view.read()
-        await_empty(view, host, timeout, lambda left: say(f"host {host} holds {left} allocations"))
-    say(f"host {host} is empty")
+    done = _set(name, "draining", reason)
+    host = done["name"]
+    if wait:
+        with FleetView(common.settings()) as view:
+            view.read()
+            await_empty(view, host, timeout, lambda left: say(f"host {host} holds {left} allocations"))
+        say(f"host {host} is empty")
+        done["allocations"] = 0
+    _told(done)
 
 
 @app.command(
@@ -87,6 +89,7 @@ def clear_gap(name: Name) -> None:
         raise StateChanged(f"host {host.name} reports no gap: there is nothing to clear")
     operators.clear_gap(settings, host.name, host.epoch)
     say(f"host {host.name}: gap of epoch {host.epoch} cleared; its agent takes it off its next report")
+    _told({"name": host.name, "gap_cleared": host.epoch})
 
 
 @app.command(
@@ -112,7 +115,8 @@ def _resolved(name: str) -> str:
         return name if row is not None and row.host.removed else view.host(name).host.name
 
 
-def _set(name: str, status: "Status", reason: str) -> str:
+def _set(name: str, status: "Status", reason: str) -> dict[str, Any]:
+    """Say it on `control`; returns what was done, for machines."""
     from commonplace.ops import operators
     from commonplace.ops.fleet_view import FleetView
 
@@ -122,7 +126,13 @@ def _set(name: str, status: "Status", reason: str) -> str:
     operators.set_status(settings, row.host.name, status, reason)
     held = len(row.host.allocations)
     say(f"host {row.host.name} {status}" + (f"; it holds {held} allocations" if held and status != "enabled" else ""))
-    return row.host.name
+    return {"name": row.host.name, "status": status, "reason": reason, "allocations": held}
+
+
+def _told(done: dict[str, Any]) -> None:
+    """One object to a machine; a person has read it on stderr."""
+    if common.output() in ("json", "yaml", "name"):
+        emit(done)
 
 
 def _everything(view: "FleetView", row: "Row") -> dict[str, Any]:
