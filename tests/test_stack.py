@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -44,6 +45,27 @@ def test_an_entered_stack_that_does_not_start_is_stopped_and_keeps_its_logs(tmp_
         pass
     assert stack.processes == {}
     assert (tmp_path / "broker.log").read_text().startswith(stack.bootstrap)
+
+
+@pytest.mark.parametrize("interrupted", ["start_fleet", "await_ready"])
+def test_an_interrupted_start_leaves_no_logs(interrupted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stack = Stack(hosts=1)
+    monkeypatch.setattr(stack, interrupted, interrupt)
+    with pytest.raises(KeyboardInterrupt), stack:
+        pass
+    assert stack.processes == {}
+    assert list(tmp_path.glob("commonplace-stack-*")) == []
+
+
+def test_a_start_that_failed_keeps_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(StackError), Stack(hosts=1, shape="nonsense"):
+        pass
+    assert [path.name for path in tmp_path.glob("commonplace-stack-*/fleet.log")] == ["fleet.log"]
 
 
 def test_a_process_that_died_is_noticed_with_its_signal(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ class Stack:
     `kafka` False takes the embedded broker, which is not Kafka. `bootstrap` names a broker that runs already: then none
     is started. `flavors` are written before anything serves. `settings` hold for all processes and for
     `stack.settings`, which clients use; of its [kafka] table only a named broker's is kept. `environ`
-    (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one they are removed at a clean end and kept
-    after a failure.
+    (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one they are removed at a clean end or an
+    interrupt, and kept after a failure.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class Stack:
     def __enter__(self) -> Self:
         try:
             self.start()
-        except BaseException:
-            self.stop()
+        except BaseException as e:
+            self.__exit__(type(e), e, e.__traceback__)
             raise
         return self
 
