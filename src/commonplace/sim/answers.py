@@ -1,0 +1,290 @@
+"""Requests, decisions, confirms and releases: which decision is effective, and who acts on what it names (invariants 2, 3, 4, 7).
+
+A request id is one request per partition: the same id under a flavor of another partition is another request.
+"""
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from commonplace.core.records import Bad, Build, Cancel, Claim, Decision, decode
+from commonplace.sim.findings import Findings, Place
+from commonplace.sim.model import Held, Host
+
+RequestKey = tuple[int, str]
+"""Partition and request id."""
+
+ID_REUSED: Final = "id_reused"
+DEADLINE_SLACK_MS: Final = 10_000
+"""How long after its deadline a request may be decided though nothing goes wrong: a takeover, the sweep, the way to the log."""
+_encode = msgspec.json.Encoder().encode
+
+
+class Report(Struct, frozen=True, gc=False):
+    """What stands at a position of `hosts`: whose report, what it shows, and why it is nobody's evidence, or ""."""
+
+    host: Host
+    held: Held
+    void: str = ""
+
+
+class Effective(Struct, gc=False):
+    """An effective decision: what it said, where, and of which request."""
+
+    key: RequestKey
+    result: str
+    placed: frozenset[str]
+    content: str
+    offset: int
+    at_ms: int
+    reason: str = ""
+
+
+class Promise(Struct, frozen=True, gc=False):
+    """An allocation that an effective decision names, and until when it must hold in log time."""
+
+    effective: Effective
+    host: str
+    until_ms: int
+
+
+class Asked(Struct, gc=False):
+    """The first record of one content of a request."""
+
+    build: Build
+    offset: int
+    at_ms: int
+
+
+class Answers:
+    """Requests and decisions of a pool, in the order of their appends."""
+
+    def __init__(self, findings: Findings, reports: Mapping[int, Mapping[int, Report]]) -> None:
+        self._findings, self._reports = findings, reports
+        self.asked: dict[RequestKey, list[Asked]] = {}
+        self.builds: dict[int, dict[int, str]] = {}  # partition → offset → request id
+        self.undecided: dict[int, dict[int, RequestKey]] = {}  # partition → offset → request
+        self.cancelled: dict[RequestKey, int] = {}
+        self.effective: dict[RequestKey, Effective] = {}
+        self.by_request: dict[str, list[Effective]] = {}
+        self.promised: dict[str, Promise] = {}
+        self.void: dict[str, Place] = {}  # allocation → the void decision that names it
+        self.reused: set[tuple[RequestKey, str]] = set()
+        self.claims: dict[str, tuple[Claim, Place]] = {}  # allocation → the first claim that asked for it
+        self.released: set[str] = set()
+        self.gone: set[RequestKey] = set()  # requests whose records were lost
+        self.lossy = False  # acknowledged decisions were lost: what was effective may have changed
+        self.hosts_lossy = False  # reports were lost: grants may not stand where decisions find them
+
+    # -- requests -----------------------------------------------------------------------------------------------------------------------
+
+    def request(self, partition: int, offset: int, at_ms: int, key: bytes | None, value: bytes | None) -> str:
+        """A record of `requests`; returns why it is bad, or ""."""
+        record = decode("requests", value) if value is not None else Bad("no value")
+        if isinstance(record, Bad):
+            return record.reason
+        flavor, slash, spread = (key or b"").decode(errors="replace").partition("/")
+        if flavor != record.flavor or (slash and not spread.isdigit()):
+            return "key is not its flavor"
+        at = (partition, record.id)
+        if isinstance(record, Cancel):
+            if at in self.asked:
+                self.cancelled.setdefault(at, offset)
+            return ""
+        contents = self.asked.setdefault(at, [])
+        if all(asked.build != record for asked in contents):
+            contents.append(Asked(record, offset, at_ms))
+        if at not in self.effective or len(contents) > 1:
+            self.undecided.setdefault(partition, {})[offset] = at
+        self.builds.setdefault(partition, {})[offset] = record.id
+        return ""
+
+    # -- decisions ----------------------------------------------------------------------------------------------------------------------
+
+    def decision(self, partition: int, offset: int, at_ms: int, key: bytes | None, value: bytes | None) -> str:
+        """A record of `decisions`; returns why it is bad, or ""."""
+        record = decode("decisions", value) if value is not None else Bad("no value")
+        if isinstance(record, Bad):
+            return "" if record.newer else record.reason
+        if key != record.request.encode():
+            return "key is not the request it answers"
+        self._decided(partition, offset, at_ms, record)
+        return ""
+
+    def _decided(self, partition: int, offset: int, at_ms: int, record: Decision) -> None:
+        at, here = (partition, record.request), ("decisions", partition, offset)
+        if record.position.partition != partition:
+            where = record.position.partition
+            text = f"decision on {record.request} stands on partition {partition}, its request on {where}"
+            self._findings.violated(2, text, here)
+        if record.reason == ID_REUSED:
+            self.reused.add((at, record.content))
+            return
+        placed = frozenset(p.allocation for p in record.placed)
+        first = self.effective.get(at)
+        if first is None:
+            first = Effective(at, record.result, placed, record.content, offset, at_ms, record.reason)
+            self.effective[at] = first
+            self.by_request.setdefault(record.request, []).append(first)
+            self._answers_a_request(first, record, here)
+            if record.result == "placed":
+                self._placed(first, record, here)
+        elif (first.result, first.placed) != (record.result, placed):
+            for allocation in placed - first.placed:
+                self.void.setdefault(allocation, here)
+            if record.result == "placed":
+                self._grants(record, "void ", here)
+
+    def _answers_a_request(self, effective: Effective, record: Decision, here: Place) -> None:
+        partition, request = effective.key
+        contents = self.asked.get(effective.key)
+        if contents is None:
+            if record.reason != "invalid" and not self.lossy:
+                self._findings.violated(
+                    2, f"decision answers request {request}, which was never made on this partition", here
+                )
+            return
+        open_here = self.undecided.get(partition, {})
+        for offset in [offset for offset, key in open_here.items() if key == effective.key]:
+            del open_here[offset]
+        there = self.builds.get(partition, {}).get(record.position.offset, request)
+        if there != request and not self.gone and record.reason != "invalid":
+            text = f"decision on {request} names offset {record.position.offset}, where request {there} stands"
+            self._findings.violated(2, text, here)
+        if record.content and all(digest(asked.build) != record.content for asked in contents) and not self.lossy:
+            self._findings.violated(
+                2, f"decision on {request} answers content {record.content}, which nobody submitted", here
+            )
+
+    def _placed(self, effective: Effective, record: Decision, here: Place) -> None:
+        indexes = sorted(p.index for p in record.placed)
+        if indexes != list(range(record.count)):
+            self._findings.violated(
+                3, f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}", here
+            )
+        contents = self.asked.get(effective.key)
+        if contents and all(asked.build.count != record.count for asked in contents):
+            text = f"decision says {record.request} asked for {record.count}, it asked for {contents[0].build.count}"
+            self._findings.violated(3, text, here)
+        submitted_ms = contents[0].at_ms if contents else -(1 << 62)
+        for placed in record.placed:
+            self.promised[placed.allocation] = Promise(effective, placed.host, submitted_ms + record.confirm_within_ms)
+            self.void.pop(placed.allocation, None)
+        self._grants(record, "", here)
+
+    def _grants(self, record: Decision, what: str, here: Place) -> None:
+        """Each allocation must be shown by the report that the decision names, and that report must have counted."""
+        if self.hosts_lossy:
+            return
+        for placed in record.placed:
+            partition, offset = placed.grant.partition, placed.grant.offset
+            grant = ("hosts", partition, offset)
+            report = self._reports.get(partition, {}).get(offset)
+            says = f"{what}decision on {record.request} places {placed.allocation} on {placed.host}, "
+            says += f"whose grant it finds at hosts {partition}/{offset}"
+            if report is None:
+                self._findings.violated(3, f"{says}: no report stands there", here, grant)
+                continue
+            held = report.held.get(placed.allocation)
+            if report.void:
+                self._findings.violated(9, f"{says}: {report.void}", here, grant)
+            elif report.host.name != placed.host or held is None:
+                self._findings.violated(3, f"{says}: {report.host.name}'s report there does not show it", here, grant)
+            elif (held.request, held.index) != (record.request, placed.index):
+                self._findings.violated(3, f"{says}: there it is of {held.request}.{held.index}", here, grant)
+
+    # -- claims, confirms and releases --------------------------------------------------------------------------------------------------
+
+    def claimed(self, claim: Claim, here: Place) -> None:
+        """Allocation ids are unique for ever: another claim never names one again; the same record may stand twice."""
+        for allocation in claim.allocations:
+            first, where = self.claims.setdefault(allocation.id, (claim, here))
+            if first is not claim and first != claim:
+                text = f"a claim of {claim.request} on {claim.host} names {allocation.id}, "
+                text += f"which a claim of {first.request} on {first.host} named before"
+                self._findings.violated(5, text, here, where)
+
+    def confirm(self, request: str, allocation: str, here: Place) -> None:
+        """Only what an effective decision names is ever confirmed."""
+        if allocation not in self.promised and not self.lossy:
+            self._findings.violated(
+                2, f"{allocation} of {request} is confirmed, which no effective decision names", here
+            )
+
+    def release_of_loser(self, request: str, allocation: str, here: Place) -> None:
+        """A loser is released only once the effective decision stands, and never what that names."""
+        if self.lossy:
+            return
+        effective = self.by_request.get(request)
+        if not effective:
+            self._findings.violated(
+                2, f"{allocation} of {request} is released as a loser before any decision stands", here
+            )
+        elif any(allocation in one.placed for one in effective):
+            where = next(one for one in effective if allocation in one.placed)
+            text = f"{allocation} of {request} is released as a loser, the effective decision names it"
+            self._findings.violated(3, text, here, ("decisions", where.key[0], where.offset))
+
+    def told(self, partition: int, request: str, result: str, placed: frozenset[str], reason: str = "") -> None:
+        """A frontend gave its caller this answer."""
+        if self.lossy or reason == ID_REUSED:
+            return
+        effective = self.effective.get((partition, request))
+        if effective is None:
+            self._findings.violated(2, f"the caller of {request} was told {result} before any decision stands")
+        elif (effective.result, effective.placed) != (result, placed):
+            at = ("decisions", partition, effective.offset)
+            self._findings.violated(
+                2, f"the caller of {request} was told {result} {sorted(placed)}, effective is {effective.result}", at
+            )
+
+    def committed(self, partition: int, offset: int) -> None:
+        """All requests below a committed offset have a decision in the log."""
+        undecided = self.undecided.get(partition)
+        if not undecided or self.lossy:
+            return
+        for at, key in undecided.items():
+            if at >= offset:
+                return
+            if key not in self.effective:
+                text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
+                self._findings.violated(4, text, ("requests", partition, at))
+
+    # -- the end ------------------------------------------------------------------------------------------------------------------------
+
+    def settle(self, deadline: Callable[[Build], int], calm_ms: int) -> None:
+        """Every request has its answer, in time once faults stopped; a used id with other content was told so."""
+        if self.lossy:
+            return
+        for key, contents in self.asked.items():
+            effective, here = self.effective.get(key), ("requests", key[0], contents[0].offset)
+            if key in self.gone:
+                continue
+            if effective is None:
+                self._findings.violated(4, f"request {key[1]} has no decision", here)
+                continue
+            late_ms = (
+                effective.at_ms - max(contents[0].at_ms, calm_ms) - deadline(contents[0].build) - DEADLINE_SLACK_MS
+            )
+            if late_ms > 0:
+                self._findings.violated(
+                    4, f"request {key[1]} was decided {late_ms} ms after its deadline, without faults", here
+                )
+            for other in contents:
+                content = digest(other.build)
+                if effective.content not in ("", content) and (key, content) not in self.reused:
+                    text = f"request {key[1]} came with a used id and other content, and was never told so"
+                    self._findings.violated(4, text, ("requests", key[0], other.offset))
+
+
+def digest(build: Build) -> str:
+    """Digest of what a request asks for: BLAKE2b over its record written anew."""
+    return blake2b(_encode(build), digest_size=8).hexdigest()
+
+
+def parse(value: bytes | None) -> Any:
+    """A claims record, or Bad."""
+    return decode("claims", value) if value is not None else Bad("no value")

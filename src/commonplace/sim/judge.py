@@ -1,0 +1,308 @@
+"""One report held against the state before it and the claims it settled (invariants 1, 3, 5, 6, 9, 10).
+
+The settled entries are the ledger's own account, in order. What has no place in that order (a change of the inventory, an instance that
+the driver found) may have happened before or after any entry, so a check fails only if it fails either way.
+
+    before ──settled entries, each against its claim──▶ now ══ must be ══ what the report shows
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any, Final
+
+from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release, Settled, Snapshot
+from commonplace.ops.audit.hashes import MODULUS
+from commonplace.sim.model import Asked, Facts, Hashes, Held, Host, Lease, same_shape
+
+UNORDERED_MAX: Final = 6
+"""Most changes without a place in the order for which all 2^n orders are tried."""
+
+OVER: Final = ("released", "lapsed", "failed", "lost")
+"""Verdicts after which an allocation is gone."""
+
+
+class Judge:
+    """The report of `host` at `offset`, which was not void: `before` is the host's state, `after` what the report shows."""
+
+    def __init__(
+        self,
+        host: Host,
+        record: Snapshot | Delta,
+        after: Held,
+        facts: Facts,
+        at: tuple[int, int],
+        hashes: Hashes,
+        violated: Callable[[int, str], None],
+    ) -> None:
+        self.host, self.record, self.after = host, record, after
+        self.offset, self.at_ms = at
+        self.hashes, self._violated = hashes, violated
+        self.before = self.now = host.held
+        self.sum = host.sum
+        self.blind = host.blind
+        self.facts = [facts] if facts is host.facts or host.reported < 0 else [host.facts, facts]
+        self.unordered: list[int] = []
+        self.answered: dict[int, Asked] = {}
+        self.granted: dict[str, int] = {}  # allocation → log time of its claim
+        self.renewed: dict[str, int] = {}
+        self.confirmed: set[str] = set()
+        self.lapsed: list[str] = []
+
+    def run(self) -> None:
+        """Judge the whole report. Lapses and capacity need the host's leases of before, so those are followed last."""
+        self._take_claims()
+        if self.after is not self.before or self.record.settled or len(self.facts) > 1:
+            self._leave_unordered()
+            self._settled()
+            if not self.blind:
+                self._ends_as_shown()
+        self._follow_leases()
+
+    # -- claims -------------------------------------------------------------------------------------------------------------------------
+
+    def _take_claims(self) -> None:
+        """Claims at or below the watermark are answered by this report; one that is not was passed over."""
+        claims, through = self.host.claims, self.record.claims_through
+        if not claims or claims[0].offset > through:
+            return
+        told = {entry.offset for entry in self.record.settled}
+        excused = self.blind or self.record.settled_omitted or self.record.gap or self.host.reported < 0
+        while claims and claims[0].offset <= through:
+            asked = claims.popleft()
+            self.answered[asked.offset] = asked
+            if asked.offset not in told and not excused:
+                self._violated(
+                    10,
+                    f"passed over the claims record at {asked.offset}: its watermark is {through} and it settled none such",
+                )
+
+    def _leave_unordered(self) -> None:
+        """Hash steps without a place in the order; found instances that went are out of the state's use at once."""
+        if len(self.facts) > 1:
+            self.unordered.append(self.facts[1].hash - self.facts[0].hash)
+        for identity in {**self.before, **self.after}:
+            was, shown = self.before.get(identity), self.after.get(identity)
+            if was is shown or was == shown or (was or shown).origin != "found":  # type: ignore[union-attr]  # one of them is there
+                continue
+            if was is not None:
+                self._drop(identity)
+                self.unordered.append(self.hashes.of(was))
+            if shown is not None:
+                self.unordered.append(self.hashes.of(shown))
+
+    # -- settled entries ----------------------------------------------------------------------------------------------------------------
+
+    def _settled(self) -> None:
+        through = self.record.claims_through
+        for (offset, verdict), entries in groupby(self.record.settled, lambda s: (s.offset, s.verdict)):
+            group = list(entries)
+            if offset > through:
+                self._violated(6, f"settles the claim at {offset}, beyond its own watermark {through}")
+            if verdict == "granted":
+                self._grant(offset, group)
+            elif verdict == "renewed":
+                self._renew(offset, group)
+            elif verdict == "confirmed":
+                self._confirm(offset, group)
+            elif verdict in OVER:
+                self._end(offset, verdict, group)
+
+    def _claim(self, offset: int, kind: type, entry: Settled) -> Any:
+        """The record that was settled, if it is of that kind and names the allocation; None without a word where nobody can know."""
+        asked = self.answered.get(offset)
+        record = asked.record if asked is not None else None
+        if not isinstance(record, kind) or (not isinstance(record, Claim) and record.allocation != entry.allocation):  # type: ignore[attr-defined]
+            if not self.blind:
+                self._violated(
+                    6,
+                    f"says {entry.verdict} of the claims record at {offset}, which asks nothing such for {entry.allocation}",
+                )
+            return None
+        return record
+
+    def _grant(self, offset: int, group: list[Settled]) -> None:
+        claim: Claim | None = self._claim(offset, Claim, group[0])
+        if claim is None:
+            for entry in group:
+                if entry.allocation in self.after:
+                    self._add(self.after[entry.allocation])
+            return
+        if claim.mode == "renew":
+            self._violated(6, f"says it granted the claim at {offset}, which only renews")
+        stray = {entry.allocation for entry in group} - {allocation.id for allocation in claim.allocations}
+        if stray:
+            self._violated(6, f"says that the claim at {offset} was for {min(stray)}, which it is not")
+        if not self.blind:
+            self._on_state(offset, claim)
+            wrong = next(self._misfits(claim), "")
+            if wrong:
+                self._violated(6, f"grants the claim at {offset} although {wrong}")
+            over = self._over(claim)
+            if over:
+                self._violated(1, f"grants the claim at {offset} past capacity: {over}")
+        for allocation in claim.allocations:
+            if allocation.id in self.now and not self.blind:
+                self._violated(6, f"grants {allocation.id} by the claim at {offset} although it holds it")
+            shown = self.after.get(allocation.id)
+            if shown is not None and not same_shape(shown, allocation):
+                self._violated(6, f"holds {allocation.id} otherwise than the claim at {offset} asked for it")
+            self._add(allocation if shown is None else shown)
+            self.granted[allocation.id] = self.answered[offset].at_ms
+
+    def _on_state(self, offset: int, claim: Claim) -> None:
+        """A strict claim is granted only on the state it expects."""
+        if claim.mode != "strict":
+            return
+        state = (self.host.facts.hash if self.host.reported >= 0 else self.facts[-1].hash) + self.sum
+        step = (int(claim.expected, 16) - state) % MODULUS
+        if step and (len(self.unordered) > UNORDERED_MAX or step not in sums(self.unordered)):
+            self._violated(
+                6,
+                f"grants the strict claim at {offset}, which expects {claim.expected}, on state {state % MODULUS:016x}",
+            )
+
+    def _misfits(self, claim: Claim) -> Iterator[str]:
+        """What of the checks of `fits` but room a claim fails, whatever order is taken."""
+        facts, asked = self.facts, claim.allocations
+        if all(f.status != "enabled" for f in facts):
+            yield f"the host is {facts[-1].status}"
+        for trait in claim.traits_required:
+            if all(trait not in f.traits for f in facts):
+                yield f"the host lacks {trait}"
+        for trait in claim.traits_forbidden:
+            if all(trait in f.traits for f in facts):
+                yield f"the host has {trait}"
+        for allocation in asked:
+            for name, amount in allocation.resources.items():
+                if amount and not any(unit_fits(f, name, amount) for f in facts):
+                    yield f"{amount} of {name} is no amount the host gives to one allocation"
+        group, now = asked[0].group, self.now.values()
+        if claim.group_max and group:
+            there = sum(1 for allocation in now if allocation.group == group)
+            if there + len(asked) > claim.group_max:
+                yield f"{there} of group {group} are there and {claim.group_max} may be"
+        if claim.instances_max and len(now) + len(asked) > claim.instances_max:
+            yield f"{len(now)} instances are there and {claim.instances_max} may be"
+        if claim.builds_max:
+            ids = {*self.now, *(allocation.id for allocation in asked)}
+            builds = sum(1 for i in ids if i in self.after and self.after[i].building)  # surely so at the grant
+            if builds > claim.builds_max:
+                yield f"{builds} builds are then in progress and {claim.builds_max} may be"
+
+    def _over(self, claim: Claim) -> str:
+        asked: dict[str, int] = {}
+        for allocation in claim.allocations:
+            for name, amount in allocation.resources.items():
+                asked[name] = asked.get(name, 0) + amount
+        for name, amount in asked.items():
+            used = sum(allocation.resources.get(name, 0) for allocation in self.now.values())
+            capacity = max(facts.capacity(name) for facts in self.facts)
+            if amount and used + amount > capacity:
+                return f"{used} + {amount} of {capacity} {name}"
+        return ""
+
+    def _renew(self, offset: int, group: list[Settled]) -> None:
+        for entry in group:
+            claim = self._claim(offset, Claim, entry)
+            if entry.allocation not in self.now and not self.blind:
+                self._violated(5, f"renews the lease of {entry.allocation}, which it does not hold")
+            if claim is not None:
+                self.renewed[entry.allocation] = self.answered[offset].at_ms
+
+    def _confirm(self, offset: int, group: list[Settled]) -> None:
+        for entry in group:
+            self._claim(offset, Confirm, entry)
+            self.confirmed.add(entry.allocation)
+            if entry.allocation not in self.now and not self.blind:
+                self._violated(5, f"confirms {entry.allocation}, which it does not hold")
+
+    def _end(self, offset: int, verdict: str, group: list[Settled]) -> None:
+        for entry in group:
+            held = self._drop(entry.allocation)
+            if verdict == "released":
+                release = self._claim(offset, Release, entry)
+                active = entry.allocation in self.confirmed or (held is not None and held.state == "active")
+                if release is not None and release.leased_only and active:
+                    text = f"releases {entry.allocation}, which is active, by the record at {offset}, which is for leased ones only"
+                    self._violated(3, text)
+            elif verdict == "lapsed":
+                self.lapsed.append(entry.allocation)
+                if entry.allocation in self.confirmed or (held is not None and held.state == "active"):
+                    self._violated(3, f"lets {entry.allocation} lapse, which was confirmed")
+
+    # -- the outcome --------------------------------------------------------------------------------------------------------------------
+
+    def _ends_as_shown(self) -> None:
+        """The entries must explain what the report shows, allocation by allocation."""
+        for identity in self.now.keys() - self.after.keys():
+            self._violated(3, f"holds {identity} no more and says neither that it lapsed, failed nor was released")
+        for identity in self.after.keys() - self.now.keys():
+            if self.after[identity].origin != "found":
+                self._violated(6, f"holds {identity}, which no claim that it settled explains")
+        for identity, shown in self.after.items():
+            was = self.before.get(identity)
+            if was is None or was is shown or was == shown:
+                continue
+            if not same_shape(was, shown) and shown.origin != "found":
+                self._violated(6, f"changed the content of {identity}")
+            if was.state == "active" and shown.state == "leased":
+                self._violated(5, f"turned {identity} from active to leased")
+            if (
+                was.state == "leased"
+                and shown.state == "active"
+                and identity not in self.confirmed
+                and not self.record.gap
+            ):
+                self._violated(2, f"made {identity} active, and says not that it was confirmed")
+
+    def _follow_leases(self) -> None:
+        """Leases in log time: from the claim's record at the earliest, from this report at the latest; anew from a start record."""
+        host, at_ms, leases = self.host, self.at_ms, self.host.leases
+        if not leases and not self.granted and not host.fresh and not self.blind:
+            return
+        anew = host.fresh or self.blind
+        followed: dict[str, Lease] = {}
+        for identity, allocation in self.after.items():
+            if allocation.state != "leased":
+                continue
+            known = leases.get(identity)
+            since_ms = self.granted.get(identity, self.renewed.get(identity, -1))
+            if since_ms >= 0:
+                followed[identity] = Lease(since_ms + allocation.lease_ms, at_ms + allocation.lease_ms)
+            elif known is None or anew:
+                from_ms = host.started_ms if host.fresh and not self.blind else -allocation.lease_ms
+                followed[identity] = Lease(from_ms + allocation.lease_ms, at_ms + allocation.lease_ms)
+            else:
+                followed[identity] = known
+        host.leases = followed
+
+    # -- arithmetic ---------------------------------------------------------------------------------------------------------------------
+
+    def _add(self, allocation: Allocation) -> None:
+        self._drop(allocation.id)
+        self.now[allocation.id] = allocation
+        self.sum += self.hashes.of(allocation)
+
+    def _drop(self, identity: str) -> Allocation | None:
+        if self.now is self.before:
+            self.now = dict(self.before)
+        gone = self.now.pop(identity, None)
+        if gone is not None:
+            self.sum -= self.hashes.of(gone)
+        return gone
+
+
+def unit_fits(facts: Facts, name: str, amount: int) -> bool:
+    """Whether one allocation may have that amount of a class."""
+    item = facts.inventory.get(name)
+    return (
+        item is not None and item.min_unit <= amount <= (item.max_unit or item.total) and amount % item.step_size == 0
+    )
+
+
+def sums(steps: list[int]) -> set[int]:
+    """All sums of some of the steps, modulo the hash."""
+    found = {0}
+    for step in steps:
+        found |= {(value + step) % MODULUS for value in found}
+    return found

@@ -1,0 +1,186 @@
+"""A host as its reports tell it, folded anew from docs/protocol.md: of the core only the decoding of records is shared.
+
+Every host state is a fresh dict of allocations or the one before, never changed in place, so that a report's state can be kept by
+reference and held against a decision that names the report.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from commonplace.core.records import Allocation, Delta, Snapshot
+from commonplace.core.resources import Inventory
+from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
+
+Held = dict[str, Allocation]
+NO_BASE: Final = -2
+"""Generation of a base on which no delta can rest."""
+FAR_MS: Final = 1 << 62
+
+
+class Facts:
+    """What a host is apart from its allocations, with the hash of it."""
+
+    __slots__ = ("content", "hash", "inventory", "status", "traits")
+
+    def __init__(self, content: tuple[Mapping[str, Inventory], tuple[str, ...], Mapping[str, str], str]) -> None:
+        self.content = content
+        self.inventory, traits, labels, self.status = content
+        self.traits = frozenset(traits)
+        self.hash = host_hash(self.inventory, self.traits, labels, self.status)  # type: ignore[arg-type]  # by shape
+
+    def capacity(self, name: str) -> int:
+        """Amount of a class that may be allocated: ⌊(total − reserved) × thousandths / 1000⌋, at least 0."""
+        item = self.inventory.get(name)
+        return (
+            max(0, (item.total - item.reserved) * item.allocation_ratio_thousandths // 1000) if item is not None else 0
+        )
+
+
+NOTHING: Final = Facts(({}, (), {}, "enabled"))
+
+
+class Lease(NamedTuple):
+    """When a lease may lapse at the earliest, and when it must have at the latest, in log time without slack."""
+
+    earliest_ms: int
+    latest_ms: int
+
+
+class Asked(NamedTuple):
+    """A claims record for a host that no report has answered yet; None where it cannot be read."""
+
+    offset: int
+    at_ms: int
+    record: Any
+
+
+class Host:
+    """One host as far as the log was read.
+
+    `blind` says why the next report need not follow from the last one, "" when it must. `fresh`: its epoch has sent nothing yet.
+    `reported` is the epoch of the last report that was not void.
+    """
+
+    __slots__ = (
+        "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "claims", "claims_from", "epoch", "facts",
+        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "partition", "removed",
+        "reported", "said", "stale", "started_ms", "sum", "through", "topic",
+    )  # fmt: skip
+
+    def __init__(self, name: str, partition: int) -> None:
+        self.name, self.partition = name, partition
+        self.epoch = self.reported = self.generation = -1
+        self.base_generation = NO_BASE
+        self.base: Held = {}
+        self.held: Held = {}
+        self.base_facts = self.facts = NOTHING
+        self.base_gap = self.gap = False
+        self.sum = 0
+        self.stale = "no report yet"
+        self.removed = False
+        self.blind = ""
+        self.fresh = False
+        self.topic, self.through = "", -1
+        self.offset = self.at_ms = -1
+        self.started_ms = 0
+        self.claims_from = 0  # where the claims of a host without a report begin: their end at its start record
+        self.low = 0  # where the claims began at its start record
+        self.leases: dict[str, Lease] = {}
+        self.said: dict[int, bytes] = {}  # generation → report, of this epoch
+        self.claims: deque[Asked] = deque()
+        self.history: list[tuple[int, int, int, int, int]] = []  # offset, epoch, generation, watermark, hash; −1: none
+
+    @property
+    def hash(self) -> int:
+        """The state hash, recomputed."""
+        return (self.facts.hash + self.sum) % MODULUS
+
+    def used(self, name: str) -> int:
+        """How much of a class the allocations hold."""
+        return sum(allocation.resources.get(name, 0) for allocation in self.held.values())
+
+    def start(self, offset: int, at_ms: int, *, removed: bool) -> None:
+        """A start record: every earlier epoch is void from here on."""
+        self.epoch, self.generation, self.base_generation = offset, -1, NO_BASE
+        self.started_ms, self.fresh, self.removed, self.stale = at_ms, True, removed, "starting"
+        self.said = {}
+        if removed:
+            self.forget()
+
+    def forget(self) -> None:
+        """The host was taken out by an operator, or its current snapshot deleted: it holds nothing."""
+        self.held = self.base = {}
+        self.facts = self.base_facts = NOTHING
+        self.sum, self.gap, self.base_gap = 0, False, False
+        self.stale, self.removed = "removed", True
+        self.topic, self.through, self.reported, self.base_generation = "", -1, -1, NO_BASE
+        self.leases = {}
+
+    def spoil(self, *, delta: bool, why: str) -> None:
+        """A record under a key of the current epoch cannot be used: stale until a good one, and no delta rests on a bad snapshot."""
+        self.stale = why
+        if not delta:
+            self.base_generation = NO_BASE
+
+    def note(self, offset: int) -> None:
+        """Remember the state at `offset` for digests: nothing while the host is stale or removed."""
+        if self.stale or self.removed:
+            if self.history and self.history[-1][1] >= 0:
+                self.history.append((offset, -1, 0, 0, 0))
+            return
+        builds = sum(1 for allocation in self.held.values() if allocation.building)
+        self.history.append((offset, self.epoch, self.generation, self.through, (builds << 64) | self.hash))
+
+
+class Hashes:
+    """Hashes of allocations, remembered by id as long as what is hashed stays the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Allocation, int]] = {}
+
+    def of(self, allocation: Allocation) -> int:
+        known = self._known.get(allocation.id)
+        if known is not None:
+            same = known[0]
+            if same is allocation or same_shape(same, allocation):
+                return known[1]
+        found = allocation_hash(allocation.id, allocation.resources, allocation.group, allocation.cells)
+        self._known[allocation.id] = (allocation, found)
+        return found
+
+    def sum(self, held: Held) -> int:
+        return sum(map(self.of, held.values()))
+
+
+def same_shape(one: Allocation, other: Allocation) -> bool:
+    """Whether two allocations of one id are equal in all that is hashed."""
+    return one.resources == other.resources and one.group == other.group and one.cells == other.cells
+
+
+def held_by(host: Host, record: Snapshot | Delta) -> Held:
+    """The allocations that a report shows: a snapshot's own, or the base with what a delta names replaced. Equal ones are the same dict."""
+    if isinstance(record, Snapshot):
+        after = {allocation.id: allocation for allocation in record.allocations}
+    elif record.upserts or record.removed:
+        after = host.base.copy()
+        for gone in record.removed:
+            after.pop(gone, None)
+        for allocation in record.upserts:
+            after[allocation.id] = allocation
+    else:
+        after = host.base
+    return host.held if after == host.held else after
+
+
+def facts_of(host: Host, record: Snapshot | Delta) -> Facts:
+    """What the host is by a report; the same object as before where nothing changed."""
+    if isinstance(record, Snapshot):
+        content = (record.inventory, record.traits, record.labels, record.status)
+    else:
+        named = (record.inventory, record.traits, record.labels, record.status)
+        if named == (None, None, None, None):
+            return host.base_facts
+        base = host.base_facts.content
+        content = tuple(was if new is None else new for was, new in zip(base, named, strict=True))  # type: ignore[assignment]
+    return host.facts if content == host.facts.content else Facts(content)
