@@ -1,6 +1,6 @@
 # Every target sets up what it needs; the second run finds it made.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test chaos bench lint format clean
 
 venv := .venv
 stamp := $(venv)/.made
@@ -10,6 +10,8 @@ TESTS ?= tests
 # Workers at once, each with a broker of its own. 0: all in this process, for a debugger.
 WORKERS ?= 3
 PYTEST_FLAGS ?=
+MINUTES ?= 10
+FORM ?= csv
 
 help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -19,6 +21,10 @@ demo: $(stamp)  ## a fleet fills up: broker, hosts, replicas and load on this ma
 
 test: $(stamp)  ## all tests; the summary says which broker they ran on
 	$(run)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS) $(TESTS)
+
+chaos: $(stamp)  ## faults on real processes: MINUTES=20 SEED=7 TRACE=vms.csv.gz FORM=azure-v1
+	PYTHONPATH=tests $(run)python -m chaos_real run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(TRACE),--trace $(TRACE) --form $(FORM)) $(CHAOS_FLAGS)
 
 bench: $(stamp)  ## the figures of docs/results.md
 	$(run)python -m bench $(BENCH_FLAGS)
