@@ -1,0 +1,283 @@
+"""Swarm: a seed draws which faults occur and how often, every bound and interval, and what people do (Groce et al., ISSTA 2012).
+
+A schedule that has everything at once hides what two faults alone do to each other, so each seed leaves most of them out.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
+
+from commonplace.sim.plan import (
+    Appear,
+    Config,
+    Fault,
+    Item,
+    Resize,
+    Retire,
+    Reuse,
+    Schedule,
+    SetFlavor,
+    SetStatus,
+    Submit,
+)
+
+PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks")
+T = TypeVar("T")
+
+
+class Dice:
+    """Chances of one seed. Only `random()` is used below: its numbers are the same in every version of Python."""
+
+    def __init__(self, seed: int, salt: str) -> None:
+        self._random = Random(f"{salt} {seed}").random
+
+    def below(self, n: int) -> int:
+        """0 ≤ x < n."""
+        return int(self._random() * n)
+
+    def between(self, low: int, high: int) -> int:
+        """low ≤ x ≤ high."""
+        return low + int(self._random() * (high - low + 1))
+
+    def scale(self, low: int, high: int) -> int:
+        """low ≤ x ≤ high, each order of magnitude alike."""
+        return int(low * (high / low) ** self._random())
+
+    def of(self, choices: Sequence[T]) -> T:
+        """One of them."""
+        return choices[int(self._random() * len(choices))]
+
+    def chance(self, thousandths: int) -> bool:
+        """True so often."""
+        return self._random() * 1_000 < thousandths
+
+
+RECORDS: Final = (
+    ("start", 4), ("snapshot", 10), ("delta", 60), ("tombstone", 8), ("claim", 40), ("renew", 6), ("release", 15),
+    ("confirm", 25), ("decision", 40), ("request", 40), ("cancel", 6),
+)  # fmt: skip
+"""Records on which a fault may fall, and the number of them that a schedule has or so: the nth is drawn below it."""
+
+ON_RECORDS: Final = ("lose", "mute", "double", "hold", "die_before", "die_after")
+"""Kinds that befall records."""
+
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "swarm": (
+        *ON_RECORDS, "commit", "replica_crash", "replica_pause", "replica_freeze", "replica_zombie", "replica_joins",
+        "replica_leaves", "agent_crash", "agent_pause", "agent_clone", "frontend_crash", "frontend_pause", "broker_down",
+        "partition_down", "delay", "clean", "expire", "marker", "offsets_gone", "garbage", "spoil", "recreate", "truncate",
+        "clock_jump",
+    ),
+    "calm": ("clean", "delay"),
+    "compaction": ("clean", "clean", "expire", "replica_crash", "agent_crash", "agent_clone", "replica_pause", "delay", "marker"),
+    "takeover": (
+        "mute", "lose", "die_before", "die_after", "commit", "replica_crash", "replica_pause", "replica_freeze",
+        "replica_zombie", "replica_joins", "replica_leaves", "offsets_gone", "delay",
+    ),
+    "agents": ("lose", "mute", "die_before", "die_after", "agent_crash", "agent_pause", "agent_clone", "clean", "spoil", "expire", "delay"),
+    "clocks": ("clock_jump", "replica_freeze", "replica_pause", "agent_pause", "agent_crash", "replica_crash", "delay"),
+}  # fmt: skip
+"""Which kinds a profile draws from; one that stands there twice comes twice as often."""
+
+
+def draw(seed: int, profile: str = "swarm") -> Schedule:
+    """The schedule of a seed."""
+    dice = Dice(seed, profile)
+    config = _config(dice, profile)
+    return Schedule(
+        seed=seed, profile=profile, config=config, items=_items(dice, config), faults=_faults(dice, config, profile)
+    )
+
+
+def _config(dice: Dice, profile: str) -> Config:
+    lease_ms = dice.scale(5_000, 300_000) if dice.chance(300) else dice.scale(5_000, 20_000)
+    heartbeat_ms = max(1_000, lease_ms // dice.between(2, 8))
+    snapshot_ms = heartbeat_ms * dice.between(2, 8)
+    hosts = dice.of((1, 1, 2, 2, 3, 3, 4, 5, 6, 8)) if dice.chance(970) else dice.scale(9, 200)
+    clocks = profile == "clocks" or dice.chance(100)
+    retention_ms = (snapshot_ms * dice.between(3, 12)) if dice.chance(400) else 3_600_000_000
+    return Config(
+        hosts=hosts,
+        vcpus=dice.of((4, 6, 8, 8, 16, 32)),
+        agents=dice.of((1, 1, 1, 2, 3)),
+        replicas=dice.of((1, 2, 2, 2, 3, 3, 4)) if dice.chance(960) else dice.between(5, 8),
+        frontends=dice.of((1, 1, 2)),
+        partitions=dice.of((1, 1, 2, 2, 3)),
+        request_partitions=dice.of((1, 2, 2, 3)),
+        run_ms=dice.scale(4_000, 30_000) + (lease_ms if dice.chance(500) else 0),
+        latency_ms=dice.of((2, 5, 10, 30, 100, 300)),
+        partial=dice.of((0, 0, 50, 200, 500)),
+        skip=dice.of((0, 0, 50, 200, 400)),
+        drift=dice.of((1, 3, 8)) if clocks else 0,
+        mode="fits" if dice.chance(150) else "strict",
+        lease_ms=lease_ms,
+        lease_margin_ms=dice.scale(max(500, lease_ms // 20), max(1_000, lease_ms // 3)),
+        deadline_ms=dice.scale(2_000, 20_000),
+        claim_timeout_ms=dice.scale(500, 8_000),
+        attempts_max=dice.of((1, 2, 4, 16, 16)),
+        queue_max=dice.of((1, 3, 20, 1_000, 1_000)),
+        claims_in_flight_max=dice.of((1, 2, 6, 1_000, 1_000)),
+        decisions_kept_max=100_000,
+        liveness_ms=heartbeat_ms * dice.between(3, 6),
+        report_ms=dice.scale(4_000, 20_000),
+        session_ms=dice.scale(1_500, 12_000),
+        tick_ms=dice.of((50, 200, 500)),
+        snapshot_ms=snapshot_ms,
+        heartbeat_ms=heartbeat_ms,
+        lapse_ms=dice.of((0, 0, 500, 2_000)),
+        delta_allocations_max=dice.of((0, 1, 2, 4, 24)),
+        settled_max=dice.of((0, 1, 3, 64, 64)),
+        boot_ms=dice.scale(50, 5_000),
+        boot_failures=dice.of((0, 0, 0, 100, 300)),
+        builds_max=dice.of((0, 1, 2, 8, 8)),
+        instances_max=dice.of((0, 2, 4, 50, 50)),
+        segment_records=dice.of((1, 2, 5, 20, 100)),
+        delete_retention_ms=max(60_000, retention_ms),
+        claims_retention_ms=lease_ms * dice.between(2, 6) if dice.chance(100) else 0,
+        delivery_timeout_ms=dice.scale(500, 6_000),
+    )
+
+
+# --- what people do ------------------------------------------------------------------------------------------------------------------------
+
+
+def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
+    items: list[Item] = list(_submits(dice, config))
+    run_ms, hosts = config.run_ms, config.hosts
+    ids = [item.id for item in items if isinstance(item, Submit)]
+    if ids and dice.chance(200):
+        items += [
+            Reuse(at_ms=dice.below(run_ms), id=dice.of(ids), flavor=dice.of(("small", "medium")), count=dice.between(1, 3))
+            for _ in range(dice.between(1, 3))
+        ]
+    if dice.chance(250):
+        items += [
+            SetFlavor(
+                at_ms=dice.below(run_ms),
+                name=dice.of(("small", "medium", "large", "new")),
+                vcpus=dice.of((0, 1, 2, 3, 4)),
+                traits=dice.of(((), (), ("FAST",))),
+                spread=dice.of((1, 1, 2, 4)),
+            )
+            for _ in range(dice.between(1, 3))
+        ]
+    if dice.chance(300):
+        items += [
+            SetStatus(at_ms=dice.below(run_ms), host=dice.below(hosts), status=dice.of(("disabled", "draining", "enabled", "enabled")))
+            for _ in range(dice.between(1, 4))
+        ]
+    if dice.chance(150):
+        back_ms = dice.of((-1, dice.between(100, 5_000)))
+        items.append(Retire(at_ms=dice.below(run_ms), host=dice.below(hosts), back_ms=back_ms))
+    if dice.chance(250):
+        items += [
+            Appear(
+                at_ms=dice.below(run_ms),
+                host=dice.below(hosts),
+                name=f"stranger{n}",
+                vcpus=dice.between(1, 3),
+                gone_ms=dice.of((-1, dice.between(500, run_ms))),
+            )
+            for n in range(dice.between(1, 3))
+        ]
+    if dice.chance(150):
+        items += [
+            Resize(at_ms=dice.below(run_ms), host=dice.below(hosts), vcpus=dice.of((2, 4, 8, 12)), reserved=dice.of((0, 0, 1)))
+            for _ in range(dice.between(1, 2))
+        ]
+    return tuple(sorted(items, key=lambda item: item.at_ms))
+
+
+def _submits(dice: Dice, config: Config) -> list[Submit]:
+    many = dice.scale(4, 40) if dice.chance(950) else dice.scale(40, 120)
+    bursts = dice.of((0, 0, 300, 900))
+    flavors = dice.of((("small",), ("small", "medium"), ("small", "medium", "large"), ("large",)))
+    counts = dice.of(((1,), (1, 1, 2), (1, 2, 3, 4)))
+    group_max = dice.of((0, 0, 1, 2))
+    confirms = dice.of((1_000, 900, 600, 200))
+    releases = dice.of((0, 300, 800))
+    cancels = dice.of((0, 0, 100, 300))
+    agains = dice.of((0, 0, 150))
+    own_lease = dice.of((0, 0, 200))
+    at = dice.below(config.run_ms)
+    submits = []
+    for number in range(many):
+        if not dice.chance(bursts):
+            at = dice.below(config.run_ms)
+        if dice.chance(confirms):
+            confirm_ms = dice.below(max(1, config.lease_ms // 3)) if dice.chance(700) else 0
+        else:
+            confirm_ms = dice.of((-1, config.lease_ms + dice.below(config.lease_ms)))
+        submits.append(
+            Submit(
+                at_ms=at,
+                id=f"q{number}",
+                flavor=dice.of(flavors) if not dice.chance(20) else dice.of(("new", "FAST")),
+                count=dice.of(counts),
+                group="g" if group_max else "",
+                group_max=group_max if dice.chance(700) else 0,
+                lease_ms=dice.scale(3_000, 2 * config.lease_ms) if dice.chance(own_lease) else 0,
+                deadline_ms=dice.scale(200, 10_000) if dice.chance(own_lease) else 0,
+                frontend=number,
+                confirm_ms=confirm_ms,
+                release_ms=dice.below(config.run_ms) if dice.chance(releases) else -1,
+                cancel_ms=dice.below(config.deadline_ms) if dice.chance(cancels) else -1,
+                again_ms=dice.below(config.run_ms) if dice.chance(agains) else -1,
+                insist=dice.chance(700),
+            )
+        )
+    return submits
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------------------------
+
+OFTEN: Final = {"clean": 8, "delay": 5, "hold": 3, "lose": 3, "mute": 3, "double": 3, "marker": 3}
+RARE: Final = {"truncate": 30, "recreate": 40, "clock_jump": 60, "broker_down": 300}
+"""Chance, in thousandths, of a kind that rules out much else being drawn by a seed of the swarm."""
+
+
+def _faults(dice: Dice, config: Config, profile: str) -> tuple[Fault, ...]:
+    kinds = KINDS[profile]
+    share = dice.of((100, 250, 400, 600)) if profile == "swarm" else 700
+    faults: list[Fault] = []
+    for kind in kinds:
+        if dice.chance(RARE.get(kind, share) if profile == "swarm" else share):
+            for _ in range(dice.between(1, OFTEN.get(kind, 2))):
+                faults.append(_fault(dice, config, kind))
+    if config.claims_retention_ms:
+        faults += [_fault(dice, config, "expire") for _ in range(3)]
+    return tuple(sorted(faults, key=lambda fault: fault.at_ms))
+
+
+def _fault(dice: Dice, config: Config, kind: str) -> Fault:
+    pick = dice.below(1 << 20)
+    if kind in ON_RECORDS:
+        on, many = dice.of(RECORDS)
+        what, ms = "", dice.scale(10, 3_000)
+        if kind in ("die_before", "die_after"):
+            what, ms = dice.of(("", "", "sent", "late")), dice.scale(50, 6_000)
+        return Fault(kind=kind, on=on, nth=1 + dice.below(many), ms=ms, what=what)
+    if kind == "commit":
+        return Fault(kind=dice.of(("lose", "hold", "die_before", "die_after")), on="commit", nth=1 + dice.below(15), ms=dice.scale(100, 5_000))
+    at_ms = dice.below(config.run_ms)
+    match kind:
+        case "replica_crash" | "agent_crash" | "frontend_crash":
+            ms, what = dice.scale(50, 2 * config.session_ms), dice.of(("", "", "sent", "late"))
+        case "replica_pause" | "replica_freeze" | "agent_pause" | "frontend_pause" | "replica_zombie":
+            ms, what = dice.scale(200, dice.of((2 * config.session_ms, 2 * config.lease_ms))), ""
+        case "agent_clone":
+            ms, what = 0, dice.of(("", "race"))
+        case "broker_down" | "partition_down" | "delay":
+            ms, what = dice.scale(100, 2 * config.session_ms), ""
+        case "clock_jump":
+            ms, what = dice.of((-3_600_000, 3_600_000, -30_000, 30_000, -2_000, 2_000)), ""
+        case _:
+            ms, what = 0, ""
+    return Fault(kind=kind, at_ms=at_ms, pick=pick, ms=ms, what=what)
+
+
+def without(schedule: Schedule, **changes: Any) -> Schedule:
+    """A schedule with some of its data replaced."""
+    return replace(schedule, **changes)

@@ -1,0 +1,252 @@
+"""What goes wrong: each kind of fault, done. Those that befall a record on its way are in members.py."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from commonplace.core.records import encode
+from commonplace.sim import plan
+from commonplace.sim.members import Process
+from commonplace.sim.workload import ITEMS
+from commonplace.sim.world import COMPACTED, World
+
+TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "replicas")
+NOTICE_MS: Final = 2_000
+"""How late a process notices that a topic was made anew, at most."""
+
+
+def apply(world: World, what: Any) -> None:
+    """Do what an item or a fault says."""
+    if isinstance(what, plan.Fault):
+        if KINDS[what.kind](world, what):
+            world.count(what.kind)
+            if world.trace is not None:
+                world.trace.tells("fault", f"{what.kind} {what.what} {what.ms or ''}".rstrip())
+    else:
+        ITEMS[type(what)](world, what)
+
+
+def _one(processes: list[Any], fault: plan.Fault) -> Any:
+    return processes[fault.pick % len(processes)] if processes else None
+
+
+def _kill(processes: Callable[[World], list[Any]]) -> Callable[[World, plan.Fault], bool]:
+    def kill(world: World, fault: plan.Fault) -> bool:
+        process = _one(processes(world), fault)
+        if process is not None:
+            world.kill(process, fault)
+        return process is not None
+
+    return kill
+
+
+def _pause(processes: Callable[[World], list[Any]], frozen: bool = False) -> Callable[[World, plan.Fault], bool]:
+    def pause(world: World, fault: plan.Fault) -> bool:
+        process = _one(processes(world), fault)
+        if process is None or process.paused_ms > world.now:
+            return False
+        process.pause(world.now + fault.ms, frozen)
+        return True
+
+    return pause
+
+
+def _zombie(world: World, fault: plan.Fault) -> bool:
+    """A replica goes on, but its group does not hear of it."""
+    replica = _one(world.replicas, fault)
+    if replica is not None:
+        world.cut_off[replica.name] = world.now + fault.ms
+    return replica is not None
+
+
+def _replica_joins(world: World, fault: plan.Fault) -> bool:
+    names = {replica.name for replica in world.replicas}
+    if len(names) >= 8:
+        return False
+    world.start_replica(next(name for name in (f"r{n}" for n in range(99)) if name not in names))
+    return True
+
+
+def _replica_leaves(world: World, fault: plan.Fault) -> bool:
+    staying = [replica for replica in world.replicas if not replica.leaving]
+    if len(staying) < 2:
+        return False
+    _one(staying, fault).leave()
+    return True
+
+
+def _agent_clone(world: World, fault: plan.Fault) -> bool:
+    """A second agent is started for the same hosts, under the same name; `race`: two at once."""
+    unit = fault.pick % len(world.units)
+    started = world.start_agent(unit)
+    if fault.what == "race" and started is not None:
+        world.start_agent(unit)
+    return started is not None
+
+
+def _broker_down(world: World, fault: plan.Fault) -> bool:
+    world.broker_down(world.now + fault.ms)
+    return True
+
+
+def _partition_down(world: World, fault: plan.Fault) -> bool:
+    topic = fault.what or TOPICS[fault.pick % len(TOPICS)]
+    world.partition_down(topic, (fault.pick >> 4) % world.topics[topic].partitions, world.now + fault.ms)
+    return True
+
+
+def _delay(world: World, fault: plan.Fault) -> bool:
+    """One reader does not get one partition for a while."""
+    process: Process | None = _one(world.processes(), fault)
+    if process is None or not process.sources:
+        return False
+    sources = list(process.sources.values())
+    source = sources[(fault.pick >> 8) % len(sources)]
+    source.cut_ms = max(source.cut_ms, world.now + fault.ms)
+    return True
+
+
+def _clean(world: World, fault: plan.Fault) -> bool:
+    """The log cleaner passes over the compacted topics."""
+    gone = 0
+    for name in COMPACTED:
+        topic = world.topics[name]
+        for partition in range(topic.partitions):
+            gone += topic.clean(partition, world.wall())
+    world.counts["compacted records"] += gone
+    return True
+
+
+def _expire(world: World, fault: plan.Fault) -> bool:
+    """Retention passes over the claims."""
+    topic = world.topics["claims"]
+    gone = 0
+    for partition in range(topic.partitions):
+        gone += topic.expire(partition, world.wall())
+        world.checkers.expired("claims", partition, topic.begin(partition))
+    world.counts["expired records"] += gone
+    return gone > 0
+
+
+def _marker(world: World, fault: plan.Fault) -> bool:
+    """A transaction's marker takes an offset that no reader meets."""
+    topic = world.topics[fault.what or TOPICS[fault.pick % len(TOPICS)]]
+    topic.append((fault.pick >> 4) % topic.partitions, None, None, world.wall(), marker=True)
+    return True
+
+
+def _offsets_gone(world: World, fault: plan.Fault) -> bool:
+    """The group's committed offset of a partition is lost."""
+    return world.group.committed.pop(fault.pick % world.config.request_partitions, None) is not None
+
+
+def _clock_jump(world: World, fault: plan.Fault) -> bool:
+    """The broker's clock jumps by `ms`."""
+    world.broker_ahead_ms += fault.ms
+    return True
+
+
+def _truncate(world: World, fault: plan.Fault) -> bool:
+    """An unclean election loses the tail of a partition."""
+    topic = world.topics[fault.what or TOPICS[fault.pick % len(TOPICS)]]
+    partition = (fault.pick >> 4) % topic.partitions
+    end = topic.end(partition) - 1 - (fault.pick >> 8) % 3
+    if end < 0:
+        return False
+    topic.truncate(partition, end)
+    world.checkers.truncated(topic.name, partition, end)
+    for source in world.readers[topic.name][partition]:
+        if source.position > end:
+            source.position = -1  # the client validates its offset against the leader's epoch, and finds it out of range
+            source.owner.mark(source)
+    return True
+
+
+def _recreate(world: World, fault: plan.Fault) -> bool:
+    """A topic is deleted and made anew; every process notices some time later."""
+    name = fault.what or ("claims", "requests")[fault.pick % 2]
+    topic = world.topics[name]
+    topic.recreate(world.wall())
+    world.checkers.recreated(name, topic.id)
+    if name == "requests":
+        world.group.committed.clear()
+    for process in world.processes():
+        world.at(world.now + 1 + int(process.random() * NOTICE_MS), lambda _, p=process: _notice(p, name))  # type: ignore[misc]
+    return True
+
+
+def _notice(process: Process, topic: str) -> None:
+    rebuild = getattr(process, "rebuild", None)
+    if process.alive and process.sources and rebuild is not None:
+        rebuild(f"{topic} was made anew")
+
+
+GARBAGE: Final[tuple[bytes | None, ...]] = (
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    b"[" * 2_000,
+    b'{"type":"nothing","v":1}',
+    b'{"type":"delta","v":2,"host":"h0","flux":1}',
+    b'{"type":"claim","v":3,"host":"h0"}',
+    b'{"type":"build","v":1,"id":"g1","flavor":"small","count":-1}',
+    b'{"type":"build","v":9,"id":"g2","flavor":"small"}',
+    b'{"type":"decision","v":1,"request":"g3","result":"placed","position":{"partition":0,"offset":0}}',
+    b'{"type":"release","v":1,"host":"h0","request":"g4","allocation":"nobody-1"}',
+    b'{"type":"confirm","v":1,"host":"h1","request":"g5","allocation":"nobody-2"}',
+    None,
+)
+KEYS: Final[tuple[bytes | None, ...]] = (b"h0", b"h1", b"small", b"g1", b"h0/start", b"nobody/7/delta", b"\xff/", b"flavor/zzz", None)
+
+
+def _garbage(world: World, fault: plan.Fault) -> bool:
+    """Somebody writes what nobody can use."""
+    name = fault.what or TOPICS[fault.pick % len(TOPICS)]
+    topic = world.topics[name]
+    key = KEYS[(fault.pick >> 4) % len(KEYS)]
+    if name in COMPACTED and (key is None or key == b"h0/start"):
+        key = b"nobody/7"
+    world.inject(name, (fault.pick >> 8) % topic.partitions, key, GARBAGE[(fault.pick >> 12) % len(GARBAGE)])
+    return True
+
+
+def _spoil(world: World, fault: plan.Fault) -> bool:
+    """Garbage, or a record of a newer version, under the very keys of a host whose agent serves it."""
+    agents = [agent for agent in world.agents if agent.paused_ms <= world.now]
+    agent = _one(agents, fault)
+    hosts = [kept for kept in agent.keeper.hosts.values() if kept.phase == "serving"] if agent else []
+    if not hosts:
+        return False
+    kept = hosts[(fault.pick >> 4) % len(hosts)]
+    host, epoch = kept.spec.name, kept.ledger.epoch
+    key = (f"{host}/{epoch}", f"{host}/{epoch}/delta", f"{host}/0/delta")[(fault.pick >> 8) % 3]
+    value = (b"{", encode({"type": "delta", "v": 2, "host": host, "epoch": epoch, "new": True}))[(fault.pick >> 12) % 2]
+    world.inject("hosts", kept.partition, key.encode(), value)
+    return True
+
+
+KINDS: Final[dict[str, Callable[[World, plan.Fault], bool]]] = {
+    "replica_crash": _kill(lambda world: world.replicas),
+    "replica_pause": _pause(lambda world: world.replicas),
+    "replica_freeze": _pause(lambda world: world.replicas, frozen=True),
+    "replica_zombie": _zombie,
+    "replica_joins": _replica_joins,
+    "replica_leaves": _replica_leaves,
+    "agent_crash": _kill(lambda world: world.agents),
+    "agent_pause": _pause(lambda world: world.agents),
+    "agent_clone": _agent_clone,
+    "frontend_crash": _kill(lambda world: world.frontends),
+    "frontend_pause": _pause(lambda world: world.frontends),
+    "broker_down": _broker_down,
+    "partition_down": _partition_down,
+    "delay": _delay,
+    "clean": _clean,
+    "expire": _expire,
+    "marker": _marker,
+    "offsets_gone": _offsets_gone,
+    "clock_jump": _clock_jump,
+    "truncate": _truncate,
+    "recreate": _recreate,
+    "garbage": _garbage,
+    "spoil": _spoil,
+}
+"""Faults that happen at a time, or when a record is sent; each returns whether it happened."""

@@ -1,0 +1,302 @@
+"""A simulated process: it reads topics as far as chance lets it, sends through an outbox that may fail it, and has a clock of its own.
+
+    append ──▶ source is dirty ──▶ wake ──▶ turn: acknowledgements, reads, its shell's work ──▶ outbox ──▶ flush ──▶ append ──▶ …
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from commonplace.sim.log import OutOfRange, Topic
+
+if TYPE_CHECKING:
+    from commonplace.sim.world import World
+
+NEVER: Final = 1 << 62
+ALL: Final = 1 << 30
+CLOCK_SPREAD_MS: Final = 5_000_000
+"""Monotonic clocks of processes begin anywhere in it: nothing may compare those of two."""
+
+Done = Callable[[int], None]
+"""Told the offset of a record, or −1: not delivered, or nobody knows."""
+
+
+class Source:
+    """A partition that a process reads, and how far it is. `held`: not read for the time being; `cut_ms`: not readable until then."""
+
+    __slots__ = ("cut_ms", "dirty", "handler", "held", "owner", "partition", "position", "rank", "topic")
+
+    def __init__(
+        self, owner: "Process", topic: Topic, partition: int, position: int, rank: int, handler: Callable[..., None]
+    ) -> None:
+        self.owner, self.topic, self.partition, self.position = owner, topic, partition, position
+        self.rank, self.handler = rank, handler
+        self.held = self.dirty = False
+        self.cut_ms = 0
+
+
+class Outgoing:
+    """A record on its way. `kind` is what faults call it."""
+
+    __slots__ = ("done", "key", "kind", "partition", "sent_ms", "topic", "value")
+
+    def __init__(
+        self, kind: str, topic: str, partition: int, key: bytes | None, value: bytes | None, done: Done | None, sent_ms: int
+    ) -> None:
+        self.kind, self.topic, self.partition, self.key, self.value = kind, topic, partition, key, value
+        self.done, self.sent_ms = done, sent_ms
+
+
+class Process:
+    """What every simulated process has: sources, an outbox, an inbox of acknowledgements, a clock, a life."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world, self.name = world, name
+        self.random = Random(world.seed_of(name)).random
+        self.alive = True
+        self.paused_ms = 0  # stopped until then
+        self.sources: dict[tuple[str, int], Source] = {}
+        self.dirty: list[Source] = []
+        self.outbox: list[Outgoing] = []
+        self.blocked: dict[tuple[str, int], int] = {}  # topic, partition → nothing of ours gets there before
+        self.inbox: list[tuple[int, Done, int]] = []
+        self.wake_ms = NEVER
+        self._flush_ms = NEVER
+        self._lost = False
+        drift = world.config.drift
+        self.rate = 1_000 + (round((2 * self.random() - 1) * drift) if drift else 0)
+        self._clock_base, self._clock_at = int(self.random() * CLOCK_SPREAD_MS), world.now
+
+    # -- time ---------------------------------------------------------------------------------------------------------------------------
+
+    def clock(self) -> int:
+        """This process's monotonic clock in ms."""
+        return self._clock_base + (self.world.now - self._clock_at) * self.rate // 1_000
+
+    def at_clock(self, when_ms: int) -> int:
+        """The world's time at which this process's clock shows `when_ms`, or a little later."""
+        return self._clock_at + (when_ms - self._clock_base) * 1_000 // self.rate + 1
+
+    def wake(self, at_ms: int) -> None:
+        """Have a turn at that time, or before."""
+        if at_ms < self.wake_ms and self.alive:
+            self.wake_ms = at_ms
+            self.world.at(at_ms, self._woken)
+
+    def soon(self) -> int:
+        """A moment from now, as networks and schedulers have it."""
+        return self.world.now + 1 + int(self.random() * self.world.latency_ms)
+
+    def pause(self, until_ms: int, frozen: bool) -> None:
+        """Stop until then; with `frozen` the process's clock stands still meanwhile, as that of a suspended machine."""
+        now = self.world.now
+        self.paused_ms = max(self.paused_ms, until_ms)
+        if frozen:
+            self._clock_base, self._clock_at = self.clock() - (until_ms - now) * self.rate // 1_000, now
+        self.wake(until_ms)
+
+    def _woken(self, when_ms: int) -> None:
+        if when_ms != self.wake_ms or not self.alive:
+            self.world.events -= 1  # a turn that was brought forward is no event
+            return
+        self.wake_ms = NEVER
+        now = self.world.now
+        if self.paused_ms > now:
+            self.wake(self.paused_ms)
+            return
+        if self.inbox:
+            self._acknowledgements(now)
+        self.turn(now)
+
+    def turn(self, now: int) -> None:
+        """What the process does when it wakes."""
+        raise NotImplementedError
+
+    # -- reading ------------------------------------------------------------------------------------------------------------------------
+
+    def follow(self, topic: str, partition: int, position: int, rank: int, handler: Callable[..., None]) -> Source:
+        """Read a partition from a position on; in a turn, sources of lower rank are read first."""
+        source = Source(self, self.world.topics[topic], partition, position, rank, handler)
+        self.sources[topic, partition] = source
+        self.world.readers[topic][partition].append(source)
+        self.mark(source)
+        return source
+
+    def unfollow(self, topic: str, partition: int) -> None:
+        """Read it no more; what is not read is nothing to stop."""
+        source = self.sources.pop((topic, partition), None)
+        if source is not None:
+            source.held = True
+            self.world.readers[topic][partition].remove(source)
+
+    def mark(self, source: Source) -> None:
+        """Look at a source at the next turn, which is soon."""
+        if not source.dirty:
+            source.dirty = True
+            self.dirty.append(source)
+        self.wake(self.soon())
+
+    def read(self, now: int) -> bool:
+        """Read what is new, as far as faults and chance let it; False when records were lost and the state must be dropped."""
+        world, config = self.world, self.world.config
+        dirty, self.dirty = self.dirty, []
+        if len(dirty) > 1:
+            dirty.sort(key=_rank)
+        for source in dirty:
+            source.dirty = False
+            if source.held:
+                continue
+            topic, partition = source.topic, source.partition
+            until = max(source.cut_ms, world.down_until(topic.name, partition))
+            if until > now:
+                source.dirty = True
+                self.dirty.append(source)
+                self.wake(until)
+                continue
+            most = ALL
+            if world.faulty:
+                chance = self.random() * 1_000
+                if chance < config.skip:
+                    self.mark(source)
+                    continue
+                if chance < config.skip + config.partial:
+                    most = 1 + int(self.random() * 3)
+            before = source.position
+            try:
+                records, source.position = topic.read(partition, before, most, now)
+            except OutOfRange:
+                return False
+            if source.position == before:
+                continue
+            if source.position < topic.end(partition):
+                self.mark(source)
+            if world.trace is not None:
+                world.trace.reads(self.name, topic.name, partition, before, source.position)
+            source.handler(source, records)
+            if self._lost or not self.alive:
+                return not self._lost
+        return True
+
+    def give_up(self) -> None:
+        """The state can't be trusted any more: the turn ends, and the process begins anew."""
+        self._lost = True
+
+    def forget_sources(self) -> None:
+        """Read nothing any more."""
+        for topic, partition in list(self.sources):
+            self.unfollow(topic, partition)
+        self.dirty.clear()
+        self._lost = False
+
+    # -- sending ------------------------------------------------------------------------------------------------------------------------
+
+    def send(
+        self, kind: str, topic: str, partition: int, key: bytes | None, value: bytes | None, done: Done | None = None
+    ) -> None:
+        """Put a record into the outbox; `done` is told in a later turn."""
+        self.outbox.append(Outgoing(kind, topic, partition, key, value, done, self.world.now))
+        if self._flush_ms == NEVER:
+            self.flush_at(self.soon())
+
+    def flush_at(self, when_ms: int) -> None:
+        """Have the outbox flushed then."""
+        if when_ms < self._flush_ms:
+            self._flush_ms = when_ms
+            self.world.at(when_ms, self._flush)
+
+    def _flush(self, when_ms: int) -> None:
+        """Append what is in the outbox, in order a partition, as far as the broker is there; old records are given up."""
+        if when_ms != self._flush_ms or not self.alive:
+            self.world.events -= 1
+            return
+        self._flush_ms = NEVER
+        world, now = self.world, self.world.now
+        if self.paused_ms > now:
+            self.flush_at(self.paused_ms)
+            return
+        todo, self.outbox = self.outbox, []
+        kept: list[Outgoing] = []
+        again = NEVER
+        for number, entry in enumerate(todo):
+            until = max(
+                world.down_until(entry.topic, entry.partition), self.blocked.get((entry.topic, entry.partition), 0)
+            )
+            if until > now:
+                if now - entry.sent_ms >= world.config.delivery_timeout_ms:
+                    self.acknowledge(entry, -1)
+                else:
+                    kept.append(entry)
+                    again = min(again, until, entry.sent_ms + world.config.delivery_timeout_ms)
+                continue
+            fault = world.fault_of(entry.kind)
+            if fault is None:
+                self.acknowledge(entry, world.append(entry.topic, entry.partition, entry.key, entry.value, self))
+            elif not self._send_badly(entry, fault):
+                kept.append(entry)
+                again = min(again, self.blocked[entry.topic, entry.partition])
+            if not self.alive:
+                todo = todo[number + 1 :]
+                break
+        else:
+            todo = []
+        self.outbox = kept + todo + self.outbox
+        if self.outbox and self.alive:
+            self.flush_at(min(again, self.soon()) if again == NEVER else again)
+
+    def _send_badly(self, entry: Outgoing, fault: Any) -> bool:
+        """Send a record under a fault; False: it stays in the outbox."""
+        world = self.world
+        where = (entry.topic, entry.partition, entry.key, entry.value)
+        match fault.kind:
+            case "lose":
+                self.acknowledge(entry, -1, world.config.delivery_timeout_ms)
+            case "mute":
+                world.append(*where, self)
+                self.acknowledge(entry, -1, world.config.delivery_timeout_ms)
+            case "double":
+                offset = world.append(*where, self)
+                if entry.topic == "hosts" or not fault.ms:  # an idempotent producer never lets an older report follow a newer one
+                    world.append(*where, self)
+                else:
+                    world.at(world.now + fault.ms, lambda _: world.append(*where, self))
+                self.acknowledge(entry, offset)
+            case "hold":
+                self.blocked[entry.topic, entry.partition] = world.now + max(1, fault.ms)
+                return False
+            case "die_before":
+                world.kill(self, fault)
+            case "die_after":
+                world.append(*where, self)
+                world.kill(self, fault)
+            case _:
+                raise AssertionError(f"no fault {fault.kind} befalls a {entry.kind}")
+        return True
+
+    def acknowledge(self, entry: Outgoing, offset: int, after_ms: int = 0) -> None:
+        """Have the process told what became of a record."""
+        if entry.done is not None and self.alive:
+            due = self.soon() + after_ms
+            self.inbox.append((due, entry.done, offset))
+            self.wake(due)
+
+    def _acknowledgements(self, now: int) -> None:
+        inbox, self.inbox = self.inbox, []
+        for entry in inbox:
+            if entry[0] <= now:
+                entry[1](entry[2])
+            else:
+                self.inbox.append(entry)
+                self.wake(entry[0])
+
+    # -- end ----------------------------------------------------------------------------------------------------------------------------
+
+    def die(self) -> list[Outgoing]:
+        """End at once; returns what was on its way, which may yet arrive."""
+        self.alive = False
+        self.forget_sources()
+        left, self.outbox, self.inbox = self.outbox, [], []
+        return left
+
+
+def _rank(source: Source) -> int:
+    return source.rank

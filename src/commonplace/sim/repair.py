@@ -1,0 +1,43 @@
+"""What an operator does for a host that its agent refuses to start: write its last good state anew."""
+
+from typing import TYPE_CHECKING
+
+from commonplace.core.hashing import to_hex
+from commonplace.core.hosts import HostState, fold, parse_key, snapshot_key
+from commonplace.core.partition import partition_of
+from commonplace.core.records import Snapshot, encode
+
+if TYPE_CHECKING:
+    from commonplace.sim.world import World
+
+
+def repair(world: "World", host: str) -> None:
+    """Append a snapshot of everything good that ever stood of a host, in the epoch of its last start record."""
+    partition = partition_of(host, world.config.partitions)
+    state, prefix = HostState(host), f"{host}/".encode()
+    for offset, at_ms, key, value in world.topics["hosts"].everything(partition):
+        parsed = parse_key(key) if key is not None and key.startswith(prefix) else None
+        if parsed is not None:
+            before = (state.epoch, state.generation, state.base_generation, state.stale)
+            if fold(state, parsed, offset, at_ms, value)[1]:  # bad: as if it had never been
+                state.epoch, state.generation, state.base_generation, state.stale = before
+                state.version = 0
+    if state.epoch < 0 or not state.claims_topic:
+        return
+    snapshot = Snapshot(
+        host=host,
+        epoch=state.epoch,
+        generation=state.generation + 1,
+        claims_topic=state.claims_topic,
+        claims_through=state.claims_through,
+        hash=to_hex(state.hash),
+        agent="operator",
+        status=state.status,  # type: ignore[arg-type]  # as it was reported
+        gap=state.gap,
+        inventory=state.inventory,
+        traits=tuple(sorted(state.traits)),
+        labels=state.labels,
+        allocations=list(state.allocations.values()),
+    )
+    world.count("repaired")
+    world.append("hosts", partition, snapshot_key(host, state.epoch), encode(snapshot))

@@ -1,0 +1,385 @@
+"""A simulated scheduler process: the shipped `Replica` in a shell that does what scheduler/shell.py does, in virtual time.
+
+    catching up ──ends captured at the start reached──▶ serving ──told to leave, nothing waits──▶ gone
+        ▲                                                 │
+        └──── records lost, a topic made anew, too old ───┘
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from commonplace.core.keeper_events import Quarantine
+from commonplace.core.records import encode
+from commonplace.core.replica import Replica
+from commonplace.core.replica_events import (
+    Assigned,
+    CaughtUp,
+    ClaimDelivered,
+    Commit,
+    ControlRead,
+    DecisionDelivered,
+    DecisionsRead,
+    HistoryRead,
+    HostsRead,
+    Lost,
+    PeersRead,
+    Raw,
+    ReadHistory,
+    ReleaseDelivered,
+    ReplicaSettings,
+    RequestsRead,
+    SendClaim,
+    SendDecision,
+    SendRelease,
+    Tick,
+    Turn,
+)
+from commonplace.sim.members import NEVER, Done, Process, Source
+
+if TYPE_CHECKING:
+    from commonplace.sim.world import World
+
+REBUILD_WAIT_MS: Final = 1_000
+COMMIT_INTERVAL_MS: Final = 100
+SETTLE_ON_LEAVE_MS: Final = 5_000
+IDLE_TICK_MS: Final = 1_000
+CONTROL, PEERS, HOSTS, DECISIONS, REQUESTS = range(5)  # state before requests, as the shell reads
+
+
+class ReplicaProcess(Process):
+    """One replica between catching up and its end."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        super().__init__(world, name)
+        self.settings = world.replica_settings
+        self.life = 0
+        self._perform: dict[type, Callable[[Any], None]] = {
+            SendClaim: self._send_claim,
+            SendRelease: self._send_release,
+            SendDecision: self._send_decision,
+            Commit: self._note_commit,
+            ReadHistory: self._read_history,
+            Quarantine: self._put_aside,
+        }
+        self.begin(world.now)
+
+    @property
+    def core_settings(self) -> ReplicaSettings:
+        """The bounds that the core runs with."""
+        return self.settings
+
+    def begin(self, now: int) -> None:
+        """Start from nothing: read the state topics to ends captured now."""
+        world = self.world
+        self.life += 1
+        self.nonce = world.life_of(self.name)
+        self.hosts_id, self.requests_id = world.topics["hosts"].id, world.topics["requests"].id
+        self.member = ""
+        self.heard = -1
+        self.ready = self.leaving = False
+        self.owned: set[int] = set()
+        self.histories: dict[int, int] = {}
+        self.commits: dict[int, int] = {}
+        self.leave_ms = NEVER
+        self.folded = 0  # records of hosts that the core was given
+        self.turned_ms = self.tick_ms = self.group_ms = self.commit_ms = self.report_ms = 0
+        topics = world.topics
+        self.replica = Replica(self.name, self.nonce, world.config.partitions, topics["claims"].id, self.settings)
+        self.ends: dict[tuple[str, int], int] = {}
+        places: list[tuple[str, int, int, Callable[..., None]]] = [
+            ("control", 0, CONTROL, self._control),
+            ("replicas", 0, PEERS, self._peers),
+        ]
+        places += [("hosts", p, HOSTS, self._hosts) for p in range(world.config.partitions)]
+        for topic, partition, rank, handler in places:
+            self.ends[topic, partition] = topics[topic].end(partition)
+            self.follow(topic, partition, topics[topic].begin(partition), rank, handler)
+        self.wake(self.soon())
+
+    def rebuild(self, why: str) -> None:
+        """Drop the state and start anew, as the process does around its shell; what was sent still goes out."""
+        world = self.world
+        world.count("rebuild")
+        world.checkers.lost(self.nonce)
+        if world.trace is not None:
+            world.trace.tells(self.name, f"rebuilds: {why}")
+        if self.member and not self.cut():
+            world.group.leave(self.member)
+        self.forget_sources()
+        self.inbox.clear()
+        for entry in self.outbox:
+            entry.done = None
+        life = self.life = self.life + 1
+        self.ready = False
+        self.member = ""
+        world.at(world.now + REBUILD_WAIT_MS, lambda _: self._begin_again(life))
+
+    def _begin_again(self, life: int) -> None:
+        if self.alive and self.life == life:
+            self.begin(self.world.now)
+
+    # -- turn ---------------------------------------------------------------------------------------------------------------------------
+
+    def turn(self, now: int) -> None:
+        """One turn of the shell's loop."""
+        if not self.sources:
+            return  # between two lives
+        clock = self.clock()
+        if self.turned_ms and clock - self.turned_ms > self.world.stale_after_ms:
+            return self.rebuild("no turn for so long that tombstones may have been missed")
+        self.turned_ms = clock
+        if not self.read(now):
+            return self.rebuild("records were lost")
+        if not self.ready:
+            return self._catching_up(now)
+        if now - self.group_ms >= self.world.beat_ms:
+            self.group_ms = now
+            self._group(now)
+        busy = self.busy()
+        if clock - self.tick_ms >= (self.world.config.tick_ms if busy else IDLE_TICK_MS):
+            self.tick_ms = clock
+            self.receive(Tick())
+        self.receive(Turn())
+        if self.commits and now - self.commit_ms >= COMMIT_INTERVAL_MS:
+            self._commit(now)
+        if now - self.report_ms >= self.world.config.report_ms:
+            self.report_ms = now
+            self._report("leaving" if self.leaving else "ready")
+        if self.leaving and (not self.replica.waiting or now >= self.leave_ms):
+            return self._leave(now)
+        self._plan(now)
+        return None
+
+    def _plan(self, now: int) -> None:
+        """Wake when something is due."""
+        world = self.world
+        at = min(self.group_ms + world.beat_ms, self.report_ms + world.config.report_ms)
+        if self.commits:
+            at = min(at, self.commit_ms + COMMIT_INTERVAL_MS)
+        if self.busy():
+            at = min(at, now + world.config.tick_ms)
+        self.wake(max(at, now + 1))
+
+    def busy(self) -> bool:
+        """Whether the core waits for anything but records."""
+        core = self.replica
+        placer = core.placer
+        return bool(core.works or placer.pending or placer.queue or placer.parked or placer.renewals or self.histories)
+
+    def _catching_up(self, now: int) -> None:
+        sources = self.sources
+        if any(sources[place].position < end for place, end in self.ends.items()):
+            return
+        self.ready = True
+        positions = dict(enumerate(self.positions()))
+        ends = {p: end for (topic, p), end in self.ends.items() if topic == "hosts"}
+        self.world.checkers.serves(self.nonce, positions, ends)
+        self.receive(CaughtUp())
+        if self.world.trace is not None:
+            self.world.trace.tells(self.name, f"caught up with {len(self.replica.view.rows)} hosts")
+        self.wake(self.soon())
+
+    def receive(self, event: Any) -> None:
+        """Let the core take an event and do what it asks."""
+        perform = self._perform
+        for effect in self.replica.receive(event, self.clock()):
+            perform[type(effect)](effect)
+
+    # -- reading ------------------------------------------------------------------------------------------------------------------------
+
+    def _hosts(self, source: Source, records: Sequence[Raw]) -> None:
+        if records:
+            self.folded += len(records)
+            if self.ready and self.world.wall() - records[-1][1] > self.world.stale_after_ms:
+                self.rebuild("reading so far behind that tombstones may have been missed")
+                return
+            self.receive(HostsRead(source.partition, records))
+
+    def _control(self, source: Source, records: Sequence[Raw]) -> None:
+        if records:
+            self.receive(ControlRead(records))
+
+    def _peers(self, source: Source, records: Sequence[Raw]) -> None:
+        if records:
+            self.receive(PeersRead(records))
+
+    def _requests(self, source: Source, records: Sequence[Raw]) -> None:
+        if records:
+            self.receive(RequestsRead(source.partition, records))
+
+    def _decisions(self, source: Source, records: Sequence[Raw]) -> None:
+        if records:
+            self.receive(DecisionsRead(source.partition, records))
+        self._history_step(source.partition, source.position)
+
+    # -- the group ----------------------------------------------------------------------------------------------------------------------
+
+    def cut(self) -> bool:
+        """Whether the group's coordinator can't be reached."""
+        return self.world.down_until("group", 0) > self.world.now or self.world.cut_off.get(self.name, 0) > self.world.now
+
+    def _group(self, now: int) -> None:
+        """Ask the group: join, live, hear what is ours."""
+        world, group = self.world, self.world.group
+        if self.cut():
+            return
+        group.expire(now)
+        if not self.member:
+            self.member = world.life_of(self.name)
+            group.join(self.member, now)
+        if not group.heartbeat(self.member, now):
+            if world.trace is not None:
+                world.trace.tells(self.name, "was fenced from its group")
+            for partition in sorted(self.owned):
+                self._ceded(partition)
+            self.member = ""
+            self.group_ms = now - world.beat_ms + 1
+            return
+        self.heard = group.heard(self.member)
+        mine = group.assignment(self.member)
+        if mine != self.owned:
+            for partition in sorted(self.owned - mine):
+                self._ceded(partition)
+            for partition in sorted(mine - self.owned):
+                self._gained(partition)
+
+    def _ceded(self, partition: int) -> None:
+        self.owned.discard(partition)
+        self.unfollow("requests", partition)
+        self.unfollow("decisions", partition)
+        self.histories.pop(partition, None)
+        self.commits.pop(partition, None)
+        if self.world.trace is not None:
+            self.world.trace.tells(self.name, f"gives up requests[{partition}]")
+        self.world.checkers.lost(self.nonce, partition)
+        self.receive(Lost(partition))
+
+    def _gained(self, partition: int) -> None:
+        self.owned.add(partition)
+        world, topic = self.world, self.world.topics["requests"]
+        low, end, committed = topic.begin(partition), topic.end(partition), world.committed(partition)
+        start = committed if low <= committed <= end else low
+        if world.trace is not None:
+            world.trace.tells(self.name, f"takes over requests[{partition}] from offset {start} of {end}")
+        world.checkers.assigned(self.nonce, partition)
+        self.receive(Assigned(partition, end))
+        if not self.leaving:
+            self.follow("requests", partition, start, REQUESTS, self._requests)
+
+    def _commit(self, now: int) -> None:
+        world = self.world
+        self.commit_ms = now
+        if self.cut():
+            return
+        commits, self.commits = self.commits, {}
+        for partition, offset in commits.items():
+            fault = world.fault_of("commit")
+            if fault is None:
+                world.commit(self.member, self.heard, self.requests_id, partition, offset)
+            elif fault.kind == "hold":
+                member, heard = self.member, self.heard
+                world.at(now + fault.ms, lambda _, p=partition, o=offset: world.commit(member, heard, self.requests_id, p, o))
+            elif fault.kind in ("die_before", "die_after"):
+                if fault.kind == "die_after":
+                    world.commit(self.member, self.heard, self.requests_id, partition, offset)
+                world.kill(self, fault)
+                return
+
+    def leave(self) -> None:
+        """Be told to stop: take nothing more in, settle, go."""
+        self.leaving = True
+        self.leave_ms = self.world.now + SETTLE_ON_LEAVE_MS
+        if not self.ready:
+            self.world.gone(self)
+            return
+        for partition in range(self.world.config.request_partitions):
+            self.unfollow("requests", partition)
+        self.report_ms = 0
+        self.wake(self.soon())
+
+    def _leave(self, now: int) -> None:
+        done = {number: part.undecided.committed for number, part in self.replica.parts.items()}
+        if not self.cut():
+            for partition, offset in done.items():
+                if offset >= 0:
+                    self.world.commit(self.member, self.heard, self.requests_id, partition, offset)
+            self.world.group.leave(self.member)
+        self.world.gone(self)
+
+    # -- history ------------------------------------------------------------------------------------------------------------------------
+
+    def _read_history(self, effect: ReadHistory) -> None:
+        """Requests wait in the log until the decisions of the idempotency window before them are read."""
+        partition = effect.partition
+        requests = self.sources.get(("requests", partition))
+        if requests is not None:
+            requests.held = True
+        decisions = self.world.topics["decisions"]
+        offset, end = decisions.offset_at(partition, max(0, effect.from_ms)), decisions.end(partition)
+        self.histories[partition] = end
+        self.follow("decisions", partition, offset, DECISIONS, self._decisions)
+        if offset >= end:
+            self.inbox.append((self.world.now, lambda _: self._history_step(partition, offset), 0))
+            self.wake(self.world.now + 1)
+
+    def _history_step(self, partition: int, position: int) -> None:
+        end = self.histories.get(partition)
+        if end is None or position < end:
+            return
+        del self.histories[partition]
+        self.receive(HistoryRead(partition))
+        requests = self.sources.get(("requests", partition))
+        if requests is not None:
+            requests.held = False
+            self.mark(requests)
+
+    # -- effects ------------------------------------------------------------------------------------------------------------------------
+
+    def _told(self, event: Callable[[int], Any]) -> Done:
+        """A record's fate as an event of the core; of an earlier life nobody hears."""
+        life = self.life
+
+        def done(offset: int) -> None:
+            if self.life == life:
+                self.receive(event(offset))
+
+        return done
+
+    def _send_claim(self, effect: SendClaim) -> None:
+        allocation = effect.allocation
+        kind = "renew" if allocation in self.replica.placer.renewals else "claim"
+        self.send(
+            kind, "claims", effect.partition, effect.key, effect.value, self._told(lambda o: ClaimDelivered(allocation, o))
+        )
+
+    def _send_release(self, effect: SendRelease) -> None:
+        token = effect.token
+        self.send(
+            "release", "claims", effect.partition, effect.key, effect.value,
+            self._told(lambda o: ReleaseDelivered(token, o >= 0)),
+        )  # fmt: skip
+
+    def _send_decision(self, effect: SendDecision) -> None:
+        token = effect.token
+        self.world.checkers.decides(
+            self.nonce, effect.partition, effect.value, self.world.true_ms(), again=effect.result == "again"
+        )
+        self.send(
+            "decision", "decisions", effect.partition, effect.key, effect.value,
+            self._told(lambda o: DecisionDelivered(token, o >= 0)),
+        )  # fmt: skip
+
+    def _note_commit(self, effect: Commit) -> None:
+        self.commits[effect.partition] = effect.offset
+
+    def _put_aside(self, effect: Quarantine) -> None:
+        self.world.quarantined(self.name, effect)
+
+    def _report(self, state: str) -> None:
+        places = range(self.world.config.partitions)
+        positions = {f"hosts [{p}]": self.sources["hosts", p].position for p in places if ("hosts", p) in self.sources}
+        self.send("report", "replicas", 0, self.name.encode(), encode(self.replica.report(state, positions)))
+
+    def positions(self) -> tuple[int, ...]:
+        """How far it has folded `hosts`."""
+        return tuple(self.sources["hosts", p].position for p in range(self.world.config.partitions))
