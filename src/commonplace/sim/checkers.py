@@ -62,6 +62,7 @@ class Checkers:
         self._granted: dict[str, Place] = {}  # every allocation that was ever granted: ids are never reused
         self._confirmed: dict[str, tuple[int, int]] = {}  # allocation → log time and offset of its first confirm
         self._lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
+        self._lost_hosts: set[int] = set()  # the same of hosts
         self._owned: dict[str, set[int]] = {}  # replica → request partitions
         self._bad: dict[Place, str] = {}  # records that somebody must quarantine
         self._set_aside: set[Place] = set()
@@ -158,6 +159,7 @@ class Checkers:
     def _lose_hosts(self, partition: int, end: int) -> None:
         """Fold what is left anew; ledgers that live may know more than the log does, so nothing follows from it at once."""
         self.answers.hosts_lossy = True
+        self._lost_hosts.add(partition)
         kept = [raw for raw in self._raws[partition] if raw[0] < end]
         lost = [host for host in self.hosts.values() if host.partition == partition]
         claims = {host.name: host.claims for host in lost}
@@ -211,6 +213,7 @@ class Checkers:
         host = self.hosts.get(name)
         if host is None:
             host = self.hosts[name] = Host(name, partition)
+            host.blind = "reports were lost" if partition in self._lost_hosts else ""
         known = (host, kind, epoch)
         if key is not None:
             self._keys[key] = known
@@ -254,6 +257,12 @@ class Checkers:
             host.note(offset)
             return
         after, facts = held_by(host, record), facts_of(host, record)
+        if after is host.held and facts is host.facts and self._only_a_heartbeat(host, record):
+            host.generation, host.offset, host.at_ms = record.generation, offset, at_ms
+            host.through = record.claims_through
+            reports[offset] = Report(host, after)
+            host.note(offset)
+            return
         total = host.sum if after is host.held else self._hashes.sum(after)
         found = (facts.hash + total) % MODULUS
         if f"{found:016x}" != record.hash:
@@ -271,6 +280,20 @@ class Checkers:
         self._follow(host, record, after, facts, total, offset, at_ms)
         reports[offset] = Report(host, after, host.stale)
         host.note(offset)
+
+    def _only_a_heartbeat(self, host: Host, record: Snapshot | Delta) -> bool:
+        """Whether a report says nothing but how far its ledger has read, and follows directly on the one before: most do."""
+        return (
+            not record.settled
+            and isinstance(record, Delta)
+            and record.hash == host.said_hash
+            and record.generation == host.generation + 1
+            and host.through <= record.claims_through < self._ends.get(("claims", host.partition), 0)
+            and (not host.claims or host.claims[0].offset > record.claims_through)
+            and record.gap is None
+            and record.claims_topic == host.topic == self._ids.get("claims")
+            and not (host.fresh or host.blind or host.stale or self.injecting or host.base_gap or host.gap)
+        )
 
     def _void(self, host: Host, record: Snapshot | Delta, offset: int, value: bytes) -> str:
         """Why a newer epoch or generation has replaced the report, or ""."""
@@ -410,7 +433,9 @@ class Checkers:
     ) -> None:
         host.generation, host.offset, host.at_ms, host.reported = record.generation, offset, at_ms, record.epoch
         host.topic, host.through = record.claims_topic, record.claims_through
-        host.held, host.facts, host.sum = after, facts, total
+        if after is not host.held:
+            host.builds = sum(1 for allocation in after.values() if allocation.building)
+        host.held, host.facts, host.sum, host.said_hash = after, facts, total, record.hash
         if isinstance(record, Snapshot):
             host.base, host.base_facts, host.base_gap = after, facts, record.gap
             host.base_generation = NO_BASE if host.stale else record.generation

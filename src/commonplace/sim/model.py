@@ -63,9 +63,9 @@ class Host:
     """
 
     __slots__ = (
-        "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "claims", "claims_from", "epoch", "facts",
+        "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from", "epoch", "facts",
         "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "partition", "removed",
-        "reported", "said", "stale", "started_ms", "sum", "through", "topic",
+        "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
     )  # fmt: skip
 
     def __init__(self, name: str, partition: int) -> None:
@@ -78,6 +78,8 @@ class Host:
         self.base_gap = self.gap = False
         self.sum = 0
         self.stale = "no report yet"
+        self.builds = 0
+        self.said_hash = ""  # by the last report
         self.removed = False
         self.blind = ""
         self.fresh = False
@@ -112,7 +114,7 @@ class Host:
         """The host was taken out by an operator, or its current snapshot deleted: it holds nothing."""
         self.held = self.base = {}
         self.facts = self.base_facts = NOTHING
-        self.sum, self.gap, self.base_gap = 0, False, False
+        self.sum, self.gap, self.base_gap, self.builds, self.said_hash = 0, False, False, 0, ""
         self.stale, self.removed = "removed", True
         self.topic, self.through, self.reported, self.base_generation = "", -1, -1, NO_BASE
         self.leases = {}
@@ -129,8 +131,7 @@ class Host:
             if self.history and self.history[-1][1] >= 0:
                 self.history.append((offset, -1, 0, 0, 0))
             return
-        builds = sum(1 for allocation in self.held.values() if allocation.building)
-        self.history.append((offset, self.epoch, self.generation, self.through, (builds << 64) | self.hash))
+        self.history.append((offset, self.epoch, self.generation, self.through, (self.builds << 64) | self.hash))
 
 
 class Hashes:
