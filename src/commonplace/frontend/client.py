@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from commonplace.clock import wall_s
 from commonplace.core.records import Build, Decision, Quarantined, encode
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import history
@@ -285,7 +286,7 @@ class Frontend:
         if not self._by_time:
             return None
         window_ms = round(self._settings.scheduler.idempotency_window_s * 1000)
-        return round(time.time() * 1000) - window_ms - CLOCK_SLACK_MS
+        return round(wall_s() * 1000) - window_ms - CLOCK_SLACK_MS
 
     def _settle(
         self, event: AskConfirm | AskRelease, decision: Decision, wait: bool, timeout: float | None

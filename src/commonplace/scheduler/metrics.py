@@ -1,7 +1,6 @@
 """A replica's figures for Prometheus: read from its state at scrape time, so that the loop pays for counters only once."""
 
 import logging
-import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -11,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from commonplace import __version__
+from commonplace.clock import wall_s
 from commonplace.core.replica import Replica
 from commonplace.kafka.outbox import QuarantineWriter
 
@@ -126,7 +126,7 @@ class SchedulerFigures(Collector):
             "commonplace_decisions_kept", "Decisions remembered for redelivery", len(replica.history)
         )
         newest_ms = view.newest_log_time_ms
-        age_s = max(0.0, time.time() - newest_ms / 1000) if newest_ms else 0.0
+        age_s = max(0.0, wall_s() - newest_ms / 1000) if newest_ms else 0.0
         yield GaugeMetricFamily("commonplace_view_age_seconds", "Age of the newest host record folded", age_s)
         yield self._labelled(
             "commonplace_hosts", "Hosts by status", ("status",), {(s,): n for s, n in view.statuses().items()}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from commonplace.clock import wall_s
 from commonplace.collector import calm
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.records import encode
@@ -266,7 +267,7 @@ class Scheduler:
 
     def _check_age(self, batch: Batch) -> None:
         """A reader older than half the tombstones' life may have missed one (rule: rebuild)."""
-        if self.replica.ready and time.time() - batch.records[-1][1] / 1000 > self._stale_after_s:
+        if self.replica.ready and wall_s() - batch.records[-1][1] / 1000 > self._stale_after_s:
             raise Rebuild("reading far behind: tombstones may have been missed")
 
     # -- partitions ---------------------------------------------------------------------------------------------------
