@@ -7,7 +7,7 @@
 Nothing here is random and nothing happens by itself: who calls decides when a cleaner or the retention passes. What a pass may take is
 Kafka's rule (UnifiedLog.roll, LogCleanerManager.cleanableOffsets, Cleaner.shouldRetainRecord of Kafka 4); a pass here comes whenever it is
 called, without Kafka's dirty ratio and back-off, so whatever a real log may lack, this one can be made to lack
-(tests/test_sim_log.py holds it against a broker).
+(tests/test_sim_log_kafka.py holds it against a broker).
 """
 
 from bisect import bisect_left, bisect_right
