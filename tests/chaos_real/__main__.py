@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     running = commands.add_parser("run", help="inject faults for a while, settle, judge")
     running.add_argument("--minutes", type=float, default=10.0)
     running.add_argument("--seed", type=int, default=None, help="default: another one each time, printed")
-    running.add_argument("--gap-s", type=float, default=1.5, help="seconds between injections, on average")
+    running.add_argument("--gap-s", type=float, default=0.8, help="seconds between injections, on average")
     running.add_argument("--trace", type=Path, default=None, help="a trace to replay; default: one made from the seed")
     running.add_argument("--form", default="csv", help="its format, as of `commonplace replay --format`")
     running.add_argument("--keep", type=Path, default=None, help="where the run's directory is made")

@@ -103,7 +103,8 @@ class Cast(Stack):
         return super()._spawn(name, *arguments, port=port, environ={**self._way(name), **(environ or {})})
 
     def _client(self, name: str, environ: Mapping[str, str]) -> Process:
-        here = {**self.environ, **self._way(name), **environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        here = {**self.environ, **self._way(name), **environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         process = Client(name, self._clients[name], self.work_dir / f"{name}.log", here)
         self.processes[name] = process
         return process

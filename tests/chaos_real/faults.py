@@ -17,11 +17,12 @@ from chaos_real.ground import Disk
 from chaos_real.plan import AGENTS, BROKER, BY_NAME, Injection
 from chaos_real.proxy import Link, Proxy, Way
 from chaos_real.scene import Scene
+from chaos_real.topics import SILENT
 from commonplace.failpoints import VARIABLE as FAILPOINTS
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.jars import BrokerError
 from commonplace.kafka.topics import Topics
-from e2e_world import BARE, SILENT
+from e2e_world import BARE
 
 CLOCK: Final = "COMMONPLACE_CLOCK_OFFSET_MS"
 FAILPOINT_WAIT_S: Final = 25.0
@@ -272,10 +273,11 @@ class Faults:
 
     def _set(self, topic: str, setting: str, value: str) -> None:
         """Set it, however long the broker is away."""
+        admin = self._admin()
         for last in (*[False] * 20, True):
             entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
             resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-            [future] = self._admin().incremental_alter_configs([resource], request_timeout=WRITE_S).values()
+            [future] = admin.incremental_alter_configs([resource], request_timeout=WRITE_S).values()
             try:
                 future.result(WRITE_S)
                 return

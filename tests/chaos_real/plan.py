@@ -50,7 +50,7 @@ KINDS: Final = (
     # replicas
     Kind("replica killed", REPLICAS, 2),
     Kind("replica stopped", REPLICAS, 1),
-    *(Kind(f"replica killed at {name}", REPLICAS, 0.7, amount=(1, 200)) for name in SCHEDULER),
+    *(Kind(f"replica killed at {name}", REPLICAS, 0.7, amount=(1, 40)) for name in SCHEDULER),
     Kind("replica paused", REPLICAS, 2, 0.1, 3),
     Kind("replica paused past its session", REPLICAS, 1.5, 7, 14),
     Kind("replica paused at 10 Hz", REPLICAS, 1, 3, 6),
@@ -58,7 +58,7 @@ KINDS: Final = (
     # agents
     Kind("agent killed", AGENTS, 2),
     Kind("agent stopped", AGENTS, 0.7),
-    *(Kind(f"agent killed at {name}", AGENTS, 1, amount=(1, 300)) for name in AGENT),
+    *(Kind(f"agent killed at {name}", AGENTS, 1, amount=(1, 60)) for name in AGENT),
     Kind("agent paused", AGENTS, 2, 0.1, 3),
     Kind("agent paused past its leases", AGENTS, 1, 9, 14),
     Kind("second agent", AGENTS, 1.5),

@@ -52,7 +52,7 @@ CELL_HOSTS: Final = 3
 PER_S: Final = 15.0
 """Requests a second and frontend, as long as no burst is on."""
 
-AT_ONCE_MAX: Final = 8
+AT_ONCE_MAX: Final = 10
 SETTLE_S: Final = 180.0
 STEP_S: Final = 0.1
 READY_S: Final = 120.0
@@ -81,7 +81,7 @@ class Options(Struct, frozen=True):
 
     seed: int
     seconds: float
-    gap_s: float = 1.5
+    gap_s: float = 0.8
     trace: Path | None = None
     form: str = "csv"
     keep: Path | None = None  # where runs leave their directories

@@ -7,6 +7,7 @@ topics/topics.json      full name, id and end offsets of each topic
 import base64
 import gzip
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from commonplace.kafka.topics import TopicFacts
 from commonplace.ops.audit import Entry, Log
-from e2e_world import SILENT
 
 FOLDER: Final = "topics"
 INDEX: Final = "topics.json"
+# A broker that is away is what this is about, and librdkafka tells of every try.
+SILENT: Final = logging.Logger("tap", level=logging.CRITICAL + 1)
 POLL_S: Final = 0.2
 BATCH: Final = 1_000
 STALL_S: Final = 60.0
