@@ -54,7 +54,7 @@ class Judge:
         if self.after is not self.before or self.record.settled or len(self.facts) > 1:
             self._leave_unordered()
             self._settled()
-            if not self.blind:
+            if not self.blind and not self.record.settled_omitted:  # its list is bounded
                 self._ends_as_shown()
         self._follow_leases()
 
