@@ -249,9 +249,15 @@ class Answers:
         for at, key in undecided.items():
             if at >= offset:
                 return
-            if key not in self.effective:
+            if key not in self.effective and not self._used_elsewhere(key):
                 text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
                 self._findings.violated(4, text, ("requests", partition, at))
+
+    def _used_elsewhere(self, key: RequestKey) -> bool:
+        """Whether every content that came under a key was told that its id was used, by a request on another partition."""
+        contents = self.asked.get(key, [])
+        told = all((key, digest(asked.build)) in self.reused for asked in contents)
+        return told and any(partition != key[0] and request == key[1] for partition, request in self.asked)
 
     # -- the end ------------------------------------------------------------------------------------------------------------------------
 
@@ -264,7 +270,8 @@ class Answers:
             if key in self.gone:
                 continue
             if effective is None:
-                self._findings.violated(4, f"request {key[1]} has no decision", here)
+                if not self._used_elsewhere(key):
+                    self._findings.violated(4, f"request {key[1]} has no decision", here)
                 continue
             late_ms = (
                 effective.at_ms - max(contents[0].at_ms, calm_ms) - deadline(contents[0].build) - DEADLINE_SLACK_MS

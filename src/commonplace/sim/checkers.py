@@ -97,6 +97,10 @@ class Checkers:
         self._ends[topic, partition] = raw[0] + 1
         taker(partition, raw)
 
+    def marked(self, topic: str, partition: int, offset: int) -> None:
+        """A transaction's marker took an offset that no reader meets."""
+        self._ends[topic, partition] = offset + 1
+
     def recreated(self, topic: str, topic_id: str | None = None) -> None:
         """A topic was deleted and made anew, empty: what stood in it is nobody's evidence any more."""
         if topic_id is not None:
