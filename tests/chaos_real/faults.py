@@ -263,11 +263,9 @@ class Faults:
             self._set(topic, setting, right)
 
     def _setting(self, topic: str, setting: str) -> str:
-        [future] = (
-            self._admin()
-            .describe_configs([ConfigResource(ResourceType.TOPIC, topic)], request_timeout=WRITE_S)
-            .values()
-        )
+        admin = self._admin()  # kept until it has answered: one that is collected never does
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        [future] = admin.describe_configs([resource], request_timeout=WRITE_S).values()
         entries: dict[str, Any] = self._said(future)
         return str(entries[setting].value)
 

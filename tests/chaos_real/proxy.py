@@ -56,6 +56,7 @@ class Link:
         self.resets = 0
         self._rng = random.Random(name)
         self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()  # the loop itself would let one go that only waits
 
     def heal(self) -> None:
         """Let everything through from now on, what was held back first."""
@@ -72,6 +73,8 @@ class Link:
         """One connection of a client, until both sides are done with it."""
         self.connections += 1
         self._open.add(writer)
+        task = asyncio.current_task()
+        self._tasks.add(task)
         try:
             if self.accepting == "refuse":
                 _reset(writer)
@@ -83,6 +86,7 @@ class Link:
             return  # the proxy ends, and asyncio would tell of it
         finally:
             self._open.discard(writer)
+            self._tasks.discard(task)
             writer.close()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,6 +9,8 @@ from e2e_world import Entry as Row
 from e2e_world import Ledgers, is_word, parsed
 
 RECENT_MAX: Final = 200
+RECENT_BYTES_MAX: Final = 30_000
+"""Of one record: what is padded with garbage once must not be padded again."""
 
 
 class Scene:
@@ -32,7 +34,8 @@ class Scene:
             record = parsed(row)
             if record is None:
                 return
-            self.recent[kind].append(entry)
+            if len(entry.value or b"") <= RECENT_BYTES_MAX:
+                self.recent[kind].append(entry)
             if kind == "requests" and record.get("type") == "build" and is_word(record.get("id")):
                 self._asked.add(record["id"])
             if kind == "decisions" and record.get("type") == "decision":
