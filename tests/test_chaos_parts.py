@@ -134,12 +134,13 @@ def test_a_half_open_link_accepts_and_never_answers(link: Link) -> None:
         assert connection.recv(100) == b"anybody?"
 
 
-def ending(connection: socket.socket) -> str:
-    """How the other side ended a connection, whatever came before."""
+def ending(link: Link) -> str:
+    """How the other side ends a connection, whatever came before."""
     try:
-        connection.sendall(b"1")
-        while connection.recv(10):
-            pass
+        with connect(link) as connection:
+            connection.sendall(b"1")
+            while connection.recv(10):
+                pass
     except ConnectionError:
         return "reset"
     return "closed"
@@ -147,14 +148,12 @@ def ending(connection: socket.socket) -> str:
 
 def test_a_link_that_refuses_resets_at_once(link: Link) -> None:
     link.accepting = "refuse"
-    with connect(link) as connection:
-        assert ending(connection) == "reset"
+    assert ending(link) == "reset"
 
 
 def test_a_lossy_link_resets_connections(link: Link) -> None:
     link.up.reset_share = 1.0
-    with connect(link) as connection:
-        assert ending(connection) == "reset"
+    assert ending(link) == "reset"
     until(lambda: "" if link.resets == 1 else "no reset is counted")
 
 
