@@ -381,6 +381,12 @@ def test_a_bad_request_is_answered_where_its_id_can_be_read() -> None:
     assert hand.committed() == 3
 
 
+def test_an_id_is_reused_also_while_its_rejection_is_not_read_back() -> None:
+    hand = Hand("h0", queue_max=0)
+    hand.request(Build(id="a", flavor="small"), Build(id="a", flavor="small", count=2))
+    assert [(d.reason, d.count) for d in hand.decisions()] == [("overloaded", 1), ("id_reused", 2)]
+
+
 # -- several instances ----------------------------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,7 @@ class Replica:
         )
         self.parts: dict[int, Part] = {}
         self.works: dict[str, Work] = {}
+        self._rejected: dict[tuple[int, str], str] = {}  # answered without a work, not read back: request → content
         self.peers: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
         self.ready = False
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
@@ -235,6 +236,7 @@ class Replica:
             return
         for request in [request for request, work in self.works.items() if work.partition == event.partition]:
             self.works.pop(request).state = DROPPED
+        self._rejected = {at: content for at, content in self._rejected.items() if at[0] != event.partition}
         self.history.drop(event.partition)
 
     def _history_read(self, event: HistoryRead, now_ms: int) -> None:
@@ -330,6 +332,8 @@ class Replica:
             if work.state == ANSWERED:
                 self._deliver(partition, build.id, work.answer, [offset], "again", build.flavor, 0)
             return None
+        if self._rejected.get((partition, build.id), "") not in ("", content):
+            return self._reuse(partition, offset, build, content)
         reason = self._refusal(build)
         if not reason and len(self.placer.queue) + len(self.placer.parked) >= self.settings.queue_max:
             reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it later, under a new id"
@@ -601,6 +605,8 @@ class Replica:
 
     def _decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:
         """Send a decision that claims nothing."""
+        if decision.reason != ID_REUSED:
+            self._rejected.setdefault((partition, request_id), decision.content)
         self._deliver(partition, request_id, encode(decision), offsets, decision.result, decision.flavor, waited_ms)
 
     def _deliver(
@@ -688,6 +694,7 @@ class Replica:
             return f"key is of request {request!r:.80}, record of {decision.request!r}"
         if decision.reason == ID_REUSED:
             return ""  # answers another content; never the effective one
+        self._rejected.pop((partition, request), None)
         if not self.history.first(request, partition, log_time_ms, value or b""):
             self.placer.counts.void += 1
             return ""
