@@ -490,9 +490,7 @@ class Checkers:
         if self.injecting and not isinstance(decode("decisions", raw[3] or b""), Bad):
             self.answers.lossy = True  # a forged decision is effective like any
             return
-        wrong = self.answers.decision(partition, *raw)
-        if wrong:
-            self._must_set_aside("decisions", partition, raw[0], wrong)
+        self.answers.decision(partition, *raw)  # what is bad need not be put aside: who owns no request of then never reads it
 
     def _state_record(self, topic: str) -> Callable[[int, Raw], None]:
         """Of `control` and `replicas` nothing is judged but that they can be read."""
