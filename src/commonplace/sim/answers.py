@@ -76,6 +76,10 @@ class Answers:
         self.claims: dict[str, tuple[Claim, Place]] = {}  # allocation → the first claim that asked for it
         self.released: set[str] = set()
         self.gone: set[RequestKey] = set()  # requests whose records were lost
+        self.skipped: dict[
+            int, int
+        ] = {}  # partition → committed before a truncation, perhaps, though written anew since
+        self.windowless = False  # the broker's clock jumped: which ids may be used again nobody can say
         self.lossy = False  # acknowledged decisions were lost: what was effective may have changed
         self.hosts_lossy = False  # reports were lost: grants may not stand where decisions find them
 
@@ -95,6 +99,8 @@ class Answers:
                 self.cancelled.setdefault(at, offset)
             return ""
         contents = self.asked.setdefault(at, [])
+        if offset < self.skipped.get(partition, 0) and not contents:
+            self.gone.add(at)
         if all(asked.build != record for asked in contents):
             contents.append(Asked(record, offset, at_ms))
         if at not in self.effective or len(contents) > 1:
@@ -230,7 +236,7 @@ class Answers:
 
     def told(self, partition: int, request: str, result: str, placed: frozenset[str], reason: str = "") -> None:
         """A frontend gave its caller this answer."""
-        if self.lossy or reason == ID_REUSED:
+        if self.lossy or self.windowless or reason == ID_REUSED:
             return
         effective = self.effective.get((partition, request))
         if effective is None:
@@ -249,7 +255,7 @@ class Answers:
         for at, key in undecided.items():
             if at >= offset:
                 return
-            if key not in self.effective and not self._used_elsewhere(key):
+            if key not in self.effective and key not in self.gone and not self._used_elsewhere(key):
                 text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
                 self._findings.violated(4, text, ("requests", partition, at))
 
@@ -282,6 +288,8 @@ class Answers:
                 )
             for other in contents:
                 content = digest(other.build)
+                if self.windowless:
+                    break
                 if effective.content not in ("", content) and (key, content) not in self.reused:
                     text = f"request {key[1]} came with a used id and other content, and was never told so"
                     self._findings.violated(4, text, ("requests", key[0], other.offset))

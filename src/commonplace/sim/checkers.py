@@ -59,7 +59,7 @@ class Checkers:
         self._ids: dict[str, str] = {}  # topic → its id
         self._ends: dict[tuple[str, int], int] = {}
         self._lows: dict[int, int] = {}  # claims partition → first offset kept
-        self._granted: dict[str, Place] = {}  # every allocation that was ever granted: ids are never reused
+        self._granted: dict[str, tuple[Place, int]] = {}  # allocation ever granted → where, and the offset of its claim
         self._confirmed: dict[str, tuple[int, int]] = {}  # allocation → log time and offset of its first confirm
         self._lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
         self._lost_hosts: set[int] = set()  # the same of hosts
@@ -121,7 +121,8 @@ class Checkers:
 
     def truncated(self, topic: str, partition: int, end: int) -> None:
         """An unclean election lost what stood from `end` on."""
-        if end >= self._ends.get((topic, partition), 0):
+        was = self._ends.get((topic, partition), 0)
+        if end >= was:
             return
         self._ends[topic, partition] = end
         if topic == "hosts":
@@ -130,8 +131,13 @@ class Checkers:
             self._lose_claims(partition, end)
         elif topic == "requests":
             self._lose_requests(partition, end)
+            self.answers.skipped[partition] = max(was, self.answers.skipped.get(partition, 0))
         elif topic == "decisions":
             self.answers.lossy = True
+
+    def clock_jumped(self) -> None:
+        """The broker's clock jumped: log times tell no more which ids may be used again."""
+        self.answers.windowless = True
 
     def expired(self, topic: str, partition: int, begin: int) -> None:
         """Retention took what stood before `begin`."""
@@ -358,15 +364,17 @@ class Checkers:
             for identity, allocation in after.items():
                 was = before.get(identity)
                 if was is None and allocation.origin != "found":
-                    self._new_allocation(host, identity, here)
+                    self._new_allocation(host, identity, judge.by_claim.get(identity, -1), here)
                 if allocation.state == "active" and (was is None or was.state != "active"):
                     self._became_active(host, allocation, record.gap or host.gap, here)
 
-    def _new_allocation(self, host: Host, identity: str, here: Place) -> None:
+    def _new_allocation(self, host: Host, identity: str, claim: int, here: Place) -> None:
+        """No claims record is granted twice. Two equal records are two claims: their second grant lapses like any loser."""
         before = self._granted.get(identity)
-        if before is not None and not host.blind and host.partition not in self._lost_claims:
-            self._findings.violated(5, f"{host.name} holds {identity}, an id that was granted before", here, before)
-        self._granted[identity] = here
+        if before is not None and claim >= 0 and before[1] == claim and host.partition not in self._lost_claims:
+            text = f"{host.name} grants the claim at {claim} a second time: it holds {identity} again"
+            self._findings.violated(5, text, here, before[0])
+        self._granted[identity] = (here, claim)
 
     def _became_active(self, host: Host, allocation: Any, gap: bool | None, here: Place) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
@@ -460,11 +468,12 @@ class Checkers:
         host = self.hosts.get(name)
         wrong = record.reason if isinstance(record, Bad) else "" if record.host == name else "key is not its host"
         if host is None or host.partition != partition:
-            if wrong and not (isinstance(record, Bad) and record.newer):
+            served = any(h.partition == partition and h.reported >= 0 for h in self.hosts.values())
+            if wrong and served and not (isinstance(record, Bad) and record.newer):
                 self._must_set_aside("claims", partition, offset, wrong)
             return
         if wrong:
-            if not (isinstance(record, Bad) and record.newer):
+            if host.reported >= 0 and not (isinstance(record, Bad) and record.newer):
                 self._must_set_aside("claims", partition, offset, wrong)
             host.claims.append(Asked(offset, at_ms, None))
             return
@@ -490,7 +499,9 @@ class Checkers:
         if self.injecting and not isinstance(decode("decisions", raw[3] or b""), Bad):
             self.answers.lossy = True  # a forged decision is effective like any
             return
-        self.answers.decision(partition, *raw)  # what is bad need not be put aside: who owns no request of then never reads it
+        self.answers.decision(
+            partition, *raw
+        )  # what is bad need not be put aside: who owns no request of then never reads it
 
     def _state_record(self, topic: str) -> Callable[[int, Raw], None]:
         """Of `control` and `replicas` nothing is judged but that they can be read."""
@@ -570,6 +581,8 @@ class Checkers:
 
     def digest(self, replica: str, positions: Mapping[int, int], digest: int) -> None:
         """A replica that is caught up and read `hosts` to `positions` has this state digest (invariant 8)."""
+        if any(position < 0 for position in positions.values()):
+            return  # it is about to notice that records were lost
         found = self.digest_at(positions)
         if found != digest:
             at = ", ".join(f"{partition}/{position}" for partition, position in sorted(positions.items()))

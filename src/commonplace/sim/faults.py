@@ -130,7 +130,7 @@ def _expire(world: World, fault: plan.Fault) -> bool:
 def _marker(world: World, fault: plan.Fault) -> bool:
     """A transaction's marker takes an offset that no reader meets."""
     topic = world.topics[fault.what or TOPICS[fault.pick % len(TOPICS)]]
-    topic.append((fault.pick >> 4) % topic.partitions, None, None, world.wall(), marker=True)
+    world.mark(topic.name, (fault.pick >> 4) % topic.partitions)
     return True
 
 
@@ -142,6 +142,7 @@ def _offsets_gone(world: World, fault: plan.Fault) -> bool:
 def _clock_jump(world: World, fault: plan.Fault) -> bool:
     """The broker's clock jumps by `ms`."""
     world.broker_ahead_ms += fault.ms
+    world.checkers.clock_jumped()
     return True
 
 
@@ -156,7 +157,9 @@ def _truncate(world: World, fault: plan.Fault) -> bool:
     world.checkers.truncated(topic.name, partition, end)
     for source in world.readers[topic.name][partition]:
         if source.position > end:
-            source.position = -1  # the client validates its offset against the leader's epoch, and finds it out of range
+            source.position = (
+                -1
+            )  # the client validates its offset against the leader's epoch, and finds it out of range
             source.owner.mark(source)
     return True
 
@@ -170,7 +173,7 @@ def _recreate(world: World, fault: plan.Fault) -> bool:
     if name == "requests":
         world.group.committed.clear()
     for process in world.processes():
-        world.at(world.now + 1 + int(process.random() * NOTICE_MS), lambda _, p=process: _notice(p, name))  # type: ignore[misc]
+        world.at(world.now + 1 + int(process.random() * NOTICE_MS), _notice, process, name)
     return True
 
 
@@ -195,7 +198,17 @@ GARBAGE: Final[tuple[bytes | None, ...]] = (
     b'{"type":"confirm","v":1,"host":"h1","request":"g5","allocation":"nobody-2"}',
     None,
 )
-KEYS: Final[tuple[bytes | None, ...]] = (b"h0", b"h1", b"small", b"g1", b"h0/start", b"nobody/7/delta", b"\xff/", b"flavor/zzz", None)
+KEYS: Final[tuple[bytes | None, ...]] = (
+    b"h0",
+    b"h1",
+    b"small",
+    b"g1",
+    b"h0/start",
+    b"nobody/7/delta",
+    b"\xff/",
+    b"flavor/zzz",
+    None,
+)
 
 
 def _garbage(world: World, fault: plan.Fault) -> bool:

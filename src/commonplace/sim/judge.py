@@ -44,6 +44,7 @@ class Judge:
         self.unordered: list[int] = []
         self.answered: dict[int, Asked] = {}
         self.granted: dict[str, int] = {}  # allocation → log time of its claim
+        self.by_claim: dict[str, int] = {}  # allocation → offset of its claim
         self.renewed: dict[str, int] = {}
         self.confirmed: set[str] = set()
         self.lapsed: list[str] = []
@@ -54,7 +55,9 @@ class Judge:
         if self.after is not self.before or self.record.settled or len(self.facts) > 1:
             self._leave_unordered()
             self._settled()
-            if not self.blind and not self.record.settled_omitted:  # its list is bounded
+            if self.record.settled_omitted:
+                self._guess_omitted()
+            if not self.blind:
                 self._ends_as_shown()
         self._follow_leases()
 
@@ -148,6 +151,7 @@ class Judge:
                 self._violated(6, f"holds {allocation.id} otherwise than the claim at {offset} asked for it")
             self._add(allocation if shown is None else shown)
             self.granted[allocation.id] = self.answered[offset].at_ms
+            self.by_claim[allocation.id] = offset
 
     def _on_state(self, offset: int, claim: Claim) -> None:
         """A strict claim is granted only on the state it expects."""
@@ -229,6 +233,25 @@ class Judge:
                 self.lapsed.append(entry.allocation)
                 if entry.allocation in self.confirmed or (held is not None and held.state == "active"):
                     self._violated(3, f"lets {entry.allocation} lapse, which was confirmed")
+
+    def _guess_omitted(self) -> None:
+        """The list of settled entries was full: what is not told may have been granted, confirmed or ended as the claims allow."""
+        told = {entry.offset for entry in self.record.settled}
+        for offset, (_, at_ms, record) in self.answered.items():
+            if offset in told:
+                continue
+            if isinstance(record, Claim):
+                for allocation in record.allocations:
+                    shown = self.after.get(allocation.id)
+                    if shown is not None and record.mode == "renew":
+                        self.renewed[allocation.id] = at_ms
+                    elif shown is not None and allocation.id not in self.now:
+                        self._add(shown)
+                        self.granted[allocation.id] = at_ms
+            elif isinstance(record, Confirm):
+                self.confirmed.add(record.allocation)
+        for identity in self.now.keys() - self.after.keys():
+            self._drop(identity)
 
     # -- the outcome --------------------------------------------------------------------------------------------------------------------
 
