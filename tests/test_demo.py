@@ -70,7 +70,7 @@ def test_demo_off_a_terminal_prints_plain_lines_a_refusal_and_a_clean_audit(star
 
 
 def test_demo_as_json_is_one_object_with_the_names_of_replay(start_demo: Start) -> None:
-    demo = start_demo("-o", "json", "--replicas", "1")
+    demo = start_demo("-o", "json", "--replicas", "1", "--hosts", "6")  # so few that they fill up
     out, err = demo.communicate(timeout=STARTED_TIMEOUT_S)
     assert demo.returncode == 0, err
     told = json.loads(out)
@@ -81,8 +81,14 @@ def test_demo_as_json_is_one_object_with_the_names_of_replay(start_demo: Start) 
     assert told["placed"] > 60
     assert told["refused"] >= 1
     assert told["unanswered"] == 0
-    assert 0 < told["hosts_used"] <= told["hosts"] == 30
+    assert 0 < told["hosts_used"] <= told["hosts"] == 6
+    named = {"at_first_refusal", "at_end", "hosts_empty", "reported_share", "stranded_share", "stranded_for"}
+    assert set(told["packing"]) == named  # as in docs/replay.md
     assert told["packing"]["at_end"]["VCPU"] > 0
+    assert told["packing"]["at_end"] == told["packing"]["reported_share"]
+    first = told["packing"]["at_first_refusal"]
+    assert 1 < first["request_number"] < told["requests"]
+    assert 0 < first["allocated_share"]["VCPU"] <= 1
     assert told["audit"]["audit"] == "clean"
     assert told["refusal"]["result"] == "no_valid_host"
     assert told["broker"] == "embedded broker, not Kafka"

@@ -87,6 +87,7 @@ def _print(report: dict[str, Any], refusal: "Decision | None") -> None:
         told = {key: value for key, value in report.items() if key != "clean"}
         emit({**told, "refusal": msgspec.to_builtins(refusal) if refusal else None})
         return
+    refused = report["packing"]["at_first_refusal"]
     if refusal is not None:
         print("\n".join(render.decision(refusal)), end="\n\n")
     emit(
@@ -104,6 +105,7 @@ def _print(report: dict[str, Any], refusal: "Decision | None") -> None:
             "conflict fraction": report["conflict_fraction"],
             "hosts used": f"{report['hosts_used']} of {report['hosts']}",
             "allocated": report["packing"]["at_end"],
+            "at first refusal": refused["allocated_share"] if refused else "nothing was refused for want of room",
             "audit": report["audit"]["audit"],
         }
     )

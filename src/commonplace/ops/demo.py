@@ -19,6 +19,7 @@ from commonplace.ops import audit
 from commonplace.ops.demo_load import GIANT
 from commonplace.ops.fleet_view import FleetView
 from commonplace.ops.replay.fleet import packing
+from commonplace.ops.replay.run import fullness
 from commonplace.ops.stack import Process, Stack, StackError, tail
 from commonplace.settings import Settings
 
@@ -95,10 +96,11 @@ def run(plan: Plan, screen: Screen) -> tuple[dict[str, Any], Decision | None]:
         told, refusal = _watch(plan, stack, view, screen)
         screen.stage("auditing the raw topics")
         audited = audit.run(stack.settings)
+        full = told.pop("full")
         report = {
             **_head(plan),
             **told,
-            **_fleet(view.read().hosts()),
+            **_fleet(view.read().hosts(), full),
             "audit": audited.to_dict(),
             "clean": audited.clean,
         }
@@ -242,17 +244,8 @@ def _head(plan: Plan) -> dict[str, Any]:
     return {"broker": plan.broker, "replicas": plan.replicas, "rate": plan.rate, "cpus": os.cpu_count()}
 
 
-def _fleet(rows: Sequence[Row]) -> dict[str, Any]:
-    """Hosts used and packing, in the words of `replay`."""
+def _fleet(rows: Sequence[Row], full: dict[str, Any]) -> dict[str, Any]:
+    """Hosts used and packing, in the words of `replay`; `full` is what the load's book told of it."""
     stranded_for = next(f for f in STARTER_FLAVORS if f.name == STRANDED_FOR)
     packed = packing([row.host for row in rows], stranded_for.name, stranded_for.resources)
-    return {
-        "hosts": packed.hosts,
-        "hosts_used": packed.hosts_used,
-        "packing": {
-            "at_end": packed.allocated_share,
-            "hosts_empty": packed.hosts_empty,
-            "stranded_share": packed.stranded_share,
-            "stranded_for": packed.stranded_for,
-        },
-    }
+    return fullness(packed, **full)

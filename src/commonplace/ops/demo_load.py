@@ -16,6 +16,7 @@ from commonplace.core.records import Build, Decision, Flavor
 from commonplace.errors import CommonplaceError
 from commonplace.frontend import Frontend
 from commonplace.kafka.control import STARTER_FLAVORS
+from commonplace.ops.replay import fleet
 from commonplace.ops.replay.book import Book, why
 from commonplace.ops.replay.drive import Driver
 from commonplace.ops.replay.formats import Arrival
@@ -46,7 +47,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 def run(settings: Settings, *, rate: float, seconds: float, seed: int, tell: Tell) -> None:
     """Load the pool for `seconds` at `rate` requests a second; blocks until every request is answered."""
-    book = Book({})
+    book = Book(fleet.capacity(fleet.read_hosts(settings)))
     with Frontend(settings) as frontend:
         giant = _Giant(frontend, lambda: book.requests >= rate * seconds * GIANT_AT, tell)
 
@@ -61,7 +62,8 @@ def run(settings: Settings, *, rate: float, seconds: float, seed: int, tell: Tel
         driver.run(events(arrivals(rate, seconds, seed), tail=False))
         giant.finish(book)
         frontend.flush()
-    tell({"load": "done", **figures(book, driver.busy_s)})
+    full = {"at_first_refusal": msgspec.to_builtins(book.first_refusal), "at_end": book.shares()}
+    tell({"load": "done", **figures(book, driver.busy_s), "full": full})
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> Iterator[Arrival]:

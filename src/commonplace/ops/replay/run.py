@@ -102,16 +102,7 @@ def _replay_on(
     audited = audit.run(settings)
     return {
         **_report(plan, trace, book, driver.busy_s),
-        "hosts": packing.hosts,
-        "hosts_used": packing.hosts_used,
-        "packing": {
-            "at_first_refusal": msgspec.to_builtins(book.first_refusal),
-            "at_end": at_end,
-            "hosts_empty": packing.hosts_empty,
-            "reported_share": packing.allocated_share,
-            "stranded_share": packing.stranded_share,
-            "stranded_for": packing.stranded_for,
-        },
+        **fullness(packing, msgspec.to_builtins(book.first_refusal), at_end),
         "audit": audited.to_dict(),
         "clean": audited.clean,
     }
@@ -208,6 +199,22 @@ def figures(book: Book, busy_s: float) -> dict[str, Any]:
         "decisions_per_s": round(decided / busy_s, 1) if busy_s else 0.0,
         "latency_ms": latency_ms(book),
         "conflict_fraction": round(book.conflicts / book.granted, 4) if book.granted else 0.0,
+    }
+
+
+def fullness(packing: fleet.Packing, at_first_refusal: Any, at_end: dict[str, float]) -> dict[str, Any]:
+    """How full the fleet is: as the hosts report it, and as the load's book had it at the first refusal and at the end."""
+    return {
+        "hosts": packing.hosts,
+        "hosts_used": packing.hosts_used,
+        "packing": {
+            "at_first_refusal": at_first_refusal,
+            "at_end": at_end,
+            "hosts_empty": packing.hosts_empty,
+            "reported_share": packing.allocated_share,
+            "stranded_share": packing.stranded_share,
+            "stranded_for": packing.stranded_for,
+        },
     }
 
 
