@@ -119,20 +119,22 @@ class AgentProcess(Process):
         for entry in self.outbox:
             entry.done = None
         life = self.life = self.life + 1
-        world.at(world.now + REBUILD_WAIT_MS, lambda _: self._begin_again(life))
+        world.at(world.now + REBUILD_WAIT_MS, self._begin_again, life)
 
     def _begin_again(self, life: int) -> None:
         if self.alive and self.life == life:
             self.begin(self.world.now)
 
-    # -- turn ---------------------------------------------------------------------------------------------------------------------------
+    # -- turn ---------------------------------------------------------------------------------------------------------
 
     def turn(self, now: int) -> None:
         """One turn of the shell's loop."""
         if not self.sources:
-            return
+            return None
         if not self.read(now):
             return self.rebuild("records were lost")
+        if not self.sources:
+            return None
         if not self.opened:
             if self.sources["control", 0].position < self.control_end:
                 return None
@@ -179,7 +181,7 @@ class AgentProcess(Process):
         for effect in effects:
             perform[type(effect)](effect)
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def _hosts(self, source: Source, records: Sequence[Raw]) -> None:
         if records:
@@ -201,6 +203,7 @@ class AgentProcess(Process):
                 self.world.quarantined(self.name, Quarantine("control", 0, offset, reason, key, value))
 
     def _read_claims(self, effect: ReadClaims) -> None:
+        self.world.checkers.claims_read(effect.partition, effect.offset)
         self.follow("claims", effect.partition, effect.offset, CLAIMS, self._claims)
 
     def _capture_end(self, effect: CaptureEnd) -> None:
@@ -208,7 +211,7 @@ class AgentProcess(Process):
         if self.world.down_until("claims", partition) <= self.world.now:
             self.captured.append(EndCaptured(partition, self.world.topics["claims"].end(partition), self.clock()))
 
-    # -- drivers ------------------------------------------------------------------------------------------------------------------------
+    # -- drivers ------------------------------------------------------------------------------------------------------
 
     def _look(self, partition: int) -> None:
         """Tell what runs on the starting hosts of a partition, then where its claims lie."""
@@ -278,7 +281,7 @@ class AgentProcess(Process):
             )
             self.told[effect.host].setdefault(allocation.instance, found)
 
-    # -- effects ------------------------------------------------------------------------------------------------------------------------
+    # -- effects ------------------------------------------------------------------------------------------------------
 
     def _send(self, effect: Send) -> None:
         key, host, life = effect.key, effect.host, self.life

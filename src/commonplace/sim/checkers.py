@@ -66,6 +66,7 @@ class Checkers:
         self._owned: dict[str, set[int]] = {}  # replica → request partitions
         self._bad: dict[Place, str] = {}  # records that somebody must quarantine
         self._set_aside: set[Place] = set()
+        self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self.answers = Answers(self._findings, self._reports)
         self._takers: dict[str, Callable[[int, Raw], None]] = {
             "hosts": self._host_record,
@@ -96,6 +97,10 @@ class Checkers:
             self._ids[topic] = topic_id
         self._ends[topic, partition] = raw[0] + 1
         taker(partition, raw)
+
+    def claims_read(self, partition: int, offset: int) -> None:
+        """An agent begins to read a partition of claims here: what no agent ever read, nobody puts aside."""
+        self._claims_from[partition] = min(offset, self._claims_from.get(partition, offset))
 
     def marked(self, topic: str, partition: int, offset: int) -> None:
         """A transaction's marker took an offset that no reader meets."""

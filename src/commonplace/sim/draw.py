@@ -137,10 +137,11 @@ def _config(dice: Dice, profile: str) -> Config:
         delete_retention_ms=max(60_000, retention_ms),
         claims_retention_ms=lease_ms * dice.between(2, 6) if dice.chance(100) else 0,
         delivery_timeout_ms=dice.scale(500, 6_000),
+        spread=dice.of((1, 1, 1, 2, 4)),
     )
 
 
-# --- what people do ------------------------------------------------------------------------------------------------------------------------
+# --- what people do --------------------------------------------------------------------------------------------------
 
 
 def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
@@ -149,7 +150,9 @@ def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
     ids = [item.id for item in items if isinstance(item, Submit)]
     if ids and dice.chance(200):
         items += [
-            Reuse(at_ms=dice.below(run_ms), id=dice.of(ids), flavor=dice.of(("small", "medium")), count=dice.between(1, 3))
+            Reuse(
+                at_ms=dice.below(run_ms), id=dice.of(ids), flavor=dice.of(("small", "medium")), count=dice.between(1, 3)
+            )
             for _ in range(dice.between(1, 3))
         ]
     if dice.chance(250):
@@ -159,13 +162,16 @@ def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
                 name=dice.of(("small", "medium", "large", "new")),
                 vcpus=dice.of((0, 1, 2, 3, 4)),
                 traits=dice.of(((), (), ("FAST",))),
-                spread=dice.of((1, 1, 2, 4)),
             )
             for _ in range(dice.between(1, 3))
         ]
     if dice.chance(300):
         items += [
-            SetStatus(at_ms=dice.below(run_ms), host=dice.below(hosts), status=dice.of(("disabled", "draining", "enabled", "enabled")))
+            SetStatus(
+                at_ms=dice.below(run_ms),
+                host=dice.below(hosts),
+                status=dice.of(("disabled", "draining", "enabled", "enabled")),
+            )
             for _ in range(dice.between(1, 4))
         ]
     if dice.chance(150):
@@ -184,7 +190,12 @@ def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
         ]
     if dice.chance(150):
         items += [
-            Resize(at_ms=dice.below(run_ms), host=dice.below(hosts), vcpus=dice.of((2, 4, 8, 12)), reserved=dice.of((0, 0, 1)))
+            Resize(
+                at_ms=dice.below(run_ms),
+                host=dice.below(hosts),
+                vcpus=dice.of((2, 4, 8, 12)),
+                reserved=dice.of((0, 0, 1)),
+            )
             for _ in range(dice.between(1, 2))
         ]
     return tuple(sorted(items, key=lambda item: item.at_ms))
@@ -231,7 +242,7 @@ def _submits(dice: Dice, config: Config) -> list[Submit]:
     return submits
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------------------------------
+# --- what goes wrong -------------------------------------------------------------------------------------------------
 
 OFTEN: Final = {"clean": 8, "delay": 5, "hold": 3, "lose": 3, "mute": 3, "double": 3, "marker": 3}
 RARE: Final = {"truncate": 30, "recreate": 40, "clock_jump": 60, "broker_down": 300}
@@ -260,7 +271,8 @@ def _fault(dice: Dice, config: Config, kind: str) -> Fault:
             what, ms = dice.of(("", "", "sent", "late")), dice.scale(50, 6_000)
         return Fault(kind=kind, on=on, nth=1 + dice.below(many), ms=ms, what=what)
     if kind == "commit":
-        return Fault(kind=dice.of(("lose", "hold", "die_before", "die_after")), on="commit", nth=1 + dice.below(15), ms=dice.scale(100, 5_000))
+        kind = dice.of(("lose", "hold", "die_before", "die_after"))
+        return Fault(kind=kind, on="commit", nth=1 + dice.below(15), ms=dice.scale(100, 5_000))
     at_ms = dice.below(config.run_ms)
     match kind:
         case "replica_crash" | "agent_crash" | "frontend_crash":

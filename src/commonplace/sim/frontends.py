@@ -1,6 +1,7 @@
 """A simulated frontend: the shipped `Session`, and a submitter behind it who follows the plan of each request."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from commonplace.core.records import Build, Decision
@@ -72,12 +73,14 @@ class FrontendProcess(Process):
     def _decisions(self, source: Source, records: Sequence[Raw]) -> None:
         self.do(self.session.receive(DecisionsRead(source.partition, records), self.clock()))
 
-    # -- what submitters do -------------------------------------------------------------------------------------------------------------
+    # -- what submitters do -------------------------------------------------------------------------------------------
 
     def submit(self, item: plan.Submit, attempt: int = 0) -> None:
         """Submit a request by plan; from the second time on what was decided before is looked up first."""
         build = Build(**plan.build_of(item))
-        if build.flavor not in self.session.flavors and attempt < INSIST_MAX:  # it has only just started: the flavor is not read yet
+        if (
+            build.flavor not in self.session.flavors and attempt < INSIST_MAX
+        ):  # it has only just started: the flavor is not read yet
             self.world.after(500, self, lambda: self.submit(item, attempt + 1))
             return
         self.token += 1
@@ -99,7 +102,7 @@ class FrontendProcess(Process):
                     kind = "request" if token in self.plans else "cancel"
                     if token in self.plans:
                         self.partitions[self.plans[token][0].id] = partition
-                    self.send(kind, "requests", partition, key, value, lambda offset, t=token, p=partition: self._sent(t, p, offset))
+                    self.send(kind, "requests", partition, key, value, partial(self._sent, token, partition))
                 case SendClaimRecord(partition, key, value, token, _):
                     self.send("release" if b'"release"' in value else "confirm", "claims", partition, key, value)
                 case LookBack(partition, request):
@@ -154,9 +157,9 @@ class FrontendProcess(Process):
     def _confirm(self, item: plan.Submit, decision: Decision) -> None:
         self.token += 1
         effects = self.session.receive(AskConfirm(decision, self.token), self.clock())
-        if not any(isinstance(effect, Answer) for effect in effects):
-            if item.release_ms >= 0:
-                self.world.after(item.release_ms, self, lambda: self._release(decision))
+        refused = any(isinstance(effect, Answer) for effect in effects)
+        if item.release_ms >= 0 and not refused:
+            self.world.after(item.release_ms, self, lambda: self._release(decision))
         self.do(effects)
 
     def _release(self, decision: Decision) -> None:

@@ -1,8 +1,9 @@
 """A simulated process: it reads topics as far as chance lets it, sends through an outbox that may fail it, and has a clock of its own.
 
-    append ──▶ source is dirty ──▶ wake ──▶ turn: acknowledgements, reads, its shell's work ──▶ outbox ──▶ flush ──▶ append ──▶ …
+append ──▶ source is dirty ──▶ wake ──▶ turn: acknowledgements, reads, its shell's work ──▶ outbox ──▶ flush ──▶ append ──▶ …
 """
 
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -41,7 +42,14 @@ class Outgoing:
     __slots__ = ("done", "key", "kind", "partition", "sent_ms", "topic", "value")
 
     def __init__(
-        self, kind: str, topic: str, partition: int, key: bytes | None, value: bytes | None, done: Done | None, sent_ms: int
+        self,
+        kind: str,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        done: Done | None,
+        sent_ms: int,
     ) -> None:
         self.kind, self.topic, self.partition, self.key, self.value = kind, topic, partition, key, value
         self.done, self.sent_ms = done, sent_ms
@@ -62,12 +70,12 @@ class Process:
         self.inbox: list[tuple[int, Done, int]] = []
         self.wake_ms = NEVER
         self._flush_ms = NEVER
-        self._lost = False
+        self.frozen = False  # its clock once stood still
         drift = world.config.drift
         self.rate = 1_000 + (round((2 * self.random() - 1) * drift) if drift else 0)
         self._clock_base, self._clock_at = int(self.random() * CLOCK_SPREAD_MS), world.now
 
-    # -- time ---------------------------------------------------------------------------------------------------------------------------
+    # -- time ---------------------------------------------------------------------------------------------------------
 
     def clock(self) -> int:
         """This process's monotonic clock in ms."""
@@ -81,7 +89,7 @@ class Process:
         """Have a turn at that time, or before."""
         if at_ms < self.wake_ms and self.alive:
             self.wake_ms = at_ms
-            self.world.at(at_ms, self._woken)
+            self.world.at(at_ms, self._woken, at_ms)
 
     def soon(self) -> int:
         """A moment from now, as networks and schedulers have it."""
@@ -92,6 +100,7 @@ class Process:
         now = self.world.now
         self.paused_ms = max(self.paused_ms, until_ms)
         if frozen:
+            self.frozen = True
             self._clock_base, self._clock_at = self.clock() - (until_ms - now) * self.rate // 1_000, now
         self.wake(until_ms)
 
@@ -112,7 +121,7 @@ class Process:
         """What the process does when it wakes."""
         raise NotImplementedError
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def follow(self, topic: str, partition: int, position: int, rank: int, handler: Callable[..., None]) -> Source:
         """Read a partition from a position on; in a turn, sources of lower rank are read first."""
@@ -173,22 +182,17 @@ class Process:
             if world.trace is not None:
                 world.trace.reads(self.name, topic.name, partition, before, source.position)
             source.handler(source, records)
-            if self._lost or not self.alive:
-                return not self._lost
+            if not self.sources:
+                break  # it died, or starts anew
         return True
-
-    def give_up(self) -> None:
-        """The state can't be trusted any more: the turn ends, and the process begins anew."""
-        self._lost = True
 
     def forget_sources(self) -> None:
         """Read nothing any more."""
         for topic, partition in list(self.sources):
             self.unfollow(topic, partition)
         self.dirty.clear()
-        self._lost = False
 
-    # -- sending ------------------------------------------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(
         self, kind: str, topic: str, partition: int, key: bytes | None, value: bytes | None, done: Done | None = None
@@ -202,7 +206,7 @@ class Process:
         """Have the outbox flushed then."""
         if when_ms < self._flush_ms:
             self._flush_ms = when_ms
-            self.world.at(when_ms, self._flush)
+            self.world.at(when_ms, self._flush, when_ms)
 
     def _flush(self, when_ms: int) -> None:
         """Append what is in the outbox, in order a partition, as far as the broker is there; old records are given up."""
@@ -214,10 +218,11 @@ class Process:
         if self.paused_ms > now:
             self.flush_at(self.paused_ms)
             return
-        todo, self.outbox = self.outbox, []
+        todo, self.outbox = deque(self.outbox), []
         kept: list[Outgoing] = []
         again = NEVER
-        for number, entry in enumerate(todo):
+        while todo and self.alive:
+            entry = todo.popleft()
             until = max(
                 world.down_until(entry.topic, entry.partition), self.blocked.get((entry.topic, entry.partition), 0)
             )
@@ -234,14 +239,10 @@ class Process:
             elif not self._send_badly(entry, fault):
                 kept.append(entry)
                 again = min(again, self.blocked[entry.topic, entry.partition])
-            if not self.alive:
-                todo = todo[number + 1 :]
-                break
-        else:
-            todo = []
-        self.outbox = kept + todo + self.outbox
-        if self.outbox and self.alive:
-            self.flush_at(min(again, self.soon()) if again == NEVER else again)
+        if self.alive:
+            self.outbox = kept + self.outbox
+            if self.outbox:
+                self.flush_at(self.soon() if again == NEVER else again)
 
     def _send_badly(self, entry: Outgoing, fault: Any) -> bool:
         """Send a record under a fault; False: it stays in the outbox."""
@@ -255,10 +256,12 @@ class Process:
                 self.acknowledge(entry, -1, world.config.delivery_timeout_ms)
             case "double":
                 offset = world.append(*where, self)
-                if entry.topic == "hosts" or not fault.ms:  # an idempotent producer never lets an older report follow a newer one
+                if (
+                    entry.topic == "hosts" or not fault.ms
+                ):  # an idempotent producer never lets an older report follow a newer one
                     world.append(*where, self)
                 else:
-                    world.at(world.now + fault.ms, lambda _: world.append(*where, self))
+                    world.at(world.now + fault.ms, world.arrive, entry, self)
                 self.acknowledge(entry, offset)
             case "hold":
                 self.blocked[entry.topic, entry.partition] = world.now + max(1, fault.ms)
@@ -288,7 +291,7 @@ class Process:
                 self.inbox.append(entry)
                 self.wake(entry[0])
 
-    # -- end ----------------------------------------------------------------------------------------------------------------------------
+    # -- end ----------------------------------------------------------------------------------------------------------
 
     def die(self) -> list[Outgoing]:
         """End at once; returns what was on its way, which may yet arrive."""

@@ -57,9 +57,11 @@ class Config(Struct, frozen=True, kw_only=True):
     claims_retention_ms: int = 0
     """0: claims are kept."""
     delivery_timeout_ms: int = 3_000
+    spread: int = 1
+    """Over so many keys every flavor spreads its requests."""
 
 
-# --- what people and machines do ---------------------------------------------------------------------------------------------------------
+# --- what people and machines do -------------------------------------------------------------------------------------
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
@@ -101,7 +103,8 @@ class SetFlavor(Struct, frozen=True, kw_only=True, tag="flavor"):
     vcpus: int = 1
     memory_mb: int = 1024
     traits: tuple[str, ...] = ()
-    spread: int = 1
+    spread: int = 0
+    """0: as every flavor of the schedule, because to change it under way moves ids to other partitions."""
 
 
 class SetStatus(Struct, frozen=True, kw_only=True, tag="status"):
@@ -142,7 +145,7 @@ class Resize(Struct, frozen=True, kw_only=True, tag="resize"):
 Item = Submit | Reuse | SetFlavor | SetStatus | Retire | Appear | Resize
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------------------------------
+# --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -172,17 +175,20 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 def build_of(submit: Submit) -> dict[str, Any]:
     """The fields of the request that an item submits."""
-    fields = {name: getattr(submit, name) for name in ("id", "flavor", "count", "group", "group_max", "lease_ms", "deadline_ms")}
+    fields = {
+        name: getattr(submit, name)
+        for name in ("id", "flavor", "count", "group", "group_max", "lease_ms", "deadline_ms")
+    }
     return {name: value for name, value in fields.items() if value}
 
 
-# --- as text -------------------------------------------------------------------------------------------------------------------------------
+# --- as text ---------------------------------------------------------------------------------------------------------
 
 
 def text(schedule: Schedule) -> list[str]:
     """A schedule as lines that `parse` reads; what is as by default is left out."""
     lines = [f"seed {schedule.seed} profile={schedule.profile}", _line("config", schedule.config, Config())]
-    lines += [_line(item.__struct_config__.tag, item) for item in schedule.items]
+    lines += [_line(str(item.__struct_config__.tag), item) for item in schedule.items]
     return lines + [_line("fault", fault) for fault in schedule.faults]
 
 
@@ -218,7 +224,9 @@ def _line(word: str, record: Struct, default: Struct | None = None) -> str:
     for name, value in msgspec.structs.asdict(record).items():
         if (name, word) == ("kind", "fault") or value == (getattr(default, name) if default else defaults[name]):
             continue
-        fields.append(f"{name}={','.join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value}")
+        fields.append(
+            f"{name}={','.join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value}"
+        )
     return " ".join(fields)
 
 

@@ -1,8 +1,8 @@
 """A simulated scheduler process: the shipped `Replica` in a shell that does what scheduler/shell.py does, in virtual time.
 
-    catching up ──ends captured at the start reached──▶ serving ──told to leave, nothing waits──▶ gone
-        ▲                                                 │
-        └──── records lost, a topic made anew, too old ───┘
+catching up ──ends captured at the start reached──▶ serving ──told to leave, nothing waits──▶ gone
+    ▲                                                 │
+    └──── records lost, a topic made anew, too old ───┘
 """
 
 from collections.abc import Callable, Sequence
@@ -112,24 +112,26 @@ class ReplicaProcess(Process):
         life = self.life = self.life + 1
         self.ready = False
         self.member = ""
-        world.at(world.now + REBUILD_WAIT_MS, lambda _: self._begin_again(life))
+        world.at(world.now + REBUILD_WAIT_MS, self._begin_again, life)
 
     def _begin_again(self, life: int) -> None:
         if self.alive and self.life == life:
             self.begin(self.world.now)
 
-    # -- turn ---------------------------------------------------------------------------------------------------------------------------
+    # -- turn ---------------------------------------------------------------------------------------------------------
 
     def turn(self, now: int) -> None:
         """One turn of the shell's loop."""
         if not self.sources:
-            return  # between two lives
+            return None  # between two lives
         clock = self.clock()
         if self.turned_ms and clock - self.turned_ms > self.world.stale_after_ms:
             return self.rebuild("no turn for so long that tombstones may have been missed")
         self.turned_ms = clock
         if not self.read(now):
             return self.rebuild("records were lost")
+        if not self.sources:
+            return None  # what it read made it start anew
         if not self.ready:
             return self._catching_up(now)
         if now - self.group_ms >= self.world.beat_ms:
@@ -185,7 +187,7 @@ class ReplicaProcess(Process):
         for effect in self.replica.receive(event, self.clock()):
             perform[type(effect)](effect)
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def _hosts(self, source: Source, records: Sequence[Raw]) -> None:
         if records:
@@ -212,11 +214,13 @@ class ReplicaProcess(Process):
             self.receive(DecisionsRead(source.partition, records))
         self._history_step(source.partition, source.position)
 
-    # -- the group ----------------------------------------------------------------------------------------------------------------------
+    # -- the group ----------------------------------------------------------------------------------------------------
 
     def cut(self) -> bool:
         """Whether the group's coordinator can't be reached."""
-        return self.world.down_until("group", 0) > self.world.now or self.world.cut_off.get(self.name, 0) > self.world.now
+        return (
+            self.world.down_until("group", 0) > self.world.now or self.world.cut_off.get(self.name, 0) > self.world.now
+        )
 
     def _group(self, now: int) -> None:
         """Ask the group: join, live, hear what is ours."""
@@ -277,8 +281,7 @@ class ReplicaProcess(Process):
             if fault is None:
                 world.commit(self.member, self.heard, self.requests_id, partition, offset)
             elif fault.kind == "hold":
-                member, heard = self.member, self.heard
-                world.at(now + fault.ms, lambda _, p=partition, o=offset: world.commit(member, heard, self.requests_id, p, o))
+                world.at(now + fault.ms, world.commit, self.member, self.heard, self.requests_id, partition, offset)
             elif fault.kind in ("die_before", "die_after"):
                 if fault.kind == "die_after":
                     world.commit(self.member, self.heard, self.requests_id, partition, offset)
@@ -306,7 +309,7 @@ class ReplicaProcess(Process):
             self.world.group.leave(self.member)
         self.world.gone(self)
 
-    # -- history ------------------------------------------------------------------------------------------------------------------------
+    # -- history ------------------------------------------------------------------------------------------------------
 
     def _read_history(self, effect: ReadHistory) -> None:
         """Requests wait in the log until the decisions of the idempotency window before them are read."""
@@ -333,7 +336,7 @@ class ReplicaProcess(Process):
             requests.held = False
             self.mark(requests)
 
-    # -- effects ------------------------------------------------------------------------------------------------------------------------
+    # -- effects ------------------------------------------------------------------------------------------------------
 
     def _told(self, event: Callable[[int], Any]) -> Done:
         """A record's fate as an event of the core; of an earlier life nobody hears."""
@@ -349,7 +352,12 @@ class ReplicaProcess(Process):
         allocation = effect.allocation
         kind = "renew" if allocation in self.replica.placer.renewals else "claim"
         self.send(
-            kind, "claims", effect.partition, effect.key, effect.value, self._told(lambda o: ClaimDelivered(allocation, o))
+            kind,
+            "claims",
+            effect.partition,
+            effect.key,
+            effect.value,
+            self._told(lambda o: ClaimDelivered(allocation, o)),
         )
 
     def _send_release(self, effect: SendRelease) -> None:
@@ -361,9 +369,9 @@ class ReplicaProcess(Process):
 
     def _send_decision(self, effect: SendDecision) -> None:
         token = effect.token
-        self.world.checkers.decides(
-            self.nonce, effect.partition, effect.value, self.world.true_ms(), again=effect.result == "again"
-        )
+        # one whose clock stood still can't know that a lease is over: the ledger's answer to the confirm is what counts
+        again = effect.result == "again" or self.frozen
+        self.world.checkers.decides(self.nonce, effect.partition, effect.value, self.world.true_ms(), again=again)
         self.send(
             "decision", "decisions", effect.partition, effect.key, effect.value,
             self._told(lambda o: DecisionDelivered(token, o >= 0)),

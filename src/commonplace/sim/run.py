@@ -18,6 +18,8 @@ from commonplace.sim.world import START_MS, World
 CHECKPOINTS: Final = 10
 """States are compared so often before faults stop."""
 SLICE_MS: Final = 500
+RECOVERY_MS: Final = 5_000
+"""Time for whoever starts anew at the end of the faults."""
 QUIET_MIN_MS: Final = 120_000
 
 
@@ -49,7 +51,7 @@ def run(schedule: plan.Schedule, trace: Trace | None = None) -> Outcome:
         _storm(world)
         _quiet(world)
         _judge(world)
-    except Exception as error:  # noqa: BLE001 - whatever the core raises is what we look for
+    except Exception as error:  # whatever the core raises is what we look for
         if world is None:
             raise
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -72,11 +74,22 @@ def _quiet(world: World) -> None:
     if world.trace is not None:
         world.trace.tells("world", "faults stop")
     world.faulty = False
-    world.calm_ms = world.true_ms()
+    config = world.config
+    # whoever died last is missed for a session, whoever lost records waits before it starts anew
+    world.calm_ms = world.true_ms() + 2 * config.session_ms + config.delivery_timeout_ms + RECOVERY_MS
     world.heal()
     world.latency_ms = min(world.latency_ms, 20)
-    lease_ms = max([world.config.lease_ms, *(item.lease_ms for item in world.schedule.items if isinstance(item, plan.Submit))])
-    limit = world.now + QUIET_MIN_MS + 6 * lease_ms + world.config.run_ms + 4 * world.config.liveness_ms + 4 * world.config.deadline_ms
+    lease_ms = max(
+        [world.config.lease_ms, *(item.lease_ms for item in world.schedule.items if isinstance(item, plan.Submit))]
+    )
+    limit = (
+        world.now
+        + QUIET_MIN_MS
+        + 6 * lease_ms
+        + world.config.run_ms
+        + 4 * world.config.liveness_ms
+        + 4 * world.config.deadline_ms
+    )
     step = max(SLICE_MS, lease_ms // 20)
     while True:
         _revive(world)
@@ -126,7 +139,9 @@ def restless(world: World) -> str:
         for host, kept in agent.keeper.hosts.items():
             if kept.phase not in (SERVING, FENCED, REFUSED):
                 return f"{agent.name} is {kept.phase} {host}"
-            if kept.phase == SERVING and (kept.sent or host in agent.keeper.dirty or (kept.ledger and kept.ledger.leases)):
+            if kept.phase == SERVING and (
+                kept.sent or host in agent.keeper.dirty or (kept.ledger and kept.ledger.leases)
+            ):
                 return f"{host} has leases or reports under way"
         if agent.boots:
             return f"{agent.name} boots instances"
@@ -180,5 +195,3 @@ def traced(schedule: plan.Schedule) -> tuple[Outcome, list[str]]:
     trace = Trace()
     outcome = run(schedule, trace)
     return outcome, trace.lines
-
-

@@ -35,7 +35,9 @@ class Trace:
         """A reader moved on."""
         self.tells(who, f"reads {topic}[{partition}] {start}" + (f"..{stop - 1}" if stop - start > 1 else ""))
 
-    def appended(self, who: str, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+    def appended(
+        self, who: str, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
+    ) -> None:
         """A record stands in a log."""
         self.tells(who, f"→ {topic}[{partition}]@{offset}  {told(topic, key, value)}")
 
@@ -68,7 +70,9 @@ def _words(record: Any) -> str:
             which = " if leased" if record.leased_only else ""
             return f"release {record.allocation} of {record.request} on {record.host}{which}"
         case Build():
-            return f"request {record.id}: {record.count} × {record.flavor}" + (f" in {record.group}≤{record.group_max}" if record.group_max else "")
+            return f"request {record.id}: {record.count} × {record.flavor}" + (
+                f" in {record.group}≤{record.group_max}" if record.group_max else ""
+            )
         case Cancel():
             return f"cancel {record.id}"
         case Decision():

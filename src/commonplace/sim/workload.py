@@ -20,7 +20,7 @@ def submit(world: World, item: plan.Submit) -> None:
     """A submitter asks; what follows is in the item."""
     frontend = world.frontend(item.frontend)
     if frontend is None:
-        world.at(world.now + RETRY_MS, lambda _: submit(world, item))  # its frontend is about to come back
+        world.at(world.now + RETRY_MS, submit, world, item)  # its frontend is about to come back
         return
     frontend.submit(item)
     if item.again_ms >= 0:
@@ -64,12 +64,12 @@ def appear(world: World, item: plan.Appear) -> None:
     machine.found[item.name] = Found(instance=item.name, resources=resources)
     changed(world, machine.name)
     if item.gone_ms >= 0:
+        world.at(world.now + item.gone_ms, _disappear, world, machine.name, item.name)
 
-        def gone(_: int) -> None:
-            machine.found.pop(item.name, None)
-            changed(world, machine.name)
 
-        world.at(world.now + item.gone_ms, gone)
+def _disappear(world: World, host: str, name: str) -> None:
+    world.machines[host].found.pop(name, None)
+    changed(world, host)
 
 
 def resize(world: World, item: plan.Resize) -> None:
@@ -88,7 +88,7 @@ def changed(world: World, host: str) -> None:
             agent.wake(agent.soon())
 
 
-# --- a host leaves -------------------------------------------------------------------------------------------------------------------------
+# --- a host leaves ---------------------------------------------------------------------------------------------------
 
 
 def retire(world: World, item: plan.Retire) -> None:
@@ -104,12 +104,12 @@ def retire(world: World, item: plan.Retire) -> None:
 def _later(world: World, delay_ms: int, what: Callable[[], None]) -> None:
     """Something that must have happened before the world comes to rest."""
     world.timers += 1
+    world.at(world.now + max(1, delay_ms), _due, world, what)
 
-    def due(_: int) -> None:
-        world.timers -= 1
-        what()
 
-    world.at(world.now + max(1, delay_ms), due)
+def _due(world: World, what: Callable[[], None]) -> None:
+    world.timers -= 1
+    what()
 
 
 def _unplug(world: World, item: plan.Retire, host: str, unit: int) -> None:

@@ -1,11 +1,12 @@
 """One schedule's world: virtual time in a heap of events, the logs, the group, and everybody who lives in it.
 
-    items and faults, as data ──▶ heap of (time, serial, what) ──▶ processes: turns and flushes ──▶ logs ──▶ checkers
+items and faults, as data ──▶ heap of (time, serial, what) ──▶ processes: turns and flushes ──▶ logs ──▶ checkers
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
 from zlib import crc32
@@ -21,7 +22,7 @@ from commonplace.sim.checkers import Checkers
 from commonplace.sim.frontends import FrontendProcess
 from commonplace.sim.groups import Group
 from commonplace.sim.log import Raw, Rules, Topic
-from commonplace.sim.members import NEVER, Process, Source
+from commonplace.sim.members import NEVER, Outgoing, Process, Source
 from commonplace.sim.replicas import ReplicaProcess
 from commonplace.sim.trace import Trace
 
@@ -51,7 +52,7 @@ class World:
         self.calm_ms = 0  # when faults stopped
         self.latency_ms = self.config.latency_ms
         self.broker_ahead_ms = 0
-        self._heap: list[tuple[int, int, Callable[[int], None]]] = []
+        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._serial = self._lives = 0
         self.counts: Counter[str] = Counter()
         self.sent: dict[str, int] = {}
@@ -69,7 +70,7 @@ class World:
         self._make_topics()
         self._make_fleet()
 
-    # -- making -------------------------------------------------------------------------------------------------------------------------
+    # -- making -------------------------------------------------------------------------------------------------------
 
     def _make_settings(self) -> None:
         c = self.config
@@ -100,7 +101,9 @@ class World:
     def _make_topics(self) -> None:
         c = self.config
         drift = c.drift / 1_000
-        self.checkers = Checkers(c.partitions, c.request_partitions, drift=drift, lease_slack_ms=6 * c.heartbeat_ms + 30_000)
+        self.checkers = Checkers(
+            c.partitions, c.request_partitions, drift=drift, lease_slack_ms=6 * c.heartbeat_ms + 30_000
+        )
         compact = Rules(
             compact=True,
             min_compaction_lag_ms=round(2 * c.snapshot_ms * 1.1),
@@ -136,7 +139,10 @@ class World:
         self.replicas: list[ReplicaProcess] = []
         self.frontends: list[FrontendProcess] = []
         profile = Profile(
-            name="default", weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05}, builds_max=c.builds_max, instances_max=c.instances_max
+            name="default",
+            weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05},
+            builds_max=c.builds_max,
+            instances_max=c.instances_max,
         )
         self.append("control", 0, b"profile/default", encode(profile))
         for name, (vcpus, memory_mb) in FLAVORS.items():
@@ -152,9 +158,9 @@ class World:
             if fault.on:
                 self._by_record.setdefault((fault.on, fault.nth), []).append(fault)
             else:
-                self.at(START_MS + fault.at_ms, lambda _, fault=fault: self._happen(fault))
+                self.at(START_MS + fault.at_ms, self._happen, fault)
         for item in schedule.items:
-            self.at(START_MS + item.at_ms, lambda _, item=item: self.apply(self, item))
+            self.at(START_MS + item.at_ms, self.apply, self, item)
 
     def seed_of(self, name: str) -> int:
         """A seed for one process's chances: its own, so that what happens to others does not change it."""
@@ -166,23 +172,22 @@ class World:
         self._lives += 1
         return f"{name}.{self._lives:x}"
 
-    # -- time ---------------------------------------------------------------------------------------------------------------------------
+    # -- time ---------------------------------------------------------------------------------------------------------
 
-    def at(self, when_ms: int, what: Callable[[int], None]) -> None:
-        """Have something happen at a time; it is told the time."""
+    def at(self, when_ms: int, what: Callable[..., object], *told: Any) -> None:
+        """Have something happen at a time."""
         self._serial += 1
-        heapq.heappush(self._heap, (when_ms, self._serial, what))
+        heapq.heappush(self._heap, (when_ms, self._serial, what, told))
 
-    def after(self, delay_ms: int, who: Process, what: Callable[[], None]) -> None:
+    def after(self, delay_ms: int, who: Process, what: Callable[[], object]) -> None:
         """Have a living process do something later; the world does not settle before."""
         self.timers += 1
+        self.at(self.now + max(1, delay_ms), self._due, who, what)
 
-        def due(_: int) -> None:
-            self.timers -= 1
-            if who.alive:
-                what()
-
-        self.at(self.now + max(1, delay_ms), due)
+    def _due(self, who: Process, what: Callable[[], object]) -> None:
+        self.timers -= 1
+        if who.alive:
+            what()
 
     def run_until(self, until_ms: int) -> None:
         """Let everything happen that is due by then."""
@@ -190,12 +195,12 @@ class World:
         trace = self.trace
         events = 0
         while heap and heap[0][0] <= until_ms:
-            when, _, what = pop(heap)
+            when, _, what, told = pop(heap)
             self.now = when
             if trace is not None:
                 trace.now = when
             events += 1
-            what(when)
+            what(*told)
         self.events += events
         self.now = until_ms
 
@@ -207,26 +212,43 @@ class World:
         """The time that has really passed, on the broker's clock if that had never jumped: checkers count in it."""
         return BROKER_EPOCH_MS + self.now
 
-    # -- logs ---------------------------------------------------------------------------------------------------------------------------
+    # -- logs ---------------------------------------------------------------------------------------------------------
 
-    def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, who: Process | None = None) -> int:
+    def append(
+        self, topic: str, partition: int, key: bytes | None, value: bytes | None, who: Process | None = None
+    ) -> int:
         """Append a record now, and wake its readers."""
         offset = self.topics[topic].append(partition, key, value, self.wall())
         if self.trace is not None:
             self.trace.appended(who.name if who else "-", topic, partition, offset, key, value)
+        self._wake_readers(topic, partition)
+        return offset
+
+    def _wake_readers(self, topic: str, partition: int) -> None:
         for source in self.readers[topic][partition]:
             if not source.dirty:
                 owner = source.owner
                 source.dirty = True
                 owner.dirty.append(source)
                 owner.wake(owner.soon())
-        return offset
+
+    def mark(self, topic: str, partition: int) -> None:
+        """A transaction's marker takes an offset: no reader meets it, but their positions move past it."""
+        offset = self.topics[topic].append(partition, None, None, self.wall(), marker=True)
+        self.checkers.marked(topic, partition, offset)
+        self._wake_readers(topic, partition)
 
     def _appended(self, topic: str, topic_id: str, partition: int, raw: Raw) -> None:
-        self.digest.update(b"%d %s %d %d %b %b" % (self.now, topic.encode(), partition, raw[0], raw[2] or b"-", raw[3] or b"-"))
+        self.digest.update(
+            b"%d %s %d %d %b %b" % (self.now, topic.encode(), partition, raw[0], raw[2] or b"-", raw[3] or b"-")
+        )
         if self.broker_ahead_ms:
             raw = (raw[0], raw[1] - self.broker_ahead_ms, raw[2], raw[3])
         self.checkers.appended(topic, topic_id, partition, raw)
+
+    def arrive(self, entry: Outgoing, sender: Process) -> None:
+        """A record reaches its log after all."""
+        self.append(entry.topic, entry.partition, entry.key, entry.value, sender)
 
     def inject(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Append what a fault wrote: nobody is to blame for it."""
@@ -242,7 +264,7 @@ class World:
     def broker_down(self, until_ms: int) -> None:
         """Nobody reaches the broker before then; sessions start anew once it is back, as its coordinator does not know better."""
         self._broker_down_ms = max(self._broker_down_ms, until_ms)
-        self.at(until_ms, self._broker_back)
+        self.at(until_ms, self._broker_back, until_ms)
 
     def _broker_back(self, when_ms: int) -> None:
         for member in self.group.members.values():
@@ -267,7 +289,7 @@ class World:
             if process.outbox:
                 process.flush_at(self.now + 1)
 
-    # -- faults -------------------------------------------------------------------------------------------------------------------------
+    # -- faults -------------------------------------------------------------------------------------------------------
 
     def fault_of(self, kind: str) -> plan.Fault | None:
         """Count a record on its way; returns what befalls it. What else was to happen with it happens."""
@@ -284,7 +306,7 @@ class World:
                 if self.trace is not None:
                     self.trace.tells("fault", f"{fault.kind} {kind} {number}")
             elif fault.kind not in SENDING:
-                self.at(self.now + max(0, fault.at_ms), lambda _, fault=fault: self._happen(fault))
+                self.at(self.now + max(0, fault.at_ms), self._happen, fault)
         return found
 
     def _happen(self, fault: plan.Fault) -> None:
@@ -295,7 +317,7 @@ class World:
         """Something worth counting happened."""
         self.counts[what] += 1
 
-    # -- processes ----------------------------------------------------------------------------------------------------------------------
+    # -- processes ----------------------------------------------------------------------------------------------------
 
     def processes(self) -> list[Process]:
         """Everybody who lives."""
@@ -330,15 +352,12 @@ class World:
         left = process.die()
         if fault.what == "sent":
             for entry in left:
-                self.append(entry.topic, entry.partition, entry.key, entry.value, process)
+                self.arrive(entry, process)
         elif fault.what == "late":
             for entry in left:
-                self.at(
-                    self.now + 50 + fault.ms // 2,
-                    lambda _, e=entry: self.append(e.topic, e.partition, e.key, e.value, process),  # type: ignore[misc]
-                )
+                self.at(self.now + 50 + fault.ms // 2, self.arrive, entry, process)
         if fault.ms >= 0:
-            self.at(self.now + max(1, fault.ms), lambda _: self._come_back(process))
+            self.at(self.now + max(1, fault.ms), self._come_back, process)
 
     def _remove(self, process: Process) -> None:
         if isinstance(process, ReplicaProcess):
@@ -361,7 +380,7 @@ class World:
             self.frontends.append(anew)
             for item, attempt in process.plans.values():  # its submitters ask again
                 if item.insist:
-                    self.after(1 + int(anew.random() * 500), anew, lambda i=item, n=attempt: anew.submit(i, n + 1))  # type: ignore[misc]
+                    self.after(1 + int(anew.random() * 500), anew, partial(anew.submit, item, attempt + 1))
 
     def ended(self, agent: AgentProcess, why: str) -> None:
         """An agent's last host is not its own any more."""
@@ -375,15 +394,17 @@ class World:
         """A replica left as it was told."""
         if self.trace is not None:
             self.trace.tells(replica.name, "is gone")
+        if not replica.alive:
+            return
         self._remove(replica)
         for entry in replica.die():
-            self.append(entry.topic, entry.partition, entry.key, entry.value, replica)
+            self.arrive(entry, replica)
 
     def frontend(self, number: int) -> FrontendProcess | None:
         """One of the frontends that live."""
         return self.frontends[number % len(self.frontends)] if self.frontends else None
 
-    # -- the group ----------------------------------------------------------------------------------------------------------------------
+    # -- the group ----------------------------------------------------------------------------------------------------
 
     def committed(self, partition: int) -> int:
         """The committed offset, −1 where there is none."""
@@ -399,7 +420,7 @@ class World:
             if self.trace is not None:
                 self.trace.tells(member, f"commits requests[{partition}] {offset}")
 
-    # -- what people see ----------------------------------------------------------------------------------------------------------------
+    # -- what people see ----------------------------------------------------------------------------------------------
 
     def set_flavor(self, item: plan.SetFlavor) -> None:
         """An operator's word on `control`."""
@@ -407,7 +428,7 @@ class World:
             name=item.name,
             resources={"VCPU": item.vcpus, "MEMORY_MB": item.memory_mb},
             traits_required=item.traits,
-            spread=item.spread,
+            spread=item.spread or self.config.spread,
         )
         self.append("control", 0, f"flavor/{item.name}".encode(), encode(record) if item.vcpus else None)
 
