@@ -82,8 +82,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Three heartbeats fit in the liveness timeout of 60 s, so two may be late."""
     delta_allocations_max: Count = 24
     """A delta with more changed allocations gives way to a snapshot: past that the delta is the larger record."""
-    lapse_interval_s: Seconds = 2.0
-    """Leases that ran out are looked at so often, so that those of one host lapse in one report; later than its length is safe."""
+    lapse_interval_s: Seconds = 5.0
+    """Leases of one host that ran out lapse together, so often, each host at its own time: one report for many; to lapse late is safe."""
     report_bytes_max: Count = 900_000
     """A grant whose snapshot would be larger is rejected as full: 10 % below limits.record_bytes_max."""
     settled_max: Annotated[int, Meta(ge=0, le=SETTLED_MAX)] = 64

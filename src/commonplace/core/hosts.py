@@ -15,7 +15,18 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
-from commonplace.core.records import Allocation, Bad, Delta, Settled, Snapshot, Start, decode, printable
+from commonplace.core.records import (
+    REPORTS,
+    Allocation,
+    Bad,
+    HostDelta,
+    Settled,
+    Snapshot,
+    Start,
+    decode,
+    decode_allocation,
+    printable,
+)
 from commonplace.core.resources import Inventory
 
 APPLIED: Final = "applied"
@@ -30,6 +41,7 @@ DELTA_SUFFIX: Final = b"/delta"
 _shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
 _UNNAMED: Final = (None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
+_NOTHING: Final[dict[int, Allocation]] = {}
 
 
 class Key:
@@ -76,10 +88,37 @@ class HostState:
     """
 
     __slots__ = (
-        "agent", "allocations", "base", "base_generation", "base_status", "builds", "claims_through", "claims_topic",
-        "epoch", "fresh", "gap", "generation", "groups", "hash", "host_changed", "host_hash", "inventory", "labels",
-        "load", "log_time_ms", "name", "removed", "settled", "snapshot_inventory", "stale", "status", "touched",
-        "traits", "used", "version",
+        "agent",
+        "allocations",
+        "base",
+        "base_generation",
+        "base_status",
+        "builds",
+        "claims_through",
+        "claims_topic",
+        "epoch",
+        "fresh",
+        "gap",
+        "generation",
+        "gone",
+        "groups",
+        "hash",
+        "host_changed",
+        "host_hash",
+        "inventory",
+        "labels",
+        "load",
+        "log_time_ms",
+        "name",
+        "removed",
+        "settled",
+        "snapshot_inventory",
+        "stale",
+        "status",
+        "told",
+        "traits",
+        "used",
+        "version",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -111,7 +150,9 @@ class HostState:
         self.base_status: tuple[str, bool] = ("enabled", False)
         self.snapshot_inventory: tuple[dict[str, Inventory], frozenset[str], dict[str, str]] = ({}, frozenset(), {})
         self.host_changed = False  # by a delta, against the snapshot
-        self.touched: set[str] = set()
+        # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
+        self.told: dict[int, Allocation] = _NOTHING
+        self.gone: list[str] = []
         self.fresh: list[Allocation] = []  # that the last report showed and the one before did not
         self.used: dict[str, int] = {}
         self.groups: dict[str, int] = {}
@@ -165,14 +206,14 @@ class HostState:
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
         self.fresh = [a for a in record.allocations if a.id not in known]
-        self.touched = set()
+        self.told, self.gone = _NOTHING, []
         self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
         for allocation in self.allocations.values():
             self._count(allocation, 1, _share(allocation))
         self._watermark(record, log_time_ms)
         return APPLIED
 
-    def delta(self, record: Delta, log_time_ms: int) -> str:
+    def delta(self, record: HostDelta, upserts: "Upserts", log_time_ms: int) -> str:
         """Apply a cumulative delta: the base with what it names replaced, whatever earlier deltas said."""
         if self.void(record.epoch, record.generation):
             return SUPERSEDED
@@ -188,11 +229,11 @@ class HostState:
         if named or self.host_changed:
             self.host_changed = named
             self._host_part(record)
-        self._allocations(record)
+        self._allocations(record.removed, upserts)
         self._watermark(record, log_time_ms)
         return APPLIED
 
-    def _host_part(self, record: Delta) -> None:
+    def _host_part(self, record: HostDelta) -> None:
         inventory, traits, labels = self.snapshot_inventory
         status, gap = self.base_status
         new = (
@@ -208,16 +249,15 @@ class HostState:
             self.hash = (self.hash - self.host_hash + part) & hashing.MASK
             self.host_hash = part
 
-    def _allocations(self, record: Delta) -> None:
-        if self.allocations is self.base and (record.upserts or record.removed):
-            self.allocations = dict(self.base)
-        now = self.allocations
+    def _allocations(self, removed: list[str], upserts: "Upserts") -> None:
+        now, before, gone_before = self.allocations, self.told, self.gone
+        if now is self.base and (upserts.new or removed):
+            now = self.allocations = dict(now)
         fresh = self.fresh = []
-        touched = set(record.removed)
-        for gone in record.removed:  # first, because an upsert of the same id puts it in place again
-            self._put(gone, None)
-        for allocation in record.upserts:
-            touched.add(allocation.id)
+        for gone in removed:  # first, because an upsert of the same id puts it in place again
+            if gone in now:
+                self._put(gone, None)
+        for allocation in upserts.new:
             old = now.get(allocation.id)
             if old == allocation:
                 continue
@@ -228,9 +268,14 @@ class HostState:
                 self._count(old, -1)
             self._count(allocation, 1, tail)
             now[allocation.id] = allocation
-        for undone in self.touched - touched:  # named by the delta before and no more: as in the base again
+        self.told, self.gone = upserts.told, removed
+        if not (before.keys() <= upserts.told.keys()) or (gone_before and gone_before != removed):
+            self._undo({a.id for a in before.values()}.union(gone_before), upserts.named.union(removed))
+
+    def _undo(self, before: set[str], named: set[str]) -> None:
+        """What the delta before named and this one does not is as in the base again."""
+        for undone in before - named:
             self._put(undone, self.base.get(undone))
-        self.touched = touched
 
     def _put(self, allocation_id: str, allocation: Allocation | None) -> None:
         old = self.allocations.pop(allocation_id, None)
@@ -256,7 +301,7 @@ class HostState:
             else:
                 del self.groups[allocation.group]
 
-    def _watermark(self, record: Snapshot | Delta, log_time_ms: int) -> None:
+    def _watermark(self, record: Snapshot | HostDelta, log_time_ms: int) -> None:
         self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
         self.settled, self.load = record.settled, record.load
         if log_time_ms > self.log_time_ms:
@@ -276,9 +321,9 @@ class HostState:
         return SUPERSEDED
 
 
-def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | Delta | Bad:
-    """Decode a host record and hold it against its key: key and payload must agree."""
-    record: Start | Snapshot | Delta | Bad = decode("hosts", value)
+def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | HostDelta | Bad:
+    """Decode a host record, of a delta's allocations only the bytes, and hold it against its key: key and payload must agree."""
+    record: Start | Snapshot | HostDelta | Bad = decode(REPORTS, value)
     if isinstance(record, Bad):
         return record
     if record.host != key.host:
@@ -300,21 +345,70 @@ def check_names(allocations: Iterable[Allocation]) -> str:
     return ""
 
 
+class Upserts:
+    """The allocations that a delta upserts: `told` all of them by the digest of their bytes, `new` those that differ from the delta before."""
+
+    __slots__ = ("named", "new", "told")
+
+    def __init__(self, new: list[Allocation], told: dict[int, Allocation], named: set[str]) -> None:
+        self.new, self.told, self.named = new, told, named
+
+
+_NO_UPSERTS: Final = Upserts([], _NOTHING, set())
+
+
+def upserts_of(state: HostState, record: HostDelta) -> Upserts | Bad:
+    """Decode what a delta upserts, as far as the delta before it did not say the same: most of a cumulative delta is repetition.
+
+    Bytes are compared by their 64-bit SipHash, whose key each process draws for itself.
+    """
+    if not record.upserts:
+        return _NO_UPSERTS
+    known, told = state.told, {}
+    new: list[Allocation] = []
+    for raw in record.upserts:
+        content = bytes(raw)
+        mark = hash(content)
+        allocation = known.get(mark)
+        if allocation is None:
+            decoded = decode_allocation(content)
+            if isinstance(decoded, Bad):
+                return decoded
+            allocation = decoded
+            new.append(allocation)
+        told[mark] = allocation
+    named = {a.id for a in told.values()}
+    if new:
+        held = state.allocations
+        reason = check_names(a for a in new if a.id not in held)
+        if reason:
+            return Bad(reason)
+    if len(named) < len(record.upserts) or (record.removed and not named.isdisjoint(record.removed)):
+        # an id named twice: what counts is the order, so nothing of it may be passed over, now or next time
+        everything = [told[hash(bytes(raw))] for raw in record.upserts]
+        return Upserts(everything, _unmarked(told), named)
+    return Upserts(new, told, named)
+
+
+def _unmarked(told: dict[int, Allocation]) -> dict[int, Allocation]:
+    """The same under digests that no bytes have."""
+    return {-(2**64) - i: allocation for i, allocation in enumerate(told.values())}
+
+
 def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes | None) -> tuple[str, str]:
     """Fold one record of this host; returns the outcome (APPLIED, SUPERSEDED or QUARANTINED) and, for a bad one, the reason."""
     if value is None:
         return state.tombstone(key), ""
     record = read(key, offset, value)
-    if isinstance(record, Snapshot):
+    if isinstance(record, HostDelta):
+        upserts = upserts_of(state, record)
+        if not isinstance(upserts, Bad):
+            return state.delta(record, upserts, log_time_ms), ""
+        record = upserts
+    elif isinstance(record, Snapshot):
         reason = check_names(record.allocations)
         if not reason:
             return state.snapshot(record, log_time_ms), ""
-        record = Bad(reason)
-    elif isinstance(record, Delta):
-        known = state.allocations
-        reason = check_names(a for a in record.upserts if a.id not in known)
-        if not reason:
-            return state.delta(record, log_time_ms), ""
         record = Bad(reason)
     elif isinstance(record, Start):
         return state.start(offset, record.removed, log_time_ms), ""

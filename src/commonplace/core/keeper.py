@@ -71,6 +71,9 @@ from commonplace.core.partition import partition_of
 from commonplace.core.records import Bad, HostControl, Start, decode, encode
 from commonplace.core.strangers import Strangers
 
+LAPSE_CHECK_MS = 200
+"""Least time between two questions for a partition's end, without which no lease lapses: each costs a round trip."""
+
 
 class Keeper:
     """All hosts of one agent. `receive` is the only place that changes it."""
@@ -80,6 +83,8 @@ class Keeper:
     ) -> None:
         self.name, self.partitions, self.nonce, self.settings = name, partitions, nonce, settings
         self.hosts = {spec.name: Kept(spec, partition_of(spec.name, partitions)) for spec in specs}
+        for host, kept in self.hosts.items():
+            kept.lapse_phase = crc32(host.encode()) % max(1, settings.lapse_interval_ms)
         self.by_key = {host.encode(): kept for host, kept in self.hosts.items()}
         self.left = len(self.hosts)  # neither fenced nor refused
         self.unready: dict[int, set[str]] = {}  # partition → hosts whose first snapshot was not read back
@@ -215,7 +220,7 @@ class Keeper:
             self._effects.append(Alarm(host, alarm))
         self._apply_control(kept, now_ms)
         for allocation, when in ledger.leases.items():
-            heapq.heappush(self.leases[kept.partition], (when, host, allocation))
+            self._note_lease(kept, when, allocation)
         kept.phase = OPENING
         self._snapshot(kept, now_ms)
         heapq.heappush(self.heartbeats, (now_ms + self._spread(kept, self.settings.heartbeat_interval_ms), host))
@@ -363,12 +368,19 @@ class Keeper:
                 kept.running.discard(before.id)
                 self.actions.setdefault(host, []).append(StopInstance(host, before))
         elif after.id in ledger.leases:  # granted or renewed
-            heapq.heappush(self.leases[kept.partition], (ledger.leases[after.id], host, after.id))
+            self._note_lease(kept, ledger.leases[after.id], after.id)
         elif after.building and after.state == "active" and after.id not in kept.running:
             kept.running.add(after.id)
             self.actions.setdefault(host, []).append(StartInstance(host, after))
 
     # -- leases -------------------------------------------------------------------------------------------------------------------------
+
+    def _note_lease(self, kept: Kept, when: int, allocation: str) -> None:
+        """Look at a lease in the host's next slot after it ran out: those of one host lapse in one report, and the hosts spread their slots."""
+        interval = self.settings.lapse_interval_ms
+        if interval:
+            when += (kept.lapse_phase - when) % interval
+        heapq.heappush(self.leases[kept.partition], (when, kept.spec.name, allocation))
 
     def _lapse(self, partition: int, now_ms: int) -> None:
         """Let leases lapse that ran out before an end was asked for which the claims have been read to."""
@@ -391,7 +403,9 @@ class Keeper:
     def _tick(self, event: Tick, now_ms: int) -> None:
         for partition, heap in self.leases.items():
             due = (
-                max(heap[0][0], self._lapsed_ms.get(partition, 0) + self.settings.lapse_interval_ms)
+                max(
+                    heap[0][0], self._lapsed_ms.get(partition, 0) + min(LAPSE_CHECK_MS, self.settings.lapse_interval_ms)
+                )
                 if heap
                 else now_ms + 1
             )

@@ -26,6 +26,7 @@ class Kept:
 
     __slots__ = (
         "bad_keys",
+        "lapse_phase",
         "ledger",
         "nonce",
         "old_epochs",
@@ -51,7 +52,7 @@ class Kept:
         self.sent: deque[tuple[bytes, list[Effect], bool]] = deque()
         self.read_base = False
         self.running: set[str] = set()
-        self.told_ms = self.snapshot_due_ms = 0
+        self.told_ms = self.snapshot_due_ms = self.lapse_phase = 0
 
 
 def is_own_start(kept: Kept, key: Key, value: bytes | None) -> bool:

@@ -62,6 +62,7 @@ class ScoreRow:
         self.seen = -1  # serial number of the next change to take in
         self.used_at = 0.0
         self._wanted = dict(ask.resources)
+        self._planned_for: Any = None
         self._scalar = all(name in _SHARES or name == "io_ops" for name, _ in ask.weighers)
 
     def _look(self) -> None:
@@ -82,6 +83,8 @@ class ScoreRow:
         else:
             rows = set(view.changed[self.seen - view.changed_from :])
             if len(rows) <= SCALAR_ROWS_MAX and self._scalar:
+                if self._planned_for is not view.columns.at:
+                    self._plan()
                 mine, scores_at, own_at = view.columns.mine_at, self._scores_at, self._own_at
                 for i in rows:
                     scores_at[i] = score = self._score(i)
@@ -93,20 +96,28 @@ class ScoreRow:
                 self.own[index] = np.where(view.columns.mine[index], scores, NEVER)
         self.seen = end
 
+    def _plan(self) -> None:
+        """What scoring one host reads, looked up once until the columns move."""
+        columns, ask = self.view.columns, self.ask
+        self._planned_for = at = columns.at
+        self._missing = any(name not in at for name, _ in ask.resources)
+        self._needs = [(*at[name][:4], amount) for name, amount in ask.resources if name in at]
+        self._weighs = []
+        for name, multiplier in ask.weighers:
+            resource = _SHARES.get(name, "")
+            cells = at.get(resource)
+            self._weighs.append((multiplier, name == "io_ops", cells, self._wanted.get(resource, 0)))
+
     def _score(self, i: int) -> float:
         """One row's score: the column forms unrolled for one host, in the same order of float operations."""
         columns, ask = self.view.columns, self.ask
-        if not (columns.usable_at[i] and columns.alive_at[i]):
+        if not (columns.usable_at[i] and columns.alive_at[i]) or self._missing:
             return NEVER
         if ask.builds_max and columns.builds_at[i] >= ask.builds_max:
             return NEVER
         if ask.instances_max and columns.instances_at[i] >= ask.instances_max:
             return NEVER
-        at = columns.at
-        for name, amount in ask.resources:
-            if name not in at:
-                return NEVER
-            free, least, most, step, _ = at[name]
+        for free, least, most, step, amount in self._needs:
             if free[i] < amount or not least[i] <= amount <= most[i] or amount % (step[i] or 1):
                 return NEVER
         for name in ask.traits_required:
@@ -116,15 +127,11 @@ class ScoreRow:
             if self.view.trait_column(name)[i]:
                 return NEVER
         total = 0.0
-        for name, multiplier in ask.weighers:
-            if name == "io_ops":
+        for multiplier, is_io_ops, cells, wanted in self._weighs:
+            if is_io_ops:
                 total += multiplier * columns.builds_at[i]
-                continue
-            resource = _SHARES[name]
-            cells = at.get(resource)
-            capacity = cells[4][i] if cells else 0
-            if cells and capacity > 0:
-                total += multiplier * ((cells[0][i] - self._wanted.get(resource, 0)) / capacity)
+            elif cells and (capacity := cells[4][i]) > 0:
+                total += multiplier * ((cells[0][i] - wanted) / capacity)
             else:
                 total += multiplier * 0.0
         return total

@@ -158,6 +158,12 @@ class Delta(Record, tag="delta", kw_only=True):
     load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
 
 
+class HostDelta(Delta, tag="delta", kw_only=True):
+    """A delta as it is folded: its upserts are bytes until somebody finds that they say something new."""
+
+    upserts: Annotated[list[msgspec.Raw], Meta(max_length=ALLOCATIONS_MAX)] = []  # type: ignore[assignment]
+
+
 # --- claims ----------------------------------------------------------------------------------------------------------------------------
 
 Mode = Literal["strict", "fits", "renew"]
@@ -367,6 +373,7 @@ class Quarantined(Record, tag="quarantined", kw_only=True):
 
 
 HostRecord = Start | Snapshot | Delta
+HostReport = Start | Snapshot | HostDelta
 ClaimRecord = Claim | Confirm | Release
 RequestRecord = Build | Cancel
 ControlRecord = Flavor | Profile | HostControl | Routing
@@ -394,10 +401,14 @@ class _Envelope(Struct):
     v: int = 0
 
 
+REPORTS = "reports"
+"""What `decode` takes for `hosts` to leave the upserts of deltas as bytes."""
+
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
-    topic: msgspec.json.Decoder(kind) for topic, kind in TOPIC_RECORDS.items()
+    topic: msgspec.json.Decoder(kind) for topic, kind in {**TOPIC_RECORDS, REPORTS: HostReport}.items()
 }
+_allocation_decoder = msgspec.json.Decoder(Allocation)
 _envelope = msgspec.json.Decoder(_Envelope)
 _decode_errors = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
@@ -415,10 +426,24 @@ def decode(topic: str, raw: bytes) -> Any:
         record = _decoders[topic].decode(raw)
     except _decode_errors as error:
         newer = _newer(raw)
-        return Bad(f"version {newer} is newer than {VERSION}" if newer else f"not a {topic} record: {error}", newer)
+        return Bad(
+            f"version {newer} is newer than {VERSION}" if newer else f"not a {_topic(topic)} record: {error}", newer
+        )
     if record.v > VERSION:
         return Bad(f"version {record.v} is newer than {VERSION}", record.v)
     return record
+
+
+def _topic(name: str) -> str:
+    return "hosts" if name == REPORTS else name
+
+
+def decode_allocation(raw: bytes) -> "Allocation | Bad":
+    """Decode one upsert of a `HostDelta`, or say in a `Bad` why not; raises nothing, whatever the bytes."""
+    try:
+        return _allocation_decoder.decode(raw)
+    except _decode_errors as error:
+        return Bad(f"not a hosts record: in its upserts: {error}")
 
 
 def _newer(raw: bytes) -> int:

@@ -204,7 +204,9 @@ class View:
             if outcome == APPLIED and log_time_ms >= columns.log_time_ms_at[i]:
                 columns.log_time_ms_at[i] = log_time_ms
                 columns.seen_ms_at[i] = now_ms
-                columns.alive_at[i] = True
+                if not columns.alive_at[i]:
+                    columns.alive_at[i] = True
+                    self._note(i)
             return row, reason if outcome == QUARANTINED else ""
         return None, ""
 
@@ -226,6 +228,7 @@ class View:
             columns.unit_min[name][i] = item.min_unit if item else 0
             columns.unit_max[name][i] = item.unit_max if item else 0
             columns.unit_step[name][i] = item.step_size if item else 0
+        self._note(i)
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
@@ -243,6 +246,7 @@ class View:
             if not counts[name]:
                 del counts[name]
                 columns.pop(name, None)
+        self._note(row.index)
 
     def _groups(self, row: Row, before: Mapping[str, int]) -> None:
         after = row.host.groups
@@ -273,18 +277,27 @@ class View:
                 self._columns(row)
 
     def _columns(self, row: Row) -> None:
-        """Write a row's columns anew from its state and its overlay."""
+        """Write a row's columns anew from its state and its overlay; what a grant shows was mostly laid over it before."""
         host, columns, i = row.host, self.columns, row.index
         used, pending = host.used, row.pending
+        changed = False
         for name, (free, _, _, _, capacity) in columns.at.items():
             left = capacity[i] - used.get(name, 0)
             for overlay in pending:
                 left -= overlay.resources.get(name, 0)
-            free[i] = left if left > -AMOUNT_BOUND else -AMOUNT_BOUND
-        columns.builds_at[i] = host.builds + len(pending)
-        columns.instances_at[i] = len(host.allocations) + len(pending)
-        columns.usable_at[i] = not host.stale and not host.removed and row.status == "enabled"
-        self._note(i)
+            if free[i] != left:
+                free[i] = left if left > -AMOUNT_BOUND else -AMOUNT_BOUND
+                changed = True
+        builds, instances = host.builds + len(pending), len(host.allocations) + len(pending)
+        usable = not host.stale and not host.removed and row.status == "enabled"
+        if columns.builds_at[i] != builds:
+            columns.builds_at[i], changed = builds, True
+        if columns.instances_at[i] != instances:
+            columns.instances_at[i], changed = instances, True
+        if columns.usable_at[i] != usable:
+            columns.usable_at[i], changed = usable, True
+        if changed:
+            self._note(i)
 
     def _note(self, index: int) -> None:
         if len(self.changed) >= CHANGES_MAX:
