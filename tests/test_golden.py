@@ -190,6 +190,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
             explanation=Explanation(
                 evaluated=500,
                 filters={"memory": 310, "traits": 150, "status": 40},
+                without={"memory": 290, "traits": 12},
                 closest=Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
             ),
         ),

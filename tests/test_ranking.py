@@ -90,7 +90,8 @@ class Rig:
                 assert row.choose(seed, barred) is plain_choice(self.view, row.ask, seed, barred)
                 explanation = explain(self.view, row.ask, barred)
                 assert explanation.filters == plain_counts(self.view, row.ask, barred)
-                assert explanation.evaluated == len(HOSTS)
+                assert explanation.without == plain_without(self.view, row.ask, barred)
+                assert explanation.evaluated == sum(not other.host.removed for other in self.view.by_index)
 
 
 def plain_choice(view: View, ask: Ask, seed: bytes, barred: list[int]) -> Row | None:
@@ -108,13 +109,28 @@ def plain_choice(view: View, ask: Ask, seed: bytes, barred: list[int]) -> Row | 
 def plain_counts(view: View, ask: Ask, barred: list[int]) -> dict[str, int]:
     """How many hosts each filter is the first to turn away."""
     counts: dict[str, int] = {}
-    for row in view.by_index:
-        first = next(
-            (name for name, plain, _ in FILTERS if plain(view, row, ask)), "group" if row.index in barred else ""
-        )
-        if first:
-            counts[first] = counts.get(first, 0) + 1
+    for failed in plain_failures(view, ask, barred):
+        if failed:
+            counts[failed[0]] = counts.get(failed[0], 0) + 1
     return counts
+
+
+def plain_without(view: View, ask: Ask, barred: list[int]) -> dict[str, int]:
+    """How many hosts each filter turns away alone."""
+    counts: dict[str, int] = {}
+    for failed in plain_failures(view, ask, barred):
+        if len(failed) == 1:
+            counts[failed[0]] = counts.get(failed[0], 0) + 1
+    return counts
+
+
+def plain_failures(view: View, ask: Ask, barred: list[int]) -> list[list[str]]:
+    """The filters that turn each host away that is not removed, in their order."""
+    return [
+        [name for name, plain, _ in FILTERS if plain(view, row, ask)] + ["group"] * (row.index in barred)
+        for row in view.by_index
+        if not row.host.removed
+    ]
 
 
 @quick

@@ -15,14 +15,32 @@ def decided(**fields: object) -> Decision:
 def test_a_refusal_counts_what_each_filter_turned_away_and_names_the_closest_miss() -> None:
     closest = Miss(host="host-0042", filter="capacity", resource="MEMORY_MB", needed=16384, had=14336)
     filters = {"status": 40, "liveness": 0, "traits": 150, "capacity": 310}
-    record = decided(result="no_valid_host", explanation=Explanation(evaluated=500, filters=filters, closest=closest))
+    without = {"traits": 12, "capacity": 300}
+    explained = Explanation(evaluated=500, filters=filters, without=without, closest=closest)
+    record = decided(result="no_valid_host", explanation=explained)
     assert render.decision(record) == [
         "no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts",
         "  310 capacity    needs 16384 MB of memory, most free 14336 on host-0042",
         "  150 traits",
         "   40 status",
         "closest: host-0042, short of 2048 MB of memory",
+        "would fit: with 14336 MB of memory, or without the traits (12 hosts)",
     ]
+
+
+def test_what_would_fit_is_told_only_where_one_thing_alone_is_in_the_way() -> None:
+    both = Miss(host="h1", filter="capacity", resource="VCPU", needed=4, had=2, detail="also short of 512 MEMORY_MB")
+    nothing_left = Miss(host="h1", filter="capacity", resource="VCPU", needed=4, had=0)
+    for closest in (both, nothing_left):
+        explained = Explanation(evaluated=2, filters={"capacity": 2}, without={"capacity": 2}, closest=closest)
+        lines = render.decision(decided(result="no_valid_host", explanation=explained))
+        assert lines[-1].startswith("closest: h1, short of ")
+    assert lines[-1] == "closest: h1, short of 4 vCPU"
+    group = Miss(host="h1", filter="group", detail="its members are as many as allowed")
+    explained = Explanation(evaluated=2, filters={"group": 2}, without={"capacity": 1, "group": 1}, closest=group)
+    assert render.decision(decided(result="no_valid_host", explanation=explained))[-1] == (
+        "would fit: with less (1 host), or without the group's limit (1 host)"
+    )
 
 
 def test_a_miss_that_is_no_shortage_is_told_in_the_filters_words() -> None:

@@ -209,3 +209,14 @@ def test_keys_remembered_are_bounded_by_the_hosts() -> None:
     for i in range(100):
         report(view, f"h{i % 3}")
     assert len(view._keys) <= 4 * 3 + 64 + 1
+
+
+def test_removed_hosts_are_not_counted_in_an_explanation() -> None:
+    view = View(1)
+    for offset, host in enumerate(("h1", "h2")):
+        view.fold(0, offset, 0, start_key(host), encode(Start(host=host)), 0)
+    view.fold(0, 2, 0, start_key("h2"), encode(Start(host="h2", removed=True)), 0)
+    explanation = explain(view, Ask((("VCPU", 1),)))
+    assert (explanation.evaluated, explanation.filters) == (1, {"status": 1})
+    assert explanation.closest is not None
+    assert explanation.closest.host == "h1"

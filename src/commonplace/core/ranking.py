@@ -173,41 +173,60 @@ def group_full(view: View, group: str, group_max: int) -> list[int]:
 
 
 def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
-    """How many hosts each filter turned away, each host counted once, at the first that did, and the closest miss."""
+    """How many hosts each filter turned away, each host counted once, at the first that did; `without`: how many that one alone did.
+
+    Names the closest miss. Removed hosts are none. One pass of every filter over all hosts, so for refusals only.
+    """
     view.write()
-    left = np.ones(view.columns.rows, np.bool_)
+    columns, n = view.columns, view.columns.rows
+    out = [i for i in np.flatnonzero(~columns.usable[:n]) if view.by_index[i].host.removed]
+    known = np.ones(n, np.bool_)
+    known[out] = False
+    failures = [(name, known & ~column(view, slice(None), ask)) for name, _, column in FILTERS]
+    group = np.zeros(n, np.bool_)
+    group[list(barred)] = True
+    failures.append(("group", known & group))
+    times = np.sum([failed for _, failed in failures], axis=0)
     counts: dict[str, int] = {}
+    without: dict[str, int] = {}
     last: tuple[str, np.ndarray] | None = None
-    for name, _, column in FILTERS:
-        failed = left & ~column(view, slice(None), ask)
-        if failed.any():
-            counts[name] = int(failed.sum())
-            last = (name, failed)
-            left = left & ~failed
-    group_failed = [i for i in barred if left[i]]
-    if group_failed:
-        counts["group"] = len(group_failed)
-        closest: Miss | None = Miss(
-            host=view.by_index[min(group_failed)].host.name, filter="group", detail="its members are as many as allowed"
-        )
-    else:
-        closest = _closest(view, ask, *last) if last else None
-    return Explanation(evaluated=view.columns.rows, filters=counts, closest=closest)
+    left = known
+    for name, failed in failures:
+        first, alone = failed & left, failed & (times == 1)
+        if alone.any():
+            without[name] = int(alone.sum())
+        if first.any():
+            counts[name] = int(first.sum())
+            last = (name, alone if name in without else first)
+            left = left & ~first
+    closest = _closest(view, ask, *last) if last else None
+    return Explanation(evaluated=n - len(out), filters=counts, without=without, closest=closest)
 
 
 def _closest(view: View, ask: Ask, name: str, failed: np.ndarray) -> Miss:
     """Of the hosts that the last filter turned away, the one that lacks least, as a share of what was asked."""
     rows = np.flatnonzero(failed)
+    if name == "group":
+        return Miss(host=view.by_index[rows[0]].host.name, filter=name, detail="its members are as many as allowed")
     if name == "capacity":
         short = np.zeros(len(rows))
         for resource, amount in ask.resources:
             free = view.columns.free[resource][rows] if resource in view.columns.free else np.zeros(len(rows))
             short += np.maximum(amount - free, 0) / amount
         row = view.by_index[rows[int(short.argmin())]]
-        for resource, amount in ask.resources:
-            had = int(view.columns.free[resource][row.index]) if resource in view.columns.free else 0
-            if had < amount:
-                return Miss(host=row.host.name, filter=name, resource=resource, needed=amount, had=max(0, had))
+        room = {r: int(view.columns.free[r][row.index]) if r in view.columns.free else 0 for r, _ in ask.resources}
+        lacking = [(resource, amount) for resource, amount in ask.resources if room[resource] < amount]
+        if lacking:
+            (resource, amount), *others = lacking
+            also = "also short of " + ", ".join(f"{a - room[r]} {r}" for r, a in others) if others else ""
+            return Miss(
+                host=row.host.name,
+                filter=name,
+                resource=resource,
+                needed=amount,
+                had=max(0, room[resource]),
+                detail=also[:1024],
+            )
     else:
         row = view.by_index[rows[0]]
     plain = next(plain for filter_name, plain, _ in FILTERS if filter_name == name)

@@ -260,7 +260,10 @@ class Placed(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Miss(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The host that came closest, and by what it fell short (`resource` empty: it failed `filter` for another reason)."""
+    """The host that came closest, and by what it fell short (`resource` empty: it failed `filter` for another reason).
+
+    `detail` beside a resource: what else it is short of.
+    """
 
     host: Short
     filter: Short
@@ -271,10 +274,14 @@ class Miss(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How many hosts were looked at and how many each filter turned away, in the order of the filters."""
+    """How many hosts were looked at and how many each filter turned away, in the order of the filters.
+
+    `filters` counts a host at the first that turned it away, `without` at the only one: so many would do without that filter.
+    """
 
     evaluated: int
     filters: dict[str, int] = {}
+    without: dict[str, int] = {}
     closest: Miss | None = None
 
 

@@ -5,6 +5,7 @@ no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts
   150 traits      lacks HW_CPU_X86_AVX512F
    40 status
 closest: host-0042, short of 2048 MB of memory
+would fit: with 14336 MB of memory, or without the traits (12 hosts)
 """
 
 from typing import Final
@@ -13,6 +14,17 @@ from commonplace.core.records import Decision, Explanation, Miss
 
 UNITS: Final = {"VCPU": "vCPU", "PCPU": "pCPU", "MEMORY_MB": "MB of memory", "DISK_GB": "GB of disk"}
 """How people say the standard classes; others go by their name."""
+
+WAIVED: Final = {
+    "status": "on hosts that are not enabled",
+    "liveness": "on silent hosts",
+    "traits": "without the traits",
+    "io_ops": "once builds are done",
+    "instances": "above the limit of instances",
+    "capacity": "with less",
+    "group": "without the group's limit",
+}
+"""What would have to be otherwise for a filter to pass."""
 
 
 def decision(record: Decision) -> list[str]:
@@ -44,6 +56,7 @@ def refusal(record: Decision) -> list[str]:
         lines.append("no host reports to this pool: start agents or `commonplace fleet`, see `commonplace hosts`")
     elif explained.closest is not None:
         lines.append(f"closest: {explained.closest.host}, {_short(explained.closest)}")
+        lines += _would_fit(explained, explained.closest)
     elif record.message:
         lines.append(record.message)
     return lines
@@ -93,6 +106,18 @@ def _filters(explained: Explanation) -> list[str]:
     return lines
 
 
+def _would_fit(explained: Explanation, closest: Miss) -> list[str]:
+    """What asked otherwise would have been placed: the amount that the closest host has, or a filter that alone turned hosts away."""
+    parts = []
+    for name, count in explained.without.items():
+        if name == closest.filter and closest.resource:
+            if closest.had > 0 and not closest.detail:
+                parts.insert(0, f"with {_amount(closest.had, closest.resource)}")
+        else:
+            parts.append(f"{WAIVED.get(name, f'without {name}')} ({count} host{'s' * (count != 1)})")
+    return [f"would fit: {', or '.join(parts)}"] if parts else []
+
+
 def _detail(miss: Miss) -> str:
     if not miss.resource:
         return f"{miss.detail} ({miss.host})" if miss.detail else ""
@@ -101,7 +126,8 @@ def _detail(miss: Miss) -> str:
 
 def _short(miss: Miss) -> str:
     if miss.resource and miss.needed > miss.had:
-        return f"short of {_amount(miss.needed - miss.had, miss.resource)}"
+        also = f", {miss.detail}" if miss.detail else ""
+        return f"short of {_amount(miss.needed - miss.had, miss.resource)}{also}"
     return miss.detail or f"turned away by {miss.filter}"
 
 
