@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from commonplace.kafka.intake import Ceded, Gained, Intake
 from commonplace.settings import SchedulerSettings, Settings, TopicsSettings
@@ -136,3 +137,43 @@ def test_an_offset_that_an_operators_tool_committed_without_a_topic_id_counts(jo
     member = join()
     until(lambda: len(member.gained) == PARTITIONS, member)
     assert member.gained[2] == 3
+
+
+class Closing:
+    """A consumer whose group gives it partitions while it closes, and whose broker does not answer any more."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.asked = 0
+
+    def close(self) -> None:
+        self._intake._on_assign(self, [TopicPartition("requests", 0)])  # type: ignore[arg-type]  # as librdkafka would
+
+    def committed(self, *_: object, **__: object) -> None:
+        self.asked += 1
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        assert not partitions
+
+
+def test_partitions_that_come_while_it_leaves_are_not_taken_up_and_nobody_is_asked_about_them(prefix: str) -> None:
+    intake = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
+    own, closing = intake._consumer, Closing(intake)
+    intake._consumer = closing  # type: ignore[assignment]
+    intake.leave()
+    assert closing.asked == 0
+    assert intake.owned == set()
+    own.close()
+
+
+def test_a_group_that_refuses_while_it_leaves_does_not_stop_the_leaving(prefix: str) -> None:
+    class Refusing(Closing):
+        def close(self) -> None:
+            self.committed()
+
+    intake = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
+    own = intake._consumer
+    intake._consumer = Refusing(intake)  # type: ignore[assignment]
+    intake.leave()
+    own.close()

@@ -41,9 +41,12 @@ class Intake:
     def __init__(self, settings: Settings, topic: str, topic_id: str = "") -> None:
         self._settings, self._topic, self._topic_id = settings, topic, topic_id
         self._changes: list[Gained | Ceded] = []
+        self._leaving = False
         self.owned: set[int] = set()
         self.refused = self._trouble = self._fatal = ""
-        self._consumer = client.consumer(settings, client.replica_group(settings), required={"error_cb": self._broker_trouble})
+        self._consumer = client.consumer(
+            settings, client.replica_group(settings), required={"error_cb": self._broker_trouble}
+        )
 
     def join(self) -> None:
         """Ask for a share of the partitions."""
@@ -87,11 +90,18 @@ class Intake:
             _LOG.warning("%s: offsets not committed: %s; the next owner decides those requests again", self._topic, e)
 
     def leave(self) -> None:
-        """Leave the group, so that others take over at once."""
-        self._consumer.close()
+        """Leave the group, so that others take over at once; what was gained meanwhile is not taken up."""
+        self._leaving = True
+        try:
+            self._consumer.close()
+        except KafkaException as e:  # of a callback, which closing serves too
+            _LOG.warning("%s: left without an answer of the group: %s", self._topic, e)
         self.owned.clear()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._leaving:
+            consumer.incremental_assign([])  # nothing is asked of a broker that may be the reason why we leave
+            return
         committed = consumer.committed(partitions, timeout=LOOKUP_TIMEOUT_S) if partitions else []
         self.refused = ""
         consumer.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions])
