@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, str]] = {
     "doctor": "doctor",
     "demo": "demo",
     "demo-load": "demo_load",
+    "sim": "sim",
     "completion": "completion",
 }
 

@@ -93,14 +93,14 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
 
 def _config(dice: Dice, profile: str) -> Config:
     lease_ms = dice.scale(5_000, 300_000) if dice.chance(300) else dice.scale(5_000, 20_000)
-    heartbeat_ms = max(1_000, lease_ms // dice.between(2, 8))
+    heartbeat_ms = max(1_500, lease_ms // dice.between(1, 5))
     snapshot_ms = heartbeat_ms * dice.between(2, 8)
-    hosts = dice.of((1, 1, 2, 2, 3, 3, 4, 5, 6, 8)) if dice.chance(970) else dice.scale(9, 200)
+    hosts = dice.of((1, 1, 1, 2, 2, 2, 3, 3, 4, 6)) if dice.chance(970) else dice.scale(9, 200)
     clocks = profile == "clocks" or dice.chance(100)
     retention_ms = (snapshot_ms * dice.between(3, 12)) if dice.chance(400) else 3_600_000_000
     return Config(
         hosts=hosts,
-        vcpus=dice.of((4, 6, 8, 8, 16, 32)),
+        vcpus=dice.of((4, 6, 8, 8, 16, 16, 32)),
         agents=dice.of((1, 1, 1, 2, 3)),
         replicas=dice.of((1, 2, 2, 2, 3, 3, 4)) if dice.chance(960) else dice.between(5, 8),
         frontends=dice.of((1, 1, 2)),
@@ -117,7 +117,7 @@ def _config(dice: Dice, profile: str) -> Config:
         deadline_ms=dice.scale(2_000, 20_000),
         claim_timeout_ms=dice.scale(500, 8_000),
         attempts_max=dice.of((1, 2, 4, 16, 16)),
-        queue_max=dice.of((1, 3, 20, 1_000, 1_000)),
+        queue_max=dice.of((1, 5, 20, 1_000, 1_000, 1_000)),
         claims_in_flight_max=dice.of((1, 2, 6, 1_000, 1_000)),
         decisions_kept_max=100_000,
         liveness_ms=heartbeat_ms * dice.between(3, 6),
@@ -131,13 +131,13 @@ def _config(dice: Dice, profile: str) -> Config:
         settled_max=dice.of((0, 1, 3, 64, 64)),
         boot_ms=dice.scale(50, 5_000),
         boot_failures=dice.of((0, 0, 0, 100, 300)),
-        builds_max=dice.of((0, 1, 2, 8, 8)),
-        instances_max=dice.of((0, 2, 4, 50, 50)),
+        builds_max=dice.of((0, 1, 2, 8, 8, 8)),
+        instances_max=dice.of((0, 2, 4, 50, 50, 50, 50)),
         segment_records=dice.of((1, 2, 5, 20, 100)),
         delete_retention_ms=max(60_000, retention_ms),
         claims_retention_ms=lease_ms * dice.between(2, 6) if dice.chance(100) else 0,
         delivery_timeout_ms=dice.scale(500, 6_000),
-        spread=dice.of((1, 1, 1, 2, 4)),
+        spread=dice.of((1, 1, 2, 4)),
     )
 
 
@@ -202,13 +202,13 @@ def _items(dice: Dice, config: Config) -> tuple[Item, ...]:
 
 
 def _submits(dice: Dice, config: Config) -> list[Submit]:
-    many = dice.scale(4, 40) if dice.chance(950) else dice.scale(40, 120)
-    bursts = dice.of((0, 0, 300, 900))
-    flavors = dice.of((("small",), ("small", "medium"), ("small", "medium", "large"), ("large",)))
+    many = dice.scale(6, 50) if dice.chance(950) else dice.scale(50, 120)
+    bursts = dice.of((0, 0, 300, 700, 900))
+    flavors = dice.of((("small",), ("small", "medium"), ("small", "small", "medium", "large"), ("small", "large")))
     counts = dice.of(((1,), (1, 1, 2), (1, 2, 3, 4)))
-    group_max = dice.of((0, 0, 1, 2))
-    confirms = dice.of((1_000, 900, 600, 200))
-    releases = dice.of((0, 300, 800))
+    group_max = dice.of((0, 0, 0, 1, 2))
+    confirms = dice.of((1_000, 900, 600, 300))
+    releases = dice.of((0, 300, 700, 1_000))
     cancels = dice.of((0, 0, 100, 300))
     agains = dice.of((0, 0, 150))
     own_lease = dice.of((0, 0, 200))
@@ -233,7 +233,7 @@ def _submits(dice: Dice, config: Config) -> list[Submit]:
                 deadline_ms=dice.scale(200, 10_000) if dice.chance(own_lease) else 0,
                 frontend=number,
                 confirm_ms=confirm_ms,
-                release_ms=dice.below(config.run_ms) if dice.chance(releases) else -1,
+                release_ms=dice.scale(50, config.run_ms) if dice.chance(releases) else -1,
                 cancel_ms=dice.below(config.deadline_ms) if dice.chance(cancels) else -1,
                 again_ms=dice.below(config.run_ms) if dice.chance(agains) else -1,
                 insist=dice.chance(700),

@@ -173,6 +173,8 @@ def _recreate(world: World, fault: plan.Fault) -> bool:
     if name == "requests":
         world.group.committed.clear()
     for process in world.processes():
+        if name in ("requests", "decisions") and process in world.agents:
+            continue  # which look at none of them
         world.at(world.now + 1 + int(process.random() * NOTICE_MS), _notice, process, name)
     return True
 

@@ -44,7 +44,12 @@ def run_seed(seed: int, profile: str = "swarm", trace: Trace | None = None) -> O
 
 
 def run(schedule: plan.Schedule, trace: Trace | None = None) -> Outcome:
-    """Run one schedule to its end; a core that raises has violated an invariant too."""
+    """Run one schedule to its end."""
+    return _outcome(lived(schedule, trace))
+
+
+def lived(schedule: plan.Schedule, trace: Trace | None = None) -> World:
+    """The world after a schedule, with what it violated; a core that raises has violated an invariant too."""
     world: World | None = None
     try:
         world = World(schedule, faults.apply, trace)
@@ -59,7 +64,7 @@ def run(schedule: plan.Schedule, trace: Trace | None = None) -> Outcome:
         world.checkers.violations.append(Violation(9, text[:500]))
         if trace is not None:
             trace.lines += traceback.format_exc().splitlines()
-    return _outcome(world)
+    return world
 
 
 def _storm(world: World) -> None:
@@ -183,11 +188,6 @@ def _outcome(world: World) -> Outcome:
         requests=len(world.acknowledged),
         results=dict(sorted(results.items())),
     )
-
-
-def failing(schedule: plan.Schedule) -> bool:
-    """Whether a schedule violates anything."""
-    return bool(run(schedule).violations)
 
 
 def traced(schedule: plan.Schedule) -> tuple[Outcome, list[str]]:

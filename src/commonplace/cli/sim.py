@@ -1,0 +1,173 @@
+"""`commonplace sim`: the protocol under faults, in a deterministic world; nothing outside this process is touched."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commonplace.cli import common
+from commonplace.cli.output import emit, say
+from commonplace.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from commonplace.sim.batch import Progress, Tally
+    from commonplace.sim.plan import Schedule
+
+app = typer.Typer(help="Try to break the protocol, in a simulated world under a seed.")
+
+PROFILES = "swarm|calm|compaction|takeover|agents|clocks"
+SHOWN = 10
+Profile = Annotated[str, typer.Option(metavar=PROFILES, help="Which faults are drawn.")]
+
+
+@app.callback()
+def sim() -> None:
+    """Run the shipped scheduler, agents and frontends in virtual time, with every fault, and check every invariant."""
+
+
+@app.command(
+    epilog="\b\nExample:\n  commonplace sim run --seeds 1..10000\nExit code 0 when no seed fails, 8 when one does: `sim show` tells its story."
+)
+def run(
+    seeds: Annotated[str, typer.Option(metavar="A..B", help="The schedules to run, both ends included.")] = "1..1000",
+    jobs: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="Processes at once; 0: as many as cores.")
+    ] = 0,
+    profile: Profile = "swarm",
+) -> int:
+    """Run a range of schedules and check the invariants of each."""
+    from commonplace.sim.batch import cores, run_seeds, to_dict
+
+    first, last = _range(seeds)
+    started = time.monotonic()
+    with _progress(last - first + 1) as progress:
+        tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress)
+    report = {"profile": profile, "seeds": f"{first}..{last}", **to_dict(tally, time.monotonic() - started)}
+    if common.output() in ("json", "yaml"):
+        emit(report)
+    else:
+        _table(report, tally)
+    return ExitCode.VIOLATED if tally.failed else ExitCode.OK
+
+
+@app.command(
+    epilog="\b\nExample:\n  commonplace sim show 4711 | less\n  commonplace sim show tests/scenarios/fenced-twin.txt"
+)
+def show(
+    seed: Annotated[str, typer.Argument(metavar="SEED|FILE", help="A seed, or a scenario's file.")],
+    profile: Profile = "swarm",
+) -> int:
+    """Tell one schedule line by line: what was drawn, then time, who and what of every event."""
+    from commonplace.sim.plan import text
+    from commonplace.sim.run import traced
+
+    schedule = _schedule(seed, profile)
+    outcome, lines = traced(schedule)
+    if common.output() in ("json", "yaml"):
+        emit({"schedule": text(schedule), "events": lines, "outcome": outcome})
+    else:
+        print("\n".join([*text(schedule), "", *lines, ""]))
+        for violation in outcome.violations:
+            say(_sentence(violation.invariant, violation.sentence, violation.places))
+    return ExitCode.VIOLATED if outcome.violations else ExitCode.OK
+
+
+@app.command(epilog="\b\nExample:\n  commonplace sim shrink 4711 > story.txt")
+def shrink(
+    seed: Annotated[str, typer.Argument(metavar="SEED|FILE", help="A failing seed, or a scenario's file.")],
+    profile: Profile = "swarm",
+) -> int:
+    """Find the shortest list of faults and things to do that still fails, and print it as a scenario."""
+    from commonplace.sim import scenario
+    from commonplace.sim.plan import text
+    from commonplace.sim.run import lived
+    from commonplace.sim.shrink import shrink as shortest
+
+    schedule = _schedule(seed, profile)
+    short = shortest(schedule, say)
+    world = lived(short)
+    if not world.checkers.violations:
+        say(f"{seed} violates nothing: there is nothing to shrink")
+        return ExitCode.OK
+    if common.output() in ("json", "yaml"):
+        emit({"schedule": text(short), "outcome": scenario.tell(world)})
+    else:
+        print(scenario.write(text(short), scenario.tell(world)), end="")
+    return ExitCode.VIOLATED
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def _range(seeds: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,15})(?:\.\.(\d{1,15}))?", seeds)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if first > last:
+        raise UsageError(f"--seeds {seeds}: must be A..B with A ≤ B, as 1..1000, or one number")
+    return first, last
+
+
+def _profile(profile: str) -> str:
+    from commonplace.sim.draw import PROFILES as KNOWN
+
+    if profile not in KNOWN:
+        raise UsageError(f"--profile {profile}: must be one of {', '.join(KNOWN)}")
+    return profile
+
+
+def _schedule(seed: str, profile: str) -> "Schedule":
+    from commonplace.sim import scenario
+    from commonplace.sim.draw import draw
+
+    if seed.isdigit():
+        return draw(int(seed), _profile(profile))
+    try:
+        return scenario.read(Path(seed).read_text()).schedule
+    except OSError as e:
+        raise UsageError(f"{seed}: neither a seed nor a file that can be read: {e.strerror}") from e
+    except ValueError as e:
+        raise UsageError(f"{seed}: no scenario: {e}") from e
+
+
+# --- output --------------------------------------------------------------------------------------------------------------
+
+
+def _sentence(invariant: int, sentence: str, places: Any) -> str:
+    where = ", ".join(f"{topic} [{partition}] @{offset}" for topic, partition, offset in places)
+    return f"violated {invariant}: {sentence}" + (f" ({where})" if where else "")
+
+
+def _table(report: dict[str, Any], tally: "Tally") -> None:
+    lists = ("faults", "failures", "answers")
+    emit({**{key: value for key, value in report.items() if key not in lists}, "answers": report["answers"]})
+    if report["faults"]:
+        emit([{"fault": name, "times": count} for name, count in report["faults"].items()], name="fault")
+    for failure in tally.failures[:SHOWN]:
+        say(f"seed {failure.seed} {_sentence(failure.invariant, failure.sentence, failure.places)}")
+    if tally.failed > SHOWN:
+        say(f"{tally.failed - SHOWN} more seeds fail; -o json lists up to 100")
+
+
+@contextmanager
+def _progress(total: int) -> "Iterator[Progress]":
+    """A progress bar on a terminal, nothing elsewhere."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield lambda done, failed: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[failed]}"), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, failed="")
+
+        def tell(done: int, failed: int) -> None:
+            bar.update(task, completed=done, failed=f"{failed} failed" if failed else "")
+
+        yield tell
