@@ -1,0 +1,248 @@
+"""Bugs planted in ledgers, agents and the fold that they share with readers. Each function takes one sentence out."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from commonplace.core import hashing, hosts, keeper
+from commonplace.core.hosts import SUPERSEDED, HostState
+from commonplace.core.keeper import Keeper
+from commonplace.core.keeper_events import Send
+from commonplace.core.kept import OPENING, SERVING
+from commonplace.core.ledger import Lapse, Ledger
+from commonplace.core.placing import Placer
+from commonplace.core.records import Bad, Delta, Start, decode
+from commonplace.core.resources import RATIO_SCALE, Inventory
+from commonplace.sim.agents import AgentProcess
+from commonplace.sim.patches import Patch
+
+# --- ledger ----------------------------------------------------------------------------------------------------------
+
+
+def ignore_expected(patch: Patch) -> None:
+    patch.wrap(
+        Ledger,
+        "_refusal",
+        lambda f, self, claim: f(self, replace(claim, mode="fits") if claim.mode == "strict" else claim),
+    )
+
+
+def ignore_reserved(patch: Patch) -> None:
+    patch.put(
+        Inventory, "capacity", property(lambda self: self.total * self.allocation_ratio_thousandths // RATIO_SCALE)
+    )
+
+
+def incremental_delta(patch: Patch) -> None:
+    def delta(original: Any, self: Ledger) -> Any:
+        told = original(self)
+        self.upserted, self.removed = {}, {}
+        return told
+
+    patch.wrap(Ledger, "delta", delta)
+
+
+def lease_by_replica_clock(patch: Patch) -> None:
+    ends: dict[str, int] = {}
+
+    def claim(original: Any, self: Placer, row: Any, work: Any, index: int, now_ms: int) -> None:
+        original(self, row, work, index, now_ms)
+        ends[work.slots[index].pending.allocation_id] = now_ms + work.lease_ms
+
+    def grant(original: Any, self: Ledger, offset: int, asked: Any, claim: Any, now_ms: int) -> Any:
+        change = original(self, offset, asked, claim, now_ms)
+        self.leases[asked.id] = ends.get(asked.id, self.leases[asked.id])
+        return change
+
+    patch.wrap(Placer, "_claim", claim)
+    patch.wrap(Ledger, "_grant", grant)
+
+
+def lapse_in_silence(patch: Patch) -> None:
+    def receive(original: Any, self: Ledger, event: Any, now_ms: int) -> Any:
+        told = len(self.settled)
+        changes = original(self, event, now_ms)
+        if isinstance(event, Lapse):
+            del self.settled[told:]
+        return changes
+
+    patch.wrap(Ledger, "receive", receive)
+
+
+def hash_without_size(patch: Patch) -> None:
+    patch.wrap(hashing, "_tail", lambda f, resources, group, cells: f((), group, cells))
+
+
+def hash_with_state(patch: Patch) -> None:
+    def move(original: Any, self: Ledger, allocation_id: str, event: str, *rest: Any) -> Any:
+        changes = original(self, allocation_id, event, *rest)
+        if changes and event == "confirm":
+            self.hash = (self.hash + 1) & hashing.MASK
+        return changes
+
+    patch.wrap(Ledger, "_move", move)
+
+
+def ignore_group_max(patch: Patch) -> None:
+    patch.wrap(Ledger, "_overfull", lambda f, self, claim: f(self, replace(claim, group_max=0)))
+
+
+# --- start and restart -----------------------------------------------------------------------------------------------
+
+
+def any_start_is_mine(patch: Patch) -> None:
+    def mine(original: Any, kept: Any, key: Any, value: bytes | None) -> bool:
+        return key.kind == "start" and value is not None and isinstance(decode("hosts", value), Start)
+
+    patch.wrap(keeper, "is_own_start", mine)
+
+
+def forget_delta(patch: Patch) -> None:
+    def replay(original: Any, kept: Any, parsed: Any, *rest: Any) -> None:
+        if parsed.kind != "delta":
+            original(kept, parsed, *rest)
+
+    patch.wrap(keeper, "replay", replay)
+
+
+def resume_at_end(patch: Patch) -> None:
+    def resume(original: Any, ledger: Ledger, at: Any) -> Any:
+        alarm = original(ledger, at)
+        ledger.claims_through = at.high - 1
+        return alarm
+
+    patch.wrap(keeper, "resume", resume)
+
+
+def keep_watermark(patch: Patch) -> None:
+    def resume(original: Any, ledger: Ledger, at: Any) -> Any:
+        if ledger.claims_topic in ("", at.topic_id):
+            return original(ledger, at)
+        ledger.claims_topic = at.topic_id
+        return ""
+
+    patch.wrap(keeper, "resume", resume)
+
+
+def new_host_from_start(patch: Patch) -> None:
+    def resume(original: Any, ledger: Ledger, at: Any) -> Any:
+        new = not ledger.claims_topic
+        alarm = original(ledger, at)
+        if new:
+            ledger.claims_through = at.low - 1
+        return alarm
+
+    patch.wrap(keeper, "resume", resume)
+
+
+def no_gap(patch: Patch) -> None:
+    patch.put(Ledger, "assume_active", lambda self: None)
+
+
+def serve_before_read_back(patch: Patch) -> None:
+    def resume(original: Any, self: Keeper, kept: Any, *rest: Any) -> None:
+        original(self, kept, *rest)
+        kept.phase = SERVING
+        self._ready(kept)
+
+    patch.wrap(Keeper, "_resume", resume)
+
+
+def tombstone_when_acknowledged(patch: Patch) -> None:
+    def acknowledge(original: Any, self: AgentProcess, entry: Any, offset: int, *rest: Any) -> None:
+        original(self, entry, offset, *rest)
+        kept = (
+            self.keeper.hosts.get(entry.key.decode().partition("/")[0])
+            if offset >= 0 and entry.kind == "snapshot"
+            else None
+        )
+        if kept is None or kept.phase != OPENING or kept.ledger is None:
+            return
+        for epoch in sorted(kept.old_epochs - {kept.ledger.epoch}):
+            for key in (hosts.snapshot_key(kept.spec.name, epoch), hosts.delta_key(kept.spec.name, epoch)):
+                self.do([Send(kept.partition, key, None, kept.spec.name)])
+
+    patch.wrap(AgentProcess, "acknowledge", acknowledge)
+
+
+# --- claims and leases -----------------------------------------------------------------------------------------------
+
+
+def watermark_ahead(patch: Patch) -> None:
+    def claims_read(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
+        before = {}
+        for host, kept in self.hosts.items():
+            if (
+                kept.partition == event.partition
+                and kept.phase == SERVING
+                and kept.ledger is not None
+                and kept.read_base
+            ):
+                before[host] = kept.ledger.claims_through
+                kept.ledger.claims_through = max(before[host], event.position - 1)
+                self.dirty[host] = None
+        self._report_dirty(now_ms)
+        for host, through in before.items():
+            ledger = self.hosts[host].ledger
+            if ledger is not None:
+                ledger.claims_through = through
+        original(self, event, now_ms)
+
+    patch.wrap(Keeper, "_claims_read", claims_read)
+
+
+def lapse_unread(patch: Patch) -> None:
+    def tick(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
+        for partition, heap in self.leases.items():
+            if heap and heap[0][0] <= now_ms and partition in self.claims_position:
+                self.barriers[partition] = (now_ms, 0)
+                self._lapse(partition, now_ms)
+        original(self, event, now_ms)
+
+    patch.wrap(Keeper, "_tick", tick)
+
+
+# --- fold and keys ---------------------------------------------------------------------------------------------------
+
+
+def accept_old_epochs(patch: Patch) -> None:
+    def void(original: Any, self: HostState, epoch: int, generation: int) -> bool:
+        return epoch == self.epoch and generation <= self.generation
+
+    patch.wrap(HostState, "void", void)
+
+
+def no_fence(patch: Patch) -> None:
+    def start(original: Any, self: HostState, offset: int, removed: bool, *rest: Any) -> Any:
+        return original(self, offset, removed, *rest) if removed or self.generation < 0 else SUPERSEDED
+
+    patch.wrap(HostState, "start", start)
+
+
+def ignore_removal(patch: Patch) -> None:
+    patch.wrap(HostState, "tombstone", lambda f, self, key: SUPERSEDED)
+    patch.wrap(HostState, "start", lambda f, self, offset, removed, *rest: f(self, offset, False, *rest))
+
+
+def share_key(patch: Patch) -> None:
+    patch.put(keeper, "delta_key", keeper.snapshot_key)
+    _read_by_content(patch)
+
+
+def one_key_for_epochs(patch: Patch) -> None:
+    patch.put(keeper, "snapshot_key", lambda host, epoch: f"{host}/0".encode())
+    patch.put(keeper, "delta_key", lambda host, epoch: f"{host}/0/delta".encode())
+    _read_by_content(patch)
+
+
+def _read_by_content(patch: Patch) -> None:
+    """Readers who do not mind which key a report stands under."""
+
+    def read(original: Any, key: Any, offset: int, value: bytes) -> Any:
+        record = decode("hosts", value)
+        if isinstance(record, Bad | Start):
+            return original(key, offset, value)
+        kind = "delta" if isinstance(record, Delta) else "snapshot"
+        return original(hosts.Key(key.host, kind, record.epoch), offset, value)
+
+    patch.wrap(hosts, "read", read)

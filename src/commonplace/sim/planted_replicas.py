@@ -1,0 +1,196 @@
+"""Bugs planted in replicas. Each function takes one sentence out."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from commonplace.core.hosts import HostState
+from commonplace.core.placing import Placer
+from commonplace.core.records import Decision, Placed, Position
+from commonplace.core.replica import Replica
+from commonplace.core.work import OPEN, Held, Work
+from commonplace.sim.patches import Patch
+from commonplace.sim.replicas import ReplicaProcess
+from commonplace.sim.world import World
+
+FAR_MS = 1 << 60
+
+# --- decide ----------------------------------------------------------------------------------------------------------
+
+
+def decide_at_delivery(patch: Patch) -> None:
+    def delivered(original: Any, self: Placer, allocation_id: str, offset: int, now_ms: int) -> None:
+        original(self, allocation_id, offset, now_ms)
+        pending = self.pending.get(allocation_id)
+        if pending is None or offset < 0 or pending.work.state != OPEN:
+            return
+        work = pending.work
+        if all(slot.held is not None or (slot.pending is not None and slot.pending.offset >= 0) for slot in work.slots):
+            _say_placed(self._held.__self__, work, now_ms)  # type: ignore[attr-defined]  # a method of the replica
+
+    patch.wrap(Placer, "delivered", delivered)
+
+
+def _say_placed(replica: Replica, work: Work, now_ms: int) -> None:
+    """Answer with whatever the slots hold or have claimed."""
+    placed = []
+    for index, slot in enumerate(work.slots):
+        if slot.held is not None:
+            where = (slot.held.row, slot.held.allocation, slot.held.offset)
+        elif slot.pending is not None:
+            where = (slot.pending.row, slot.pending.allocation_id, slot.pending.row.offset)
+        else:
+            continue
+        grant = Position(where[0].partition, max(0, where[2]))
+        placed.append(
+            Placed(
+                index=index, instance=work.instance(index), host=where[0].host.name, allocation=where[1], grant=grant
+            )
+        )
+    work.placed = True
+    decision = Decision(
+        request=work.build.id,
+        result="placed",
+        content=work.content,
+        position=Position(work.partition, work.offsets[0]),
+        replica=replica.name,
+        flavor=work.build.flavor,
+        count=work.build.count,
+        placed=placed,
+        confirm_within_ms=work.lease_ms // 2,
+    )
+    replica._sent(work, decision, now_ms)
+
+
+def place_a_part(patch: Patch) -> None:
+    def close(original: Any, self: Replica, work: Work, result: str, reason: str, *rest: Any) -> None:
+        if reason != "cancelled" and any(slot.held is not None for slot in work.slots):
+            for slot in work.slots:
+                slot.pending = None
+            _say_placed(self, work, rest[-1])
+        else:
+            original(self, work, result, reason, *rest)
+
+    patch.wrap(Replica, "_close", close)
+
+
+def answer_unrenewed(patch: Patch) -> None:
+    def take_up(original: Any, self: Replica, work: Work, held: list[Any], now_ms: int) -> None:
+        for row, allocation in held:
+            slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
+            if slot is None or slot.held is not None:
+                work.strays.append((row, allocation.id))
+            else:
+                slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, work.lease_ms, True)
+
+    patch.wrap(Replica, "_take_up", take_up)
+
+
+def commit_when_sent(patch: Patch) -> None:
+    def deliver(
+        original: Any, self: Replica, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
+    ) -> None:
+        original(self, partition, request, value, offsets, *rest)
+        self._done(partition, offsets)
+
+    patch.wrap(Replica, "_deliver", deliver)
+
+
+def reuse_ids(patch: Patch) -> None:
+    def begin(original: Any, self: Placer, name: str, nonce: str, *rest: Any) -> None:
+        original(self, name, name, *rest)
+
+    patch.wrap(Placer, "__init__", begin)
+
+
+# --- what others decided ---------------------------------------------------------------------------------------------
+
+
+def forget_history(patch: Patch) -> None:
+    def history_read(original: Any, self: Replica, event: Any, now_ms: int) -> None:
+        self.history.drop(event.partition)
+        original(self, event, now_ms)
+
+    patch.wrap(Replica, "_history_read", history_read)
+
+
+def read_history_late(patch: Patch) -> None:
+    patch.wrap(ReplicaProcess, "_read_history", lambda f, self, effect: f(self, replace(effect, from_ms=FAR_MS)))
+
+
+def release_no_loser(patch: Patch) -> None:
+    patch.wrap(Replica, "_release_losers", lambda f, *args: None)
+
+
+def sweep_the_winner(patch: Patch) -> None:
+    def effective(original: Any, self: Replica, work: Work, other: Decision | None) -> None:
+        if other is not None:
+            losers = [(p.host, p.allocation) for p in other.placed]
+            self._release_losers(losers, work.build.id, work.partition)
+        original(self, work, other)
+
+    patch.wrap(Replica, "_effective", effective)
+
+
+def release_when_sent(patch: Patch) -> None:
+    def sent(original: Any, self: Replica, work: Work, decision: Decision, now_ms: int) -> None:
+        original(self, work, decision, now_ms)
+        named = {placed.allocation for placed in decision.placed}
+        losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held is not None]
+        losers += [(row.host.name, allocation) for row, allocation in work.strays]
+        self._release_losers([loser for loser in losers if loser[1] not in named], work.build.id, work.partition)
+
+    patch.wrap(Replica, "_sent", sent)
+
+
+# --- view ------------------------------------------------------------------------------------------------------------
+
+
+def keep_overlay(patch: Patch) -> None:
+    def rejected(original: Any, self: Placer, pending: Any, reason: str) -> None:
+        lift = self.view.lift
+        self.view.lift = lambda row, overlay: row.pending.remove(overlay)  # type: ignore[method-assign]
+        try:
+            original(self, pending, reason)
+        finally:
+            self.view.lift = lift  # type: ignore[method-assign]
+
+    patch.wrap(Placer, "_rejected", rejected)
+
+
+def ignore_base(patch: Patch) -> None:
+    def delta(original: Any, self: HostState, record: Any, *rest: Any) -> Any:
+        return original(self, replace(record, base_generation=self.base_generation), *rest)
+
+    patch.wrap(HostState, "delta", delta)
+
+
+def believe_any_hash(patch: Patch) -> None:
+    def fold(original: Any, self: HostState, *args: Any) -> Any:
+        outcome = original(self, *args)
+        if self.stale.startswith("hash "):
+            self.stale = ""
+        return outcome
+
+    patch.wrap(HostState, "snapshot", fold)
+    patch.wrap(HostState, "delta", fold)
+
+
+def serve_early(patch: Patch) -> None:
+    def catching_up(original: Any, self: ReplicaProcess, now: int) -> None:
+        ends = self.ends
+        self.world.checkers.serves(
+            self.nonce, dict(enumerate(self.positions())), {p: e for (t, p), e in ends.items() if t == "hosts"}
+        )
+        self.ends = {}
+        original(self, now)
+
+    patch.wrap(ReplicaProcess, "_catching_up", catching_up)
+
+
+def never_stale(patch: Patch) -> None:
+    def settings(original: Any, self: World) -> None:
+        original(self)
+        self.stale_after_ms = FAR_MS
+
+    patch.wrap(World, "_make_settings", settings)
