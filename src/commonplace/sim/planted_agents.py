@@ -20,6 +20,7 @@ from commonplace.sim.patches import Patch
 
 
 def ignore_expected(patch: Patch) -> None:
+    """The ledger grants a strict claim on whatever state it finds."""
     patch.wrap(
         Ledger,
         "_refusal",
@@ -28,12 +29,15 @@ def ignore_expected(patch: Patch) -> None:
 
 
 def ignore_reserved(patch: Patch) -> None:
+    """Capacity is counted without the reserved share, by everybody."""
     patch.put(
         Inventory, "capacity", property(lambda self: self.total * self.allocation_ratio_thousandths // RATIO_SCALE)
     )
 
 
 def incremental_delta(patch: Patch) -> None:
+    """A delta tells what changed since the delta before, and not since the snapshot."""
+
     def delta(original: Any, self: Ledger) -> Any:
         told = original(self)
         self.upserted, self.removed = {}, {}
@@ -43,6 +47,7 @@ def incremental_delta(patch: Patch) -> None:
 
 
 def lease_by_replica_clock(patch: Patch) -> None:
+    """A lease ends when the clock of the replica that claimed says so."""
     ends: dict[str, int] = {}
 
     def claim(original: Any, self: Placer, row: Any, work: Any, index: int, now_ms: int) -> None:
@@ -59,6 +64,8 @@ def lease_by_replica_clock(patch: Patch) -> None:
 
 
 def lapse_in_silence(patch: Patch) -> None:
+    """A lapsed allocation is gone from the report, and no settled entry says why."""
+
     def receive(original: Any, self: Ledger, event: Any, now_ms: int) -> Any:
         told = len(self.settled)
         changes = original(self, event, now_ms)
@@ -70,10 +77,13 @@ def lapse_in_silence(patch: Patch) -> None:
 
 
 def hash_without_size(patch: Patch) -> None:
+    """An allocation's hash leaves its resources out, everywhere."""
     patch.wrap(hashing, "_tail", lambda f, resources, group, cells: f((), group, cells))
 
 
 def hash_with_state(patch: Patch) -> None:
+    """The ledger hashes whether an allocation is confirmed."""
+
     def move(original: Any, self: Ledger, allocation_id: str, event: str, *rest: Any) -> Any:
         changes = original(self, allocation_id, event, *rest)
         if changes and event == "confirm":
@@ -84,6 +94,7 @@ def hash_with_state(patch: Patch) -> None:
 
 
 def ignore_group_max(patch: Patch) -> None:
+    """The ledger does not check how many of a group it holds."""
     patch.wrap(Ledger, "_overfull", lambda f, self, claim: f(self, replace(claim, group_max=0)))
 
 
@@ -91,6 +102,8 @@ def ignore_group_max(patch: Patch) -> None:
 
 
 def any_start_is_mine(patch: Patch) -> None:
+    """An agent takes any start record for its own."""
+
     def mine(original: Any, kept: Any, key: Any, value: bytes | None) -> bool:
         return key.kind == "start" and value is not None and isinstance(decode("hosts", value), Start)
 
@@ -98,6 +111,8 @@ def any_start_is_mine(patch: Patch) -> None:
 
 
 def forget_delta(patch: Patch) -> None:
+    """A starting agent goes on from the snapshot alone."""
+
     def replay(original: Any, kept: Any, parsed: Any, *rest: Any) -> None:
         if parsed.kind != "delta":
             original(kept, parsed, *rest)
@@ -106,6 +121,8 @@ def forget_delta(patch: Patch) -> None:
 
 
 def resume_at_end(patch: Patch) -> None:
+    """A starting agent resumes its claims at their end."""
+
     def resume(original: Any, ledger: Ledger, at: Any) -> Any:
         alarm = original(ledger, at)
         ledger.claims_through = at.high - 1
@@ -115,6 +132,8 @@ def resume_at_end(patch: Patch) -> None:
 
 
 def keep_watermark(patch: Patch) -> None:
+    """A starting agent keeps its watermark although the claims topic was made anew."""
+
     def resume(original: Any, ledger: Ledger, at: Any) -> Any:
         if ledger.claims_topic in ("", at.topic_id):
             return original(ledger, at)
@@ -125,6 +144,8 @@ def keep_watermark(patch: Patch) -> None:
 
 
 def new_host_from_start(patch: Patch) -> None:
+    """A host without a report takes the claims from their beginning."""
+
     def resume(original: Any, ledger: Ledger, at: Any) -> Any:
         new = not ledger.claims_topic
         alarm = original(ledger, at)
@@ -136,10 +157,13 @@ def new_host_from_start(patch: Patch) -> None:
 
 
 def no_gap(patch: Patch) -> None:
+    """A starting agent takes claims that retention took for claims that never were."""
     patch.put(Ledger, "assume_active", lambda self: None)
 
 
 def serve_before_read_back(patch: Patch) -> None:
+    """A starting agent takes claims before it has read back its first snapshot."""
+
     def resume(original: Any, self: Keeper, kept: Any, *rest: Any) -> None:
         original(self, kept, *rest)
         kept.phase = SERVING
@@ -149,6 +173,8 @@ def serve_before_read_back(patch: Patch) -> None:
 
 
 def tombstone_when_acknowledged(patch: Patch) -> None:
+    """An agent deletes the keys of earlier epochs when its snapshot is acknowledged."""
+
     def acknowledge(original: Any, self: AgentProcess, entry: Any, offset: int, *rest: Any) -> None:
         original(self, entry, offset, *rest)
         kept = (
@@ -169,6 +195,8 @@ def tombstone_when_acknowledged(patch: Patch) -> None:
 
 
 def watermark_ahead(patch: Patch) -> None:
+    """A report says that claims are taken which the ledger takes only after it."""
+
     def claims_read(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
         before = {}
         for host, kept in self.hosts.items():
@@ -192,6 +220,8 @@ def watermark_ahead(patch: Patch) -> None:
 
 
 def lapse_unread(patch: Patch) -> None:
+    """A lease lapses without reading the claims to an end captured after it."""
+
     def tick(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
         for partition, heap in self.leases.items():
             if heap and heap[0][0] <= now_ms and partition in self.claims_position:
@@ -206,6 +236,8 @@ def lapse_unread(patch: Patch) -> None:
 
 
 def accept_old_epochs(patch: Patch) -> None:
+    """Readers compare generations only."""
+
     def void(original: Any, self: HostState, epoch: int, generation: int) -> bool:
         return epoch == self.epoch and generation <= self.generation
 
@@ -213,6 +245,8 @@ def accept_old_epochs(patch: Patch) -> None:
 
 
 def no_fence(patch: Patch) -> None:
+    """Readers go on with an epoch although a later start record stands."""
+
     def start(original: Any, self: HostState, offset: int, removed: bool, *rest: Any) -> Any:
         return original(self, offset, removed, *rest) if removed or self.generation < 0 else SUPERSEDED
 
@@ -220,16 +254,19 @@ def no_fence(patch: Patch) -> None:
 
 
 def ignore_removal(patch: Patch) -> None:
+    """Tombstones and the mark of a removed host change nothing for those who read them."""
     patch.wrap(HostState, "tombstone", lambda f, self, key: SUPERSEDED)
     patch.wrap(HostState, "start", lambda f, self, offset, removed, *rest: f(self, offset, False, *rest))
 
 
 def share_key(patch: Patch) -> None:
-    patch.put(keeper, "delta_key", keeper.snapshot_key)
+    """Deltas stand under the key of their snapshot, so that compaction takes it."""
+    patch.put(keeper, "delta_key", hosts.snapshot_key)
     _read_by_content(patch)
 
 
 def one_key_for_epochs(patch: Patch) -> None:
+    """Snapshots of all epochs stand under one key, deltas under another."""
     patch.put(keeper, "snapshot_key", lambda host, epoch: f"{host}/0".encode())
     patch.put(keeper, "delta_key", lambda host, epoch: f"{host}/0/delta".encode())
     _read_by_content(patch)

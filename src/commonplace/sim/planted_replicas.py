@@ -19,6 +19,8 @@ FAR_MS = 1 << 60
 
 
 def decide_at_delivery(patch: Patch) -> None:
+    """A decision is written once the claim is delivered, before a report shows the grant."""
+
     def delivered(original: Any, self: Placer, allocation_id: str, offset: int, now_ms: int) -> None:
         original(self, allocation_id, offset, now_ms)
         pending = self.pending.get(allocation_id)
@@ -63,6 +65,8 @@ def _say_placed(replica: Replica, work: Work, now_ms: int) -> None:
 
 
 def place_a_part(patch: Patch) -> None:
+    """A request that got only some of its instances is answered with those."""
+
     def close(original: Any, self: Replica, work: Work, result: str, reason: str, *rest: Any) -> None:
         if reason != "cancelled" and any(slot.held is not None for slot in work.slots):
             for slot in work.slots:
@@ -75,6 +79,8 @@ def place_a_part(patch: Patch) -> None:
 
 
 def answer_unrenewed(patch: Patch) -> None:
+    """A redelivered request is answered with a leased allocation as it is found."""
+
     def take_up(original: Any, self: Replica, work: Work, held: list[Any], now_ms: int) -> None:
         for row, allocation in held:
             slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
@@ -87,6 +93,8 @@ def answer_unrenewed(patch: Patch) -> None:
 
 
 def commit_when_sent(patch: Patch) -> None:
+    """The offset of a request is committed once its decision is sent."""
+
     def deliver(
         original: Any, self: Replica, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
     ) -> None:
@@ -97,6 +105,8 @@ def commit_when_sent(patch: Patch) -> None:
 
 
 def reuse_ids(patch: Patch) -> None:
+    """A restarted replica counts its allocations from 1 again, under the same nonce."""
+
     def begin(original: Any, self: Placer, name: str, nonce: str, *rest: Any) -> None:
         original(self, name, name, *rest)
 
@@ -107,6 +117,8 @@ def reuse_ids(patch: Patch) -> None:
 
 
 def forget_history(patch: Patch) -> None:
+    """A new owner drops the decisions that it read before it serves."""
+
     def history_read(original: Any, self: Replica, event: Any, now_ms: int) -> None:
         self.history.drop(event.partition)
         original(self, event, now_ms)
@@ -115,14 +127,18 @@ def forget_history(patch: Patch) -> None:
 
 
 def read_history_late(patch: Patch) -> None:
+    """A new owner reads the decisions from their end."""
     patch.wrap(ReplicaProcess, "_read_history", lambda f, self, effect: f(self, replace(effect, from_ms=FAR_MS)))
 
 
 def release_no_loser(patch: Patch) -> None:
+    """What an effective decision of another replica does not name stays until it lapses."""
     patch.wrap(Replica, "_release_losers", lambda f, *args: None)
 
 
 def sweep_the_winner(patch: Patch) -> None:
+    """Losers are told by one's own decision, not by the effective one."""
+
     def effective(original: Any, self: Replica, work: Work, other: Decision | None) -> None:
         if other is not None:
             losers = [(p.host, p.allocation) for p in other.placed]
@@ -133,6 +149,8 @@ def sweep_the_winner(patch: Patch) -> None:
 
 
 def release_when_sent(patch: Patch) -> None:
+    """Losers are released when the decision is sent, not when it was read back."""
+
     def sent(original: Any, self: Replica, work: Work, decision: Decision, now_ms: int) -> None:
         original(self, work, decision, now_ms)
         named = {placed.allocation for placed in decision.placed}
@@ -147,6 +165,8 @@ def release_when_sent(patch: Patch) -> None:
 
 
 def keep_overlay(patch: Patch) -> None:
+    """A rejected claim stays laid over its host."""
+
     def rejected(original: Any, self: Placer, pending: Any, reason: str) -> None:
         lift = self.view.lift
         self.view.lift = lambda row, overlay: row.pending.remove(overlay)  # type: ignore[method-assign]
@@ -159,6 +179,8 @@ def keep_overlay(patch: Patch) -> None:
 
 
 def ignore_base(patch: Patch) -> None:
+    """A reader applies a delta on whatever snapshot it holds."""
+
     def delta(original: Any, self: HostState, record: Any, *rest: Any) -> Any:
         return original(self, replace(record, base_generation=self.base_generation), *rest)
 
@@ -166,6 +188,8 @@ def ignore_base(patch: Patch) -> None:
 
 
 def believe_any_hash(patch: Patch) -> None:
+    """A reader believes a report whose content does not hash to what it says."""
+
     def fold(original: Any, self: HostState, *args: Any) -> Any:
         outcome = original(self, *args)
         if self.stale.startswith("hash "):
@@ -177,6 +201,8 @@ def believe_any_hash(patch: Patch) -> None:
 
 
 def serve_early(patch: Patch) -> None:
+    """A replica serves before it has read the hosts to the ends captured at its start."""
+
     def catching_up(original: Any, self: ReplicaProcess, now: int) -> None:
         ends = self.ends
         self.world.checkers.serves(
@@ -189,6 +215,8 @@ def serve_early(patch: Patch) -> None:
 
 
 def never_stale(patch: Patch) -> None:
+    """A replica that was away for longer than tombstones last goes on as if nothing was."""
+
     def settings(original: Any, self: World) -> None:
         original(self)
         self.stale_after_ms = FAR_MS
