@@ -218,7 +218,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
             topic="commonplace.default.claims",
             partition=1,
             offset=77,
-            reason="not a claims record: Object missing required field `host`",
+            reason="not a claims record: host is missing",
             by="agent-3",
             key="host-0042",
             sample="e30=",

@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from commonplace.core.complaints import complaint
 from commonplace.errors import SettingsError
 from commonplace.sections import (
     DAY_MS,
@@ -200,7 +201,9 @@ def _setting(section: str, key: str, value: Any, origin: str, *, text: bool) -> 
     try:
         return Setting(section, key, msgspec.convert(value, fields[key], strict=not text), origin)
     except msgspec.ValidationError as e:
-        raise SettingsError(f"{origin}: {section}.{key} = {value!r}: {_described(fields[key]) or e}") from e
+        raise SettingsError(
+            f"{origin}: {section}.{key} = {value!r}: {_described(fields[key]) or complaint(str(e), 'it')}"
+        ) from e
 
 
 def _described(kind: Any) -> str:

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.agent.drivers import Found, StaticDriver
+from commonplace.core.complaints import complaint
 from commonplace.core.records import ClassName, HostName, Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
@@ -98,7 +99,7 @@ def _inventory(item: object, where: str) -> Inventory:
         try:
             table["allocation_ratio_thousandths"] = ratio_thousandths(table.pop("allocation_ratio"))
         except ValueError as error:
-            raise SettingsError(f"{where}: {error}") from error
+            raise SettingsError(f"{where}: {complaint(str(error), 'it')}") from error
     inventory: Inventory = _converted(table, Inventory, where)
     return inventory
 
@@ -196,4 +197,4 @@ def _converted(value: object, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {error}") from error
+        raise SettingsError(f"{where}: {complaint(str(error), 'it')}") from error

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from commonplace.core.complaints import complaint
 from commonplace.core.records import Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import UsageError
@@ -169,7 +170,7 @@ def _shape(row: object, where: str) -> Shape:
         read = msgspec.convert(row, _ShapeRow, strict=False)
         ratio = ratio_thousandths(read.allocation_ratio)
     except (msgspec.ValidationError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {complaint(str(error), 'it')}") from error
     for name in ("vcpus", "memory_mb", "weight"):
         if getattr(read, name) < 1:
             raise UsageError(f"{where}: {name} must be at least 1")

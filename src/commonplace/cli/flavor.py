@@ -7,6 +7,7 @@ import typer
 
 from commonplace.cli import common
 from commonplace.cli.output import Column, emit, say
+from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,4 +103,4 @@ def _checked(record: dict[str, object]) -> "Flavor":
     try:
         return msgspec.convert(record, Flavor)
     except msgspec.ValidationError as e:
-        raise UsageError(f"flavor {record['name']!r}: {e}") from e
+        raise UsageError(f"flavor {record['name']!r}: {complaint(str(e))}") from e

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from commonplace.core.complaints import complaint
 from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory
 
 VERSION = 1
@@ -434,7 +435,7 @@ def decode(topic: str, raw: bytes) -> Any:
     except _decode_errors as error:
         newer = _newer(raw)
         return Bad(
-            f"version {newer} is newer than {VERSION}" if newer else f"not a {_topic(topic)} record: {error}", newer
+            f"version {newer} is newer than {VERSION}" if newer else f"not a {_topic(topic)} record: {_said(error)}", newer
         )
     if record.v > VERSION:
         return Bad(f"version {record.v} is newer than {VERSION}", record.v)
@@ -450,7 +451,13 @@ def decode_allocation(raw: bytes) -> "Allocation | Bad":
     try:
         return _allocation_decoder.decode(raw)
     except _decode_errors as error:
-        return Bad(f"not a hosts record: in its upserts: {error}")
+        return Bad(f"not a hosts record: in its upserts: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """A decoder's complaint, bounded and fit for terminals: it quotes the record, which may hold a megabyte of anything."""
+    said = complaint(str(error)[:512])
+    return said if said.isprintable() else "".join(c if c.isprintable() else "?" for c in said)
 
 
 def _newer(raw: bytes) -> int:

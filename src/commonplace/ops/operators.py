@@ -14,6 +14,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 from msgspec import Struct
 
+from commonplace.core.complaints import complaint
 from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
 from commonplace.core.records import HostControl, Start, Status, decode, encode
@@ -78,7 +79,7 @@ def _say(settings: Settings, host: str, **changes: object) -> HostControl:
     try:
         record = msgspec.convert({**msgspec.to_builtins(said), **changes, "v": 1}, HostControl)
     except msgspec.ValidationError as e:
-        raise UsageError(f"host {host}: {e}") from e
+        raise UsageError(f"host {host}: {complaint(str(e))}") from e
     control.write(settings, {f"host/{host}": encode(record)})
     return record
 

@@ -108,7 +108,7 @@ def _filters(explained: Explanation) -> list[str]:
 
 def _would_fit(explained: Explanation, closest: Miss) -> list[str]:
     """What asked otherwise would have been placed: the amount that the closest host has, or a filter that alone turned hosts away."""
-    parts = []
+    parts: list[str] = []
     for name, count in explained.without.items():
         if name == closest.filter and closest.resource:
             if closest.had > 0 and not closest.detail:
