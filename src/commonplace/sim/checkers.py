@@ -361,7 +361,8 @@ class Checkers:
             self._findings.violated(invariant, f"{host.name} {text}", here)
 
         before, leases = host.held, host.leases
-        judge = Judge(host, record, after, facts, (offset, at_ms), self._hashes, violated)
+        unsure = host.partition in self._lost_hosts or host.partition in self._lost_claims
+        judge = Judge(host, record, after, facts, (offset, at_ms), self._hashes, violated, unsure=unsure)
         judge.run()
         for identity in judge.lapsed:
             self._lapsed(host, identity, leases, judge, here)
