@@ -46,9 +46,9 @@ from commonplace.settings import (
     TopicsSettings,
 )
 
-HOSTS: Final = 24
+HOSTS: Final = 16
 SHAPE: Final = "64vcpu:256gb:2000gb"
-CELL_HOSTS: Final = 3
+CELL_HOSTS: Final = 8
 PER_S: Final = 15.0
 """Requests a second and frontend, as long as no burst is on."""
 
