@@ -53,6 +53,7 @@ KINDS: Final = (
     *(Kind(f"replica killed at {name}", REPLICAS, 0.7, amount=(1, 40)) for name in SCHEDULER),
     Kind("replica paused", REPLICAS, 2, 0.1, 3),
     Kind("replica paused past its session", REPLICAS, 1.5, 7, 14),
+    Kind("replica paused past the tombstones", REPLICAS, 0.15, 62, 70),
     Kind("replica paused at 10 Hz", REPLICAS, 1, 3, 6),
     Kind("replica's clock set", REPLICAS, 0.7, amount=(-25_000, 25_000)),
     # agents
