@@ -1,6 +1,6 @@
 # Every target sets up what it needs; the second run finds it made.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench lint format clean
+.PHONY: help demo test chaos fuzz bench lint format clean
 
 venv := .venv
 stamp := $(venv)/.made
@@ -25,6 +25,13 @@ test: $(stamp)  ## all tests; the summary says which broker they ran on
 chaos: $(stamp)  ## faults on real processes: MINUTES=20 SEED=7 TRACE=vms.csv.gz FORM=azure-v1
 	PYTHONPATH=tests $(run)python -m chaos_real run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(TRACE),--trace $(TRACE) --form $(FORM)) $(CHAOS_FLAGS)
+
+# First without guidance, which is fast and reaches deep; then with it, where atheris has a wheel for this Python.
+fuzz: $(stamp)  ## MINUTES of records made wrong, against all that reads the topics
+	PYTHONPATH=tests $(run)python -m fuzz --minutes $(MINUTES)
+	@if $(run)python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'; then \
+	  PYTHONPATH=tests $(run)python -m fuzz --guided --minutes $(MINUTES); \
+	else echo "atheris cannot be installed here: no fuzzing guided by coverage"; fi
 
 bench: $(stamp)  ## the figures of docs/results.md
 	$(run)python -m bench $(BENCH_FLAGS)

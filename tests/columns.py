@@ -1,6 +1,6 @@
 """Whether two views of the same log are the same in all that ranking reads."""
 
-from commonplace.core.view import Row, View
+from commonplace.core.view import AMOUNT_BOUND, Row, View
 
 
 def unequal(one: View, other: View) -> list[str]:
@@ -37,6 +37,49 @@ def figures(view: View, row: Row) -> dict[str, object]:
     for name in view.traits:
         found[f"trait {name}"] = bool(view.trait_column(name)[i])
     return found
+
+
+def wrong_columns(view: View) -> list[str]:
+    """Where the columns are not what a plain look at the hosts and the claims laid over them says."""
+    view.write()
+    found = []
+    for row in view.by_index:
+        seen = columns_of(view, row)
+        for name, plain in plainly(view, row).items():
+            if seen.get(name) != plain:
+                found.append(f"{row.host.name}: {name} is {seen.get(name)} in the columns and {plain} plainly")
+    return found
+
+
+def columns_of(view: View, row: Row) -> dict[str, object]:
+    """All that the columns hold of a host."""
+    columns, i = view.columns, row.index
+    found: dict[str, object] = {
+        "usable": bool(columns.usable[i]),
+        "builds": int(columns.builds[i]),
+        "instances": int(columns.instances[i]),
+    }
+    for name in columns.free:
+        units = (columns.unit_min[name][i], columns.unit_max[name][i], columns.unit_step[name][i])
+        found[name] = (int(columns.free[name][i]), int(columns.capacity[name][i]), *map(int, units))
+    return found | {f"trait {name}": bool(view.trait_column(name)[i]) for name in view.traits}
+
+
+def plainly(view: View, row: Row) -> dict[str, object]:
+    """What the columns must hold of a host, worked out from its state alone."""
+    host, pending = row.host, row.pending
+    held = [a.resources for a in host.allocations.values()] + [overlay.resources for overlay in pending]
+    found: dict[str, object] = {
+        "usable": not host.stale and not host.removed and row.status == "enabled",
+        "builds": sum(a.building for a in host.allocations.values()) + len(pending),
+        "instances": len(host.allocations) + len(pending),
+    }
+    for name in view.columns.free:
+        item = host.inventory.get(name)
+        capacity = min(item.capacity, AMOUNT_BOUND) if item else 0
+        free = max(capacity - sum(resources.get(name, 0) for resources in held), -AMOUNT_BOUND)
+        found[name] = (free, capacity, item.min_unit, item.unit_max, item.step_size) if item else (free, 0, 0, 0, 0)
+    return found | {f"trait {name}": name in host.traits for name in view.traits}
 
 
 def _groups(view: View) -> dict[str, dict[str, int]]:

@@ -148,7 +148,6 @@ class Writer:
             self.append(start_key(self.host), encode(Start(host=self.host, removed=True)))
             self.append(snapshot_key(self.host, self.ledger.epoch), None)
             self.append(delta_key(self.host, self.ledger.epoch), None)
-            self.old.append(self.ledger)
             self._restart()
             self._snapshot()
 

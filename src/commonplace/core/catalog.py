@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
-from commonplace.core.records import TRAITS_MAX, Bad, Build, Flavor, HostControl, Profile, Routing, decode
+from commonplace.core.records import TRAITS_MAX, Bad, Build, Flavor, HostControl, Profile, Routing, decode, printable
 from commonplace.core.weighers import WEIGHERS
 
 MULTIPLIER_MAX = 1e9
@@ -15,6 +15,9 @@ MULTIPLIER_MAX = 1e9
 
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "host": HostControl}
 
+
+NAME_CHARS_MAX = 128
+"""Longest name in a key; no record bears a longer one."""
 
 TERMS_MAX = 4_096
 """Combinations of flavor and traits whose terms are kept; past it they are worked out anew."""
@@ -148,4 +151,4 @@ def _parse(key: bytes | None) -> tuple[str, str]:
     if text == "routing":
         return "routing", ""
     kind, _, name = text.partition("/")
-    return (kind, name) if kind in KEYS and name else ("", "")
+    return (kind, name) if kind in KEYS and 0 < len(name) <= NAME_CHARS_MAX and printable(name) else ("", "")

@@ -56,7 +56,9 @@ class Strangers:
                 self._known -= name in names
                 names.discard(name)
                 return
-        if name in names or value is None or parse_key(key) is None or not self._belongs(partition, name):
+        if name in names or value is None or parse_key(key) is None:
+            return
+        if not is_host_name(name.decode()) or not self._belongs(partition, name):  # a key may be a megabyte long
             return
         self._full = self._full or self._known >= self._names_max
         if not self._full:

@@ -163,12 +163,12 @@ class View:
             return None, f"key {key!r:.80} is none of host/start, host/EPOCH, host/EPOCH/delta"
         row = self.rows.get(parsed.host)
         if row is None:
-            if partition_of(parsed.host, self.partitions) != partition:
-                self.outcomes[QUARANTINED] += 1
-                return None, f"host {parsed.host!r} belongs on partition {partition_of(parsed.host, self.partitions)}"
             if not is_host_name(parsed.host):
                 self.outcomes[QUARANTINED] += 1
                 return None, f"key {key!r:.80} names no host: letters, digits and . _ : -"
+            if partition_of(parsed.host, self.partitions) != partition:
+                self.outcomes[QUARANTINED] += 1
+                return None, f"host {parsed.host!r} belongs on partition {partition_of(parsed.host, self.partitions)}"
             if value is None:
                 self.outcomes["superseded"] += 1
                 return None, ""
