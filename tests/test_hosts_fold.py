@@ -162,6 +162,36 @@ def after(*records: tuple[str, int, Start | Snapshot | Delta | None]) -> tuple[H
 START = ("start", 0, Start(host="h"))
 
 
+upserts = st.lists(
+    st.builds(
+        Allocation,
+        id=st.sampled_from("abcd"),
+        resources=st.sampled_from(({"VCPU": 1}, {"VCPU": 2})),
+        state=st.sampled_from(("leased", "active")),
+        building=st.booleans(),
+        group=st.sampled_from(("", "g")),
+    ),
+    max_size=4,
+)
+
+
+@quick
+@given(st.lists(st.tuples(upserts, st.lists(st.sampled_from("abcd"), max_size=3)), min_size=1, max_size=6))
+def test_what_earlier_deltas_said_never_matters(said: list[tuple[list[Allocation], list[str]]]) -> None:
+    """Also where a delta names an id twice, or both removes and upserts it: order counts within a delta, nothing between them."""
+    deltas: list[tuple[str, int, Start | Snapshot | Delta | None]] = []
+    for generation, (named, removed) in enumerate(said, 2):
+        one = delta(10, generation, 1, removed=tuple(removed))
+        one.upserts = named
+        deltas.append(("delta", 10, one))
+    base = ("snapshot", 10, snapshot(10, 1, "a", "b"))
+    everything, _ = after(START, base, *deltas)
+    last, _ = after(START, base, deltas[-1])
+    assert everything.allocations == last.allocations
+    assert {k: v for k, v in everything.used.items() if v} == {k: v for k, v in last.used.items() if v}
+    assert (everything.groups, everything.builds, everything.hash) == (last.groups, last.builds, last.hash)
+
+
 def test_a_start_record_makes_stale_until_its_epochs_snapshot() -> None:
     state, _ = after(START, ("snapshot", 10, snapshot(10, 1, "a")), START)
     assert (state.stale, state.epoch, list(state.allocations)) == ("starting", 30, ["a"])

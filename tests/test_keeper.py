@@ -713,6 +713,35 @@ def test_an_unconfirmed_lease_lapses_and_the_report_says_so() -> None:
     assert [s.verdict for s in state.settled] == ["lapsed"]
 
 
+def test_leases_of_one_host_that_ran_out_lapse_in_one_report_and_hosts_at_times_of_their_own() -> None:
+    log = Log()
+    hosts = [f"h{i}" for i in range(8)]
+    interval = 1_000
+    agent = Agent(log, *hosts, settings=KeeperSettings(lapse_interval_ms=interval, heartbeat_interval_ms=10**9)).start()
+    for i, allocation in enumerate("abcd"):
+        agent.tick(200 if i else 0)
+        for host in hosts:
+            claim(log, f"{allocation}-{host}", host=host)
+        agent.settle()
+    first_ms, written = agent.now_ms - 600 + LEASE_MS, len(log.hosts)
+    gone: dict[str, int] = {}
+    agent.tick(LEASE_MS - 600)
+    for _ in range(30):
+        agent.settle()
+        for host in hosts:
+            if host not in gone and not log.reader(host).allocations:
+                gone[host] = agent.now_ms
+        agent.tick(100)
+    assert sorted(gone) == hosts
+    assert all(first_ms <= when <= first_ms + 600 + interval + 200 for when in gone.values())
+    assert len(set(gone.values())) > 1
+    lapses = [
+        s.verdict for *_, value in log.hosts[written:] for s in getattr(decode("hosts", value or b""), "settled", [])
+    ]
+    assert lapses.count("lapsed") == 4 * len(hosts)
+    assert len(log.hosts) - written <= 2 * len(hosts)
+
+
 def test_a_restart_gives_a_lease_its_full_length_again() -> None:
     log = Log()
     agent = Agent(log).start()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonplace.core import hashing
-from commonplace.core.hosts import APPLIED, HostState
+from commonplace.core.hosts import APPLIED, HostState, Key, fold
 from commonplace.core.ledger import (
     TRANSITIONS,
     Bounds,
@@ -22,7 +22,7 @@ from commonplace.core.ledger import (
     Up,
     found_id,
 )
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Settled
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Settled, Snapshot, encode
 from commonplace.core.resources import Inventory
 
 START_MS = 1_000_000
@@ -341,8 +341,8 @@ def test_a_build_is_in_progress_until_the_driver_reports_it_up() -> None:
 def read(reports: list[Any], state: HostState | None = None) -> HostState:
     state = state or HostState("h")
     for report in reports:
-        apply = state.snapshot if type(report).__name__ == "Snapshot" else state.delta
-        assert apply(report, 1) == APPLIED
+        kind = "snapshot" if isinstance(report, Snapshot) else "delta"
+        assert fold(state, Key("h", kind, report.epoch), report.epoch + 1, 1, encode(report)) == (APPLIED, "")
     return state
 
 

@@ -185,16 +185,35 @@ def test_few_changes_take_the_scalar_path_and_many_the_columns() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "column_scores", counted)
+        rig.writers[0].move("found")
         rig.writers[0].move("snapshot")
         rig.fold()
         row.refresh()
         assert not calls
         patch.setattr(ranking, "SCALAR_ROWS_MAX", 1)
         for writer in rig.writers:
+            writer.move("found")
             writer.move("snapshot")
         rig.fold()
         row.refresh()
         assert len(calls) == 1
+
+
+def test_a_report_that_changes_no_column_makes_nobody_score_anew() -> None:
+    rig = Rig(Random(1))
+    rig.writers[0].move("snapshot")
+    rig.fold()
+    rig.view.write()
+    noted = (rig.view.changed_from, len(rig.view.changed))
+    rig.writers[0].move("snapshot")
+    rig.fold()
+    rig.view.write()
+    assert (rig.view.changed_from, len(rig.view.changed)) == noted
+    rig.writers[0].move("found")
+    rig.writers[0].move("delta")
+    rig.fold()
+    rig.view.write()
+    assert (rig.view.changed_from, len(rig.view.changed)) != noted
 
 
 def test_ties_are_spread_by_request_and_attempt_and_alike_everywhere() -> None:

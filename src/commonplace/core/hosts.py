@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
 from commonplace.core.records import (
+    ALLOCATIONS_MAX,
     REPORTS,
     Allocation,
     Bad,
@@ -42,6 +43,17 @@ _shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes
 _UNNAMED: Final = (None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
 _NOTHING: Final[dict[int, Allocation]] = {}
+_NONE_SETTLED: Final[list[Settled]] = []
+_NO_LOAD: Final[dict[str, float]] = {}
+_NO_CELLS: Final[dict[str, dict[str, int]]] = {}
+_leases: Final[dict[int, int]] = {}
+_NO_GONE: Final[list[str]] = []
+
+Shape = tuple[dict[str, Inventory], frozenset[str], dict[str, str]]
+"""A host's inventory, traits and labels."""
+
+_inventories: Final[dict[tuple[tuple[str, Inventory], ...], dict[str, Inventory]]] = {}
+_shapes: Final[dict[tuple[int, tuple[str, ...], tuple[tuple[str, str], ...]], Shape]] = {}
 
 
 class Key:
@@ -148,11 +160,11 @@ class HostState:
         self.allocations: dict[str, Allocation] = {}
         self.base = self.allocations
         self.base_status: tuple[str, bool] = ("enabled", False)
-        self.snapshot_inventory: tuple[dict[str, Inventory], frozenset[str], dict[str, str]] = ({}, frozenset(), {})
+        self.snapshot_inventory: Shape = ({}, frozenset(), {})
         self.host_changed = False  # by a delta, against the snapshot
         # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
         self.told: dict[int, Allocation] = _NOTHING
-        self.gone: list[str] = []
+        self.gone: list[str] = _NO_GONE
         self.fresh: list[Allocation] = []  # that the last report showed and the one before did not
         self.used: dict[str, int] = {}
         self.groups: dict[str, int] = {}
@@ -197,16 +209,16 @@ class HostState:
             return SUPERSEDED
         self.epoch, self.generation, self.base_generation = record.epoch, record.generation, record.generation
         self.stale, self.version, self.removed, self.agent = "", 0, False, record.agent
-        self.inventory, self.traits, self.labels = record.inventory, frozenset(record.traits), record.labels
+        self.snapshot_inventory = _shared_shape(record)
+        self.inventory, self.traits, self.labels = self.snapshot_inventory
         self.status, self.gap = record.status, record.gap
         self.base_status = (record.status, record.gap)
-        self.snapshot_inventory = (self.inventory, self.traits, self.labels)
         self.host_changed = False
         self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
         self.fresh = [a for a in record.allocations if a.id not in known]
-        self.told, self.gone = _NOTHING, []
+        self.told, self.gone = _NOTHING, _NO_GONE
         self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
         for allocation in self.allocations.values():
             self._count(allocation, 1, _share(allocation))
@@ -268,7 +280,7 @@ class HostState:
                 self._count(old, -1)
             self._count(allocation, 1, tail)
             now[allocation.id] = allocation
-        self.told, self.gone = upserts.told, removed
+        self.told, self.gone = upserts.told, removed or _NO_GONE
         if not (before.keys() <= upserts.told.keys()) or (gone_before and gone_before != removed):
             self._undo({a.id for a in before.values()}.union(gone_before), upserts.named.union(removed))
 
@@ -303,7 +315,7 @@ class HostState:
 
     def _watermark(self, record: Snapshot | HostDelta, log_time_ms: int) -> None:
         self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
-        self.settled, self.load = record.settled, record.load
+        self.settled, self.load = record.settled or _NONE_SETTLED, record.load or _NO_LOAD
         if log_time_ms > self.log_time_ms:
             self.log_time_ms = log_time_ms
         if hashing.to_hex(self.hash) != record.hash:
@@ -346,7 +358,7 @@ def check_names(allocations: Iterable[Allocation]) -> str:
 
 
 class Upserts:
-    """The allocations that a delta upserts: `told` all of them by the digest of their bytes, `new` those that differ from the delta before."""
+    """What a delta upserts: `told` all by the digest of their bytes, `new` what the delta before did not say, `named` their ids."""
 
     __slots__ = ("named", "new", "told")
 
@@ -386,13 +398,13 @@ def upserts_of(state: HostState, record: HostDelta) -> Upserts | Bad:
     if len(named) < len(record.upserts) or (record.removed and not named.isdisjoint(record.removed)):
         # an id named twice: what counts is the order, so nothing of it may be passed over, now or next time
         everything = [told[hash(bytes(raw))] for raw in record.upserts]
-        return Upserts(everything, _unmarked(told), named)
+        return Upserts(everything, _unmarked(told, record.generation), named)
     return Upserts(new, told, named)
 
 
-def _unmarked(told: dict[int, Allocation]) -> dict[int, Allocation]:
-    """The same under digests that no bytes have."""
-    return {-(2**64) - i: allocation for i, allocation in enumerate(told.values())}
+def _unmarked(told: dict[int, Allocation], generation: int) -> dict[int, Allocation]:
+    """The same under digests that no bytes have, in this delta or another."""
+    return {-(2**64) - generation * ALLOCATIONS_MAX - i: allocation for i, allocation in enumerate(told.values())}
 
 
 def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes | None) -> tuple[str, str]:
@@ -415,6 +427,24 @@ def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes
     return state.bad(key, record.reason, record.newer, log_time_ms), record.reason
 
 
+def _shared_shape(record: Snapshot) -> Shape:
+    """One object for all hosts of a shape: fleets have few, and an inventory of three classes takes 700 bytes."""
+    items = tuple(record.inventory.items())
+    inventory = _inventories.get(items)
+    if inventory is None:
+        if len(_inventories) >= _SHARED_MAX:
+            _inventories.clear()
+            _shapes.clear()  # they name inventories by identity
+        inventory = _inventories[items] = record.inventory
+    of = (id(inventory), record.traits, tuple(record.labels.items()))
+    shape = _shapes.get(of)
+    if shape is None:
+        if len(_shapes) >= _SHARED_MAX:
+            _shapes.clear()
+        shape = _shapes[of] = (inventory, frozenset(record.traits), record.labels)
+    return shape
+
+
 def _share(allocation: Allocation) -> bytes:
     """Let equal resources and names be one object: flavors are few, allocations many (a dict of three classes takes 230 bytes).
 
@@ -430,4 +460,8 @@ def _share(allocation: Allocation) -> bytes:
     force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
     force_setattr(allocation, "project", sys.intern(allocation.project))
     force_setattr(allocation, "kind", sys.intern(allocation.kind))
+    if not allocation.cells:
+        force_setattr(allocation, "cells", _NO_CELLS)
+    if allocation.lease_ms in _leases or len(_leases) < _SHARED_MAX:
+        force_setattr(allocation, "lease_ms", _leases.setdefault(allocation.lease_ms, allocation.lease_ms))
     return b"" if allocation.group or allocation.cells else shared[1]

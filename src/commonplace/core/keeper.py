@@ -376,7 +376,7 @@ class Keeper:
     # -- leases -------------------------------------------------------------------------------------------------------------------------
 
     def _note_lease(self, kept: Kept, when: int, allocation: str) -> None:
-        """Look at a lease in the host's next slot after it ran out: those of one host lapse in one report, and the hosts spread their slots."""
+        """Look at a lease in the next slot of its host: those of one host lapse in one report, and the hosts spread their slots."""
         interval = self.settings.lapse_interval_ms
         if interval:
             when += (kept.lapse_phase - when) % interval
