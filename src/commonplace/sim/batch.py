@@ -1,5 +1,6 @@
 """Many schedules, over several processes: what they did, added up, and the seeds that failed."""
 
+import gc
 import os
 import time
 from collections import Counter
@@ -13,6 +14,9 @@ from commonplace.sim.run import run_seed
 
 CHUNK: Final = 50
 """Schedules of one task: a few seconds, so that progress is seen and no process waits long for the last one."""
+
+WORLDS_KEPT: Final = 10
+"""Worlds that are over and not yet collected: some 5 MB each."""
 
 FAILURES_MAX: Final = 100
 """Failing seeds that are kept with their first violation; the rest is counted."""
@@ -56,6 +60,9 @@ class Tally(Struct, kw_only=True):
 def run_range(first: int, last: int, profile: str) -> Tally:
     """Run the seeds from `first` to `last`, both included, in this process."""
     tally, started = Tally(), time.process_time()
+    gc.collect()
+    gc.freeze()  # what is here stays; each world is one big cycle, collected a few at a time
+    gc.disable()
     for seed in range(first, last + 1):
         outcome = run_seed(seed, profile)
         one = Tally(
@@ -72,6 +79,10 @@ def run_range(first: int, last: int, profile: str) -> Tally:
             violation = outcome.violations[0]
             one.failures = [Failure(seed, violation.invariant, violation.sentence, violation.places)]
         tally.add(one)
+        if seed % WORLDS_KEPT == 0:
+            gc.collect()
+    gc.enable()
+    gc.unfreeze()
     tally.cpu_s = time.process_time() - started
     return tally
 

@@ -67,16 +67,16 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "swarm": (
         *ON_RECORDS, "commit", "replica_crash", "replica_pause", "replica_freeze", "replica_zombie", "replica_joins",
         "replica_leaves", "agent_crash", "agent_pause", "agent_clone", "frontend_crash", "frontend_pause", "broker_down",
-        "partition_down", "delay", "clean", "expire", "marker", "offsets_gone", "garbage", "spoil", "recreate", "truncate",
+        "partition_down", "delay", "clean", "marker", "offsets_gone", "garbage", "spoil", "recreate", "truncate",
         "clock_jump",
     ),
     "calm": ("clean", "delay"),
-    "compaction": ("clean", "clean", "expire", "replica_crash", "agent_crash", "agent_clone", "replica_pause", "delay", "marker"),
+    "compaction": ("clean", "clean", "replica_crash", "agent_crash", "agent_clone", "replica_pause", "delay", "marker"),
     "takeover": (
         "mute", "lose", "die_before", "die_after", "commit", "replica_crash", "replica_pause", "replica_freeze",
         "replica_zombie", "replica_joins", "replica_leaves", "offsets_gone", "delay",
     ),
-    "agents": ("lose", "mute", "die_before", "die_after", "agent_crash", "agent_pause", "agent_clone", "clean", "spoil", "expire", "delay"),
+    "agents": ("lose", "mute", "die_before", "die_after", "agent_crash", "agent_pause", "agent_clone", "clean", "spoil", "delay"),
     "clocks": ("clock_jump", "replica_freeze", "replica_pause", "agent_pause", "agent_crash", "replica_crash", "delay"),
 }  # fmt: skip
 """Which kinds a profile draws from; one that stands there twice comes twice as often."""
@@ -93,11 +93,16 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
 
 def _config(dice: Dice, profile: str) -> Config:
     lease_ms = dice.scale(5_000, 300_000) if dice.chance(300) else dice.scale(5_000, 20_000)
-    heartbeat_ms = max(1_500, lease_ms // dice.between(1, 5))
-    snapshot_ms = heartbeat_ms * dice.between(2, 8)
+    heartbeat_ms = max(2_500, lease_ms // dice.between(1, 4))
+    compacting = profile == "compaction" or dice.chance(200)
+    if compacting:  # what is younger than two snapshots is never compacted, so these must be short
+        heartbeat_ms = dice.scale(1_000, 3_000)
+    snapshot_ms = heartbeat_ms * (dice.between(1, 3) if compacting else dice.between(2, 8))
     hosts = dice.of((1, 1, 1, 2, 2, 2, 3, 3, 4, 6)) if dice.chance(970) else dice.scale(9, 200)
     clocks = profile == "clocks" or dice.chance(100)
-    retention_ms = (snapshot_ms * dice.between(3, 12)) if dice.chance(400) else 3_600_000_000
+    retention_ms = (
+        dice.scale(6 * heartbeat_ms, 60 * heartbeat_ms) if dice.chance(500 if compacting else 100) else 3_600_000_000
+    )
     return Config(
         hosts=hosts,
         vcpus=dice.of((4, 6, 8, 8, 16, 16, 32)),
@@ -106,7 +111,8 @@ def _config(dice: Dice, profile: str) -> Config:
         frontends=dice.of((1, 1, 2)),
         partitions=dice.of((1, 1, 2, 2, 3)),
         request_partitions=dice.of((1, 2, 2, 3)),
-        run_ms=dice.scale(4_000, 30_000) + (lease_ms if dice.chance(500) else 0),
+        run_ms=dice.scale(*((15_000, 60_000) if compacting else (4_000, 30_000)))
+        + (lease_ms if dice.chance(400) else 0),
         latency_ms=dice.of((2, 5, 10, 30, 100, 300)),
         partial=dice.of((0, 0, 50, 200, 500)),
         skip=dice.of((0, 0, 50, 200, 400)),
@@ -123,7 +129,7 @@ def _config(dice: Dice, profile: str) -> Config:
         liveness_ms=heartbeat_ms * dice.between(3, 6),
         report_ms=dice.scale(4_000, 20_000),
         session_ms=dice.scale(1_500, 12_000),
-        tick_ms=dice.of((50, 200, 500)),
+        tick_ms=dice.of((100, 250, 500, 1_000)),
         snapshot_ms=snapshot_ms,
         heartbeat_ms=heartbeat_ms,
         lapse_ms=dice.of((0, 0, 500, 2_000)),
@@ -134,8 +140,10 @@ def _config(dice: Dice, profile: str) -> Config:
         builds_max=dice.of((0, 1, 2, 8, 8, 8)),
         instances_max=dice.of((0, 2, 4, 50, 50, 50, 50)),
         segment_records=dice.of((1, 2, 5, 20, 100)),
-        delete_retention_ms=max(60_000, retention_ms),
-        claims_retention_ms=lease_ms * dice.between(2, 6) if dice.chance(100) else 0,
+        delete_retention_ms=max(15_000, retention_ms),
+        claims_retention_ms=dice.scale(1_500, 2 * lease_ms)
+        if dice.chance(400 if profile == "compaction" else 80)
+        else 0,
         delivery_timeout_ms=dice.scale(500, 6_000),
         spread=dice.of((1, 1, 2, 4)),
     )
@@ -258,7 +266,7 @@ def _faults(dice: Dice, config: Config, profile: str) -> tuple[Fault, ...]:
             for _ in range(dice.between(1, OFTEN.get(kind, 2))):
                 faults.append(_fault(dice, config, kind))
     if config.claims_retention_ms:
-        faults += [_fault(dice, config, "expire") for _ in range(3)]
+        faults += [_fault(dice, config, "expire") for _ in range(6)]
     return tuple(sorted(faults, key=lambda fault: fault.at_ms))
 
 

@@ -54,7 +54,10 @@ def _zombie(world: World, fault: plan.Fault) -> bool:
     """A replica goes on, but its group does not hear of it."""
     replica = _one(world.replicas, fault)
     if replica is not None:
+        world.group_now()
         world.cut_off[replica.name] = world.now + fault.ms
+        world.missed()
+        replica.ask_group_at(world.now + fault.ms + 1)
     return replica is not None
 
 

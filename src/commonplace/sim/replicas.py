@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 REBUILD_WAIT_MS: Final = 1_000
 COMMIT_INTERVAL_MS: Final = 100
 SETTLE_ON_LEAVE_MS: Final = 5_000
-IDLE_TICK_MS: Final = 1_000
+IDLE_TICK_MS: Final = 4_000
 CONTROL, PEERS, HOSTS, DECISIONS, REQUESTS = range(5)  # state before requests, as the shell reads
 
 
@@ -105,6 +105,7 @@ class ReplicaProcess(Process):
             world.trace.tells(self.name, f"rebuilds: {why}")
         if self.member and not self.cut():
             world.group.leave(self.member)
+            world.group_changed()
         self.forget_sources()
         self.inbox.clear()
         for entry in self.outbox:
@@ -134,8 +135,8 @@ class ReplicaProcess(Process):
             return None  # what it read made it start anew
         if not self.ready:
             return self._catching_up(now)
-        if now - self.group_ms >= self.world.beat_ms:
-            self.group_ms = now
+        if self.group_ms <= now:
+            self.group_ms = NEVER
             self._group(now)
         busy = self.busy()
         if clock - self.tick_ms >= (self.world.config.tick_ms if busy else IDLE_TICK_MS):
@@ -155,7 +156,7 @@ class ReplicaProcess(Process):
     def _plan(self, now: int) -> None:
         """Wake when something is due."""
         world = self.world
-        at = min(self.group_ms + world.beat_ms, self.report_ms + world.config.report_ms)
+        at = min(self.group_ms, self.report_ms + world.config.report_ms)
         if self.commits:
             at = min(at, self.commit_ms + COMMIT_INTERVAL_MS)
         if self.busy():
@@ -222,23 +223,36 @@ class ReplicaProcess(Process):
             self.world.down_until("group", 0) > self.world.now or self.world.cut_off.get(self.name, 0) > self.world.now
         )
 
+    def ask_group_at(self, when_ms: int) -> None:
+        """Ask the group then, as at the next heartbeat."""
+        if when_ms < self.group_ms and self.ready:
+            self.group_ms = when_ms
+            self.wake(when_ms)
+
+    def pause(self, until_ms: int, frozen: bool) -> None:
+        """Stop until then; a heartbeat follows."""
+        self.world.group_now()
+        super().pause(until_ms, frozen)
+        self.world.missed()
+        self.ask_group_at(until_ms + 1 + int(self.random() * self.world.beat_ms))
+
     def _group(self, now: int) -> None:
         """Ask the group: join, live, hear what is ours."""
-        world, group = self.world, self.world.group
+        world = self.world
         if self.cut():
-            return
-        group.expire(now)
+            return self.ask_group_at(now + world.beat_ms)
+        group = world.group_now()
         if not self.member:
             self.member = world.life_of(self.name)
             group.join(self.member, now)
+            world.group_changed()
         if not group.heartbeat(self.member, now):
             if world.trace is not None:
                 world.trace.tells(self.name, "was fenced from its group")
             for partition in sorted(self.owned):
                 self._ceded(partition)
             self.member = ""
-            self.group_ms = now - world.beat_ms + 1
-            return
+            return self.ask_group_at(now + 1)
         self.heard = group.heard(self.member)
         mine = group.assignment(self.member)
         if mine != self.owned:
@@ -246,6 +260,10 @@ class ReplicaProcess(Process):
                 self._ceded(partition)
             for partition in sorted(mine - self.owned):
                 self._gained(partition)
+        for partition, target in group.target.items():
+            if group.holder.get(partition) != target:  # it is theirs once its holder has let go
+                world.tell_member(target)
+        return None
 
     def _ceded(self, partition: int) -> None:
         self.owned.discard(partition)
@@ -307,6 +325,7 @@ class ReplicaProcess(Process):
                 if offset >= 0:
                     self.world.commit(self.member, self.heard, self.requests_id, partition, offset)
             self.world.group.leave(self.member)
+            self.world.group_changed()
         self.world.gone(self)
 
     # -- history ------------------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class World:
             delete_retention_ms=c.delete_retention_ms,
             segment_records=c.segment_records,
         )
+        state = Rules(compact=True, delete_retention_ms=c.delete_retention_ms, segment_records=c.segment_records)
         kept = Rules(segment_records=c.segment_records)
         claims = Rules(segment_records=c.segment_records, retention_ms=c.claims_retention_ms or None)
         shapes = {
@@ -117,8 +118,8 @@ class World:
             "claims": (c.partitions, claims),
             "requests": (c.request_partitions, kept),
             "decisions": (c.request_partitions, kept),
-            "control": (1, compact),
-            "replicas": (1, compact),
+            "control": (1, state),
+            "replicas": (1, state),
             "quarantine": (1, kept),
         }
         self.topics = {name: Topic(name, partitions, rules) for name, (partitions, rules) in shapes.items()}
@@ -269,6 +270,9 @@ class World:
     def _broker_back(self, when_ms: int) -> None:
         for member in self.group.members.values():
             member.seen_ms = when_ms
+        self.missed()
+        for replica in self.replicas:
+            replica.ask_group_at(when_ms + 1)
 
     def partition_down(self, topic: str, partition: int, until_ms: int) -> None:
         """Nobody reaches that partition before then."""
@@ -361,8 +365,10 @@ class World:
 
     def _remove(self, process: Process) -> None:
         if isinstance(process, ReplicaProcess):
+            self.group_now()
             self.replicas.remove(process)
             self.checkers.lost(process.nonce)
+            self.missed()
         elif isinstance(process, AgentProcess):
             self.agents.remove(process)
         elif isinstance(process, FrontendProcess):
@@ -405,6 +411,34 @@ class World:
         return self.frontends[number % len(self.frontends)] if self.frontends else None
 
     # -- the group ----------------------------------------------------------------------------------------------------
+
+    def group_now(self) -> Group:
+        """The group as of now. Heartbeats of members that run and reach it are no events: they are made up for here."""
+        group, now = self.group, self.now
+        for replica in self.replicas:
+            member = group.members.get(replica.member)
+            if member is not None and replica.paused_ms <= now and not replica.cut():
+                member.seen_ms = now
+        before = group.generation
+        group.expire(now)
+        if group.generation != before:
+            self.group_changed()
+        return group
+
+    def group_changed(self) -> None:
+        """There is a new generation: every member hears of it at its next heartbeat."""
+        for replica in self.replicas:
+            replica.ask_group_at(self.now + 1 + int(replica.random() * self.beat_ms))
+
+    def tell_member(self, member: str) -> None:
+        """A partition may be that member's: it hears of it at its next heartbeat."""
+        for replica in self.replicas:
+            if replica.member == member:
+                replica.ask_group_at(self.now + 1 + int(replica.random() * self.beat_ms))
+
+    def missed(self) -> None:
+        """A member does not reach the group any more: a session later it is fenced."""
+        self.at(self.now + self.config.session_ms + 2, self.group_now)
 
     def committed(self, partition: int) -> int:
         """The committed offset, −1 where there is none."""
