@@ -360,13 +360,14 @@ def test_a_port_in_use_is_one_line(world: World) -> None:
     cli.assert_one_line(answer, 1, f"--http {address}", "another port")
 
 
-def test_unequal_partition_counts_are_one_line(kafka: KafkaUnderTest, prefix: str) -> None:
+@pytest.mark.parametrize("component", [("fleet", "--hosts", "1"), ("scheduler", "--name", "r1")])
+def test_unequal_partition_counts_are_one_line(kafka: KafkaUnderTest, prefix: str, component: tuple[str, ...]) -> None:
     settings = Settings(
         kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix, claims_partitions=2)
     )
     topics.create(client.admin(settings), settings, client.require_broker(settings))
     answer = cli.run(
-        "fleet", "--hosts", "1", "-b", kafka.bootstrap, "--prefix", prefix, "--log-level", "error",
+        *component, "-b", kafka.bootstrap, "--prefix", prefix, "--log-level", "error",
         env={"COMMONPLACE__TOPICS__CLAIMS_PARTITIONS": "2"},
     )  # fmt: skip
-    cli.assert_one_line(answer, 2, "topics.claims_partitions", "equal")
+    cli.assert_one_line(answer, 6, f"{prefix}.default.claims", "partitions is 2, must be 4", "set both counts alike")

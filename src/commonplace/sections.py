@@ -52,7 +52,7 @@ class TopicsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hosts_partitions: Count = 4
     """Each partition costs a produce request a turn (librdkafka sends one a partition), so few; frozen at creation."""
     claims_partitions: Count = 4
-    """As hosts; more where thousands of agents read, because an agent reads whole partitions; frozen at creation."""
+    """As hosts, because a host has one partition number on both; frozen at creation."""
     requests_partitions: Count = 6
     """The most replicas that can share the requests: 6 splits evenly over 1, 2, 3 and 6. `decisions` has as many."""
     replication_factor: CountOrNone = 0

@@ -11,7 +11,7 @@ from commonplace.agent.crew import Crew
 from commonplace.agent.drivers import Driver
 from commonplace.agent.figures import AgentFigures
 from commonplace.agent.shell import Agent, Rebuild
-from commonplace.errors import CommonplaceError, NotReady, SettingsError
+from commonplace.errors import CommonplaceError, NotReady
 from commonplace.http import serve
 from commonplace.kafka.client import settings_for
 from commonplace.kafka.topics import TopicFacts, Topics, require_topics
@@ -55,7 +55,6 @@ def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop:
             continue
         for finding in findings:
             _LOG.warning("%s", finding)
-        _require_equal_partitions(settings, facts)
         changed, done = threading.Event(), threading.Event()
         if not broker.embedded:
             watch = threading.Thread(target=_watch_topics, args=(settings, facts, figures, changed, done), daemon=True)
@@ -69,17 +68,6 @@ def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop:
             stop.wait(REBUILD_WAIT_S)
         finally:
             done.set()
-
-
-def _require_equal_partitions(settings: Settings, facts: Mapping[str, TopicFacts]) -> None:
-    """A host has one partition number, on `hosts` and on `claims`."""
-    names = Topics(settings.topics.prefix, settings.topics.pool)
-    hosts, claims = facts[names.hosts].partitions, facts[names.claims].partitions
-    if hosts != claims:
-        raise SettingsError(
-            f"topics.hosts_partitions is {hosts} and topics.claims_partitions {claims}: they must be equal; "
-            "create the topics with equal counts"
-        )
 
 
 def _watch_topics(

@@ -165,7 +165,7 @@ def verify(client: AdminClient, settings: Settings, broker: Broker, only: Sequen
             findings += _check(spec, found[spec.name], configs[spec.name])
         else:
             findings.append(Finding("error", spec.name, "topic", "missing", "there", "run `commonplace topics create`"))
-    findings += _decisions_as_requests(Topics(settings.topics.prefix, settings.topics.pool), found)
+    findings += _equal_counts(settings, {name: len(topic.partitions) for name, topic in found.items()})
     findings += _durability(settings.topics.prefix, found, configs)
     return sorted(findings, key=lambda f: f.level)
 
@@ -213,14 +213,20 @@ def _durability(
     return findings
 
 
-def _decisions_as_requests(names: Topics, found: Mapping[str, TopicDescription]) -> list[Finding]:
-    if names.requests not in found or names.decisions not in found:
-        return []
-    requests, decisions = (len(found[name].partitions) for name in (names.requests, names.decisions))
-    if requests == decisions:
-        return []
-    why = f"a decision is written to the partition number of its request, and {names.requests} has {requests}"
-    return [Finding("error", names.decisions, "partitions", str(decisions), str(requests), why)]
+def _equal_counts(settings: Settings, counts: Mapping[str, int]) -> list[Finding]:
+    """Topics whose partition number says something of another topic's; `counts` are of those that are known."""
+    names = Topics(settings.topics.prefix, settings.topics.pool)
+    pairs = (
+        (names.decisions, names.requests, "a decision is written to the partition number of its request"),
+        (names.claims, names.hosts, "a host has one partition number, on hosts and on claims: set both counts alike"),
+    )
+    findings = []
+    for name, like, why in pairs:
+        found, wanted = counts.get(name), counts.get(like)
+        if found is not None and wanted is not None and found != wanted:
+            why = f"{why}, and {like} has {wanted}"
+            findings.append(Finding("error", name, "partitions", str(found), str(wanted), why))
+    return findings
 
 
 def _not_verified(settings: Settings) -> Finding:
@@ -246,7 +252,10 @@ def require_topics(
     errors = [f for f in findings if f.level == "error"]
     if errors:
         raise TopicsNotReady(_first_of(errors))
-    return broker, facts(client, settings, broker, only), findings
+    known = facts(client, settings, broker, only)
+    if broker.embedded and (errors := _equal_counts(settings, {name: fact.partitions for name, fact in known.items()})):
+        raise TopicsNotReady(_first_of(errors))
+    return broker, known, findings
 
 
 def facts(
