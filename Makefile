@@ -30,7 +30,7 @@ chaos: $(stamp)  ## faults on real processes: MINUTES=20 SEED=7 TRACE=vms.csv.gz
 fuzz: $(stamp)  ## MINUTES of records made wrong, against all that reads the topics
 	PYTHONPATH=tests $(run)python -m fuzz --minutes $(MINUTES)
 	@if $(run)python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'; then \
-	  PYTHONPATH=tests $(run)python -m fuzz --guided --minutes $(MINUTES); \
+	  PYTHONPATH=tests $(run)python -m fuzz.guided $(MINUTES); \
 	else echo "atheris cannot be installed here: no fuzzing guided by coverage"; fi
 
 bench: $(stamp)  ## the figures of docs/results.md

@@ -1,8 +1,8 @@
-"""`make fuzz`: mutations of records against every target, for some minutes; `--guided` lets coverage guide them (atheris).
+"""`make fuzz`: mutations of records against every target, for some minutes; then `fuzz.guided`, which lets coverage guide them.
 
 python -m fuzz --minutes 10 [--targets decode,fold,loop] [--seed N]     lives after lives, seeds counting up
 python -m fuzz --again fold:SEED                                        one life again, to look at a finding
-python -m fuzz --guided --minutes 10
+python -m fuzz.guided 10                                                minutes; needs the `fuzz` extra
 """
 
 import argparse
@@ -19,15 +19,10 @@ def main() -> int:
     parser.add_argument("--targets", default=TARGETS_DEFAULT, help="which, separated by commas")
     parser.add_argument("--seed", type=int, default=time.time_ns() // 1_000_000_000, help="of the first life")
     parser.add_argument("--again", default="", metavar="TARGET:SEED", help="one life again")
-    parser.add_argument("--guided", action="store_true", help="guided by coverage; needs the `fuzz` extra")
     options = parser.parse_args()
     if options.again:
         target, _, seed = options.again.partition(":")
         return _told(again(target, int(seed)))
-    if options.guided:
-        from fuzz.guided import guided
-
-        return guided(options.minutes)
     report = run(options.targets.split(","), options.seed, options.minutes * 60)
     for name, tried in report.tried.items():
         print(

@@ -1,6 +1,6 @@
-"""Fuzzing guided by coverage of the Python code (atheris): bytes that reach new lines are kept and mutated further.
+"""`python -m fuzz.guided MINUTES`: fuzzing guided by coverage (atheris): bytes that reach new lines are kept and mutated further.
 
-Decoding is C and cannot be seen; the folds behind it can. An input is a choice of target and key, and the records, one a line. The loop
+Decoding is C and cannot be seen; the Python behind it can. An input is a choice of target and key, and the records, one a line. The loop
 of agent, replica and frontend goes on from input to input, and begins anew after some hundreds; the others begin anew each time.
 """
 
@@ -39,7 +39,7 @@ KEYS: Final = (*STRANGE_KEYS[:16], b"h0/0", b"h0/0/delta", b"h0/start", b"h1/sta
                b"flavor/large", b"host/h1", b"profile/spread")  # fmt: skip
 
 
-def guided(minutes: float) -> int:
+def guided(minutes: float) -> None:
     """Fuzz for some minutes; does not return, the process ends with 0, or otherwise with the input that broke a rule in a file."""
     directory = Path(tempfile.mkdtemp(prefix="commonplace-fuzz-"))
     corpus = directory / "corpus"
@@ -61,7 +61,6 @@ def guided(minutes: float) -> int:
     os.chdir(directory)
     atheris.Setup([sys.argv[0], *options, str(corpus)], _inputs())
     atheris.Fuzz()
-    return 0
 
 
 def _inputs() -> Callable[[bytes], None]:
@@ -116,3 +115,7 @@ def _written(seed: int) -> list[Raw]:
 
 def _escaped(word: bytes) -> str:
     return "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\x{b:02x}" for b in word)
+
+
+if __name__ == "__main__":
+    guided(float(sys.argv[1]))
