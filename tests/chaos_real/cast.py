@@ -121,6 +121,13 @@ class Cast(Stack):
         process.wait(timeout_s)
         return int(process.popen.returncode)
 
+    def stop(self) -> None:
+        """Stop everything, elders too."""
+        for elder in self.second:
+            elder.kill()
+        self.second.clear()
+        super().stop()
+
     def forget(self, name: str) -> Process:
         """Leave a process to itself: another takes its name."""
         return self.processes.pop(name)
