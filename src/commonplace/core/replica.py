@@ -160,6 +160,15 @@ class Replica:
         effects, self._effects = self._effects, []
         return effects
 
+    def receive_all(self, events: Sequence[Any], now_ms: int) -> list[Effect]:
+        """Take events in order, as `receive` would one by one."""
+        self._now = now_ms
+        handlers = self._handlers
+        for event in events:
+            handlers[type(event)](event, now_ms)
+        effects, self._effects = self._effects, []
+        return effects
+
     def _emit(self, effect: Effect) -> None:
         self._effects.append(effect)
 

@@ -243,8 +243,9 @@ class Scheduler:
             self.replica.view.write()  # else an idle replica would show the capacity that its last choice saw
 
     def _receive_batches(self, batches: list[Batch]) -> None:
-        for event in self._drain():  # acknowledgements first: a claim's offset is known before its verdict is folded
-            self._receive(event)
+        # acknowledgements first: a claim's offset is known before its verdict is folded
+        for effect in self.replica.receive_all(self._drain(), _now_ms()):
+            self._perform[type(effect)](effect)
         if len(batches) > 1:
             batches.sort(key=lambda batch: self._order[batch.topic])
         for batch in batches:
