@@ -110,6 +110,7 @@ class Checkers:
         """A topic was deleted and made anew, empty: what stood in it is nobody's evidence any more."""
         if topic_id is not None:
             self._ids[topic] = topic_id
+        self._bad = {place: why for place, why in self._bad.items() if place[0] != topic}
         for at in [at for at in self._ends if at[0] == topic]:
             del self._ends[at]
         if topic == "hosts":
@@ -130,6 +131,9 @@ class Checkers:
         if end >= was:
             return
         self._ends[topic, partition] = end
+        lost = [place for place in self._bad if place[:2] == (topic, partition) and place[2] >= end]
+        for place in lost:
+            del self._bad[place]
         if topic == "hosts":
             self._lose_hosts(partition, end)
         elif topic == "claims":

@@ -60,7 +60,7 @@ class Judge:
             self._settled()
             if self.record.settled_omitted:
                 self._guess_omitted()
-            if not self.blind:
+            if not self.blind and not (self.unsure and self.record.settled_omitted):
                 self._ends_as_shown()
         self._follow_leases()
 
