@@ -30,7 +30,7 @@ def sim() -> None:
 
 
 @app.command(
-    epilog="\b\nExample:\n  commonplace sim run --seeds 1..10000\nExit code 0 when no seed fails, 8 when one does: `sim show` tells its story."
+    epilog="\b\nExample:\n  commonplace sim run --seeds 1..10000\nExit code 8 when a seed fails: `sim show` tells its story."
 )
 def run(
     seeds: Annotated[str, typer.Option(metavar="A..B", help="The schedules to run, both ends included.")] = "1..1000",

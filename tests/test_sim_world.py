@@ -1,0 +1,249 @@
+"""The simulated world: the same seed is the same world, every fault occurs, every checker is fed, and what fails can be shortened."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import assert_one_line
+from cli import run as cli
+from commonplace.core import ledger
+from commonplace.sim import faults, plan
+from commonplace.sim.batch import Tally, run_range, run_seeds
+from commonplace.sim.checkers import Checkers
+from commonplace.sim.draw import ON_RECORDS, PROFILES, draw
+from commonplace.sim.run import run, run_seed
+from commonplace.sim.shrink import shrink
+
+SRC = Path(__file__).parent.parent / "src"
+DIGESTS = (
+    "from commonplace.sim.run import run_seed\n"
+    "for profile, seed in (('swarm', 3), ('swarm', 11), ('agents', 5), ('takeover', 7), ('compaction', 2), ('clocks', 4)):\n"
+    "    print(profile, seed, run_seed(seed, profile).digest)\n"
+)
+NEEDS = "import msgspec, numpy, confluent_kafka"
+
+REGRESSION = [
+    ("swarm", 1, 60),
+    ("agents", 1, 20),
+    ("takeover", 1, 20),
+    ("compaction", 1, 15),
+    ("clocks", 1, 20),
+    ("calm", 1, 10),
+]
+"""A fixed list, run every time: a change that breaks the protocol should not need luck to be seen."""
+
+
+def digests(python: str, hash_seed: int) -> str:
+    env = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(SRC)}
+    answer = subprocess.run([python, "-c", DIGESTS], env=env, capture_output=True, text=True, timeout=100, check=True)
+    return answer.stdout
+
+
+def newer_pythons() -> Iterator[str]:
+    """Interpreters of other versions that have the packages the world needs."""
+    mine = sys.version_info[:2]
+    found = [*Path.home().glob(".pyenv/versions/3.*/bin/python3"), *Path("/usr/bin").glob("python3.*[0-9]")]
+    for python in sorted(found, reverse=True):
+        code = f"import sys\n{NEEDS}\nprint(sys.version_info[:2] > {mine!r})"
+        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        if answer.stdout.strip() == "True":
+            yield str(python)
+
+
+@pytest.fixture(scope="module")
+def tallies() -> dict[str, Tally]:
+    """The regression list, run once for all that look at it."""
+    return {profile: run_range(first, last, profile) for profile, first, last in REGRESSION}
+
+
+# --- determinism ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_is_the_same_world_whatever_the_hash_seed() -> None:
+    first = digests(sys.executable, 1)
+    assert first.count("\n") == 6
+    assert digests(sys.executable, 2) == first
+
+
+def test_a_seed_is_the_same_world_on_the_newest_python() -> None:
+    newest = os.environ.get("COMMONPLACE_OTHER_PYTHON") or next(newer_pythons(), "")
+    if not newest:
+        pytest.skip(
+            f"no newer Python than {sys.version.split()[0]} with msgspec, numpy and confluent-kafka is installed"
+        )
+    assert digests(newest, 0) == digests(sys.executable, 0)
+
+
+def test_a_trace_changes_nothing_and_says_the_same_twice() -> None:
+    from commonplace.sim.run import traced
+
+    outcome, lines = traced(draw(11))
+    again, lines_again = traced(draw(11))
+    assert lines == lines_again
+    assert outcome == again == run_seed(11)
+    assert any("claim by" in line for line in lines)
+
+
+def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
+    alone = run_seeds(1, 120, "calm", 1, lambda done, failed: None)
+    shared = run_seeds(1, 120, "calm", 2, lambda done, failed: None)
+    alone.cpu_s = shared.cpu_s = 0.0
+    assert round(alone.virtual_s, 3) == round(shared.virtual_s, 3)
+    alone.virtual_s = shared.virtual_s = 0.0
+    assert alone == shared
+
+
+# --- the protocol --------------------------------------------------------------------------------------------------------
+
+
+def test_no_seed_of_the_regression_list_violates_an_invariant(tallies: dict[str, Tally]) -> None:
+    assert {profile: tally.failures for profile, tally in tallies.items() if tally.failed} == {}
+
+
+def test_states_are_compared_ten_times_a_schedule(tallies: dict[str, Tally]) -> None:
+    for profile, tally in tallies.items():
+        assert tally.digests >= 10 * tally.schedules, profile
+
+
+def test_every_kind_of_fault_occurs(tallies: dict[str, Tally]) -> None:
+    found: Counter[str] = Counter()
+    for tally in tallies.values():
+        found.update(tally.faults)
+    assert [kind for kind in (*faults.KINDS, *ON_RECORDS) if not found[kind]] == []
+
+
+def test_requests_end_in_every_way(tallies: dict[str, Tally]) -> None:
+    found: Counter[str] = Counter()
+    for tally in tallies.values():
+        found.update(tally.results)
+    assert [result for result in ("placed", "no_valid_host", "rejected", "expired") if found[result] < 20] == []
+
+
+def test_every_checker_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: Counter[str] = Counter()
+    for name, method in vars(Checkers).items():
+        if name.startswith("_") or not callable(method):
+            continue
+
+        def counted(*args: Any, _name: str = name, _method: Any = method, **more: Any) -> Any:
+            fed[_name] += 1
+            return _method(*args, **more)
+
+        monkeypatch.setattr(Checkers, name, counted)
+    schedule = plan.Schedule(
+        seed=1,
+        config=plan.Config(claims_retention_ms=2_000, segment_records=1),
+        items=tuple(plan.Submit(at_ms=200 * n, id=f"q{n}", confirm_ms=100) for n in range(20)),
+        faults=(
+            plan.Fault(kind="marker", at_ms=500, what="claims"),
+            plan.Fault(kind="replica_crash", at_ms=6_000, ms=500),
+            plan.Fault(kind="expire", at_ms=10_000),
+            plan.Fault(kind="recreate", at_ms=12_000, what="requests"),
+            plan.Fault(kind="truncate", at_ms=14_000, what="control"),
+        ),
+    )
+    run(schedule)
+    world = ["appended", "marked", "claims_read", "recreated", "truncated", "expired", "settled"]
+    replicas = ["serves", "assigned", "lost", "decides", "commits", "told", "digest", "accounts"]
+    assert [name for name in world + replicas if not fed[name]] == []
+
+
+# --- a failing schedule --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def careless_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that grants whatever the expected hash: the checkers must see it."""
+    monkeypatch.setattr(ledger.Ledger, "_refusal", lambda self, claim: ("", ""))
+
+
+@pytest.mark.usefixtures("careless_ledger")
+def test_a_failing_schedule_shrinks_to_one_that_fails_alike() -> None:
+    schedule = next(draw(seed) for seed in range(1, 60) if run(draw(seed)).violations)
+    before = {violation.invariant for violation in run(schedule).violations}
+    short = shrink(schedule)
+    assert {violation.invariant for violation in run(short).violations} & before
+    assert len(short.faults) < len(schedule.faults) or len(short.items) < len(schedule.items)
+    assert len(short.items) <= 8
+
+
+def test_a_schedule_that_violates_nothing_stays_as_it_is() -> None:
+    schedule = draw(1, "calm")
+    assert shrink(schedule) is schedule
+
+
+def test_a_core_that_raises_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: ledger.Ledger, claim: Any) -> Any:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(ledger.Ledger, "_refusal", broken)
+    outcome = run(plan.Schedule(seed=1, items=(plan.Submit(at_ms=0, id="q"),)))
+    assert [violation.invariant for violation in outcome.violations] == [9]
+    assert "RuntimeError" in outcome.violations[0].sentence
+
+
+# --- schedules as text ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_schedule_as_text_reads_as_the_same_schedule(profile: str) -> None:
+    for seed in range(60):
+        schedule = draw(seed, profile)
+        assert plan.parse(plan.text(schedule)) == schedule
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("submit id=q", "at_ms"),
+        ("fault", "index"),
+        ("config hosts=many", "int"),
+        ("dance at_ms=1", "dance"),
+        ("submit at_ms=1 id", "name=value"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(line: str, part: str) -> None:
+    with pytest.raises(ValueError, match="line 2") as error:
+        plan.parse(["# story", line])
+    assert part in str(error.value)
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def test_sim_run_prints_figures_and_ends_with_0() -> None:
+    answer = cli("sim", "run", "--seeds", "1..20", "--profile", "calm", "--jobs", "1", "-o", "json")
+    assert answer.returncode == 0, answer.stderr
+    assert '"schedules": 20' in answer.stdout
+    assert '"failures": []' in answer.stdout
+
+
+def test_sim_show_tells_a_seed_line_by_line() -> None:
+    answer = cli("sim", "show", "1", "--profile", "calm")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("seed 1 profile=calm\nconfig ")
+    assert "caught up with" in answer.stdout
+
+
+def test_sim_shrink_of_a_good_seed_says_that_there_is_nothing_to_shrink() -> None:
+    answer = cli("sim", "shrink", "1", "--profile", "calm")
+    assert (answer.returncode, answer.stdout) == (0, "")
+    assert "violates nothing" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("run", "--seeds", "9..1"), "A ≤ B"),
+        (("run", "--profile", "wild"), "swarm"),
+        (("show", "no-such-file"), "neither a seed nor a file"),
+    ],
+)
+def test_sim_with_wrong_arguments_says_so_in_one_line(arguments: tuple[str, ...], part: str) -> None:
+    assert_one_line(cli("sim", *arguments), 2, part)
