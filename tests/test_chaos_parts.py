@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import socket
 import threading
 import time
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from chaos_real import history, judge
+from chaos_real import garbage, history, judge, topics
 from chaos_real.history import Asked, History, Told, Writer
 from chaos_real.judge import Facts
 from chaos_real.plan import CALM_S, CYCLE_S, KINDS, plan
 from chaos_real.proxy import Link, Proxy
+from commonplace.core.records import Bad, decode
 from commonplace.kafka.ports import free_port
 from e2e_world import until
 
@@ -169,6 +171,29 @@ def test_a_delayed_link_keeps_the_order(link: Link) -> None:
             got += connection.recv(10)
         assert got == b"0123456789"
         assert time.monotonic() - began >= 0.2
+
+
+# --- topics and garbage ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [None, b"", b'{"a": "\xc3\xbc\\n"}', b"\xff\xfe{}", b"line\nand\r\xe2\x80\xa8more"])
+def test_records_are_saved_byte_by_byte(data: bytes | None) -> None:
+    line = json.dumps(topics.as_text(data), ensure_ascii=False)
+    assert "\n" not in line
+    assert topics.as_bytes(json.loads(line)) == data
+
+
+GOLDEN = {"snapshot": "hosts", "delta": "hosts", "claim": "claims", "release": "claims", "build": "requests",
+          "decision": "decisions", "flavor": "control", "replica": "replicas"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "topic"), GOLDEN.items())
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_is_never_a_good_record(name: str, topic: str, seed: int) -> None:
+    good = (Path(__file__).parent / "golden" / f"{name}.json").read_bytes().strip()
+    for spoil in garbage.BREAKS:
+        value = spoil(good, random.Random(seed))
+        assert value is None or isinstance(decode(topic, value), Bad), value[:200]
 
 
 # --- histories -------------------------------------------------------------------------------------------------------

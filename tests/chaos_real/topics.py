@@ -115,7 +115,7 @@ class Tap:
         assert value is None or isinstance(value, bytes)
         entry = Entry(partition, offset, message.timestamp()[1], key, value)
         kind = self._kinds[name]
-        line = json.dumps([*entry[:3], _text(key), _text(value)], ensure_ascii=False)
+        line = json.dumps([*entry[:3], as_text(key), as_text(value)], ensure_ascii=False)
         self._files[kind].write(line + "\n")
         self._seen(kind, entry)
         self.positions[name, partition] = offset + 1
@@ -132,7 +132,7 @@ def entries(directory: Path, kind: str) -> Iterator[Entry]:
     with gzip.open(directory / FOLDER / f"{kind}.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             partition, offset, time_ms, key, value = json.loads(line)
-            yield Entry(partition, offset, time_ms, _bytes(key), _bytes(value))
+            yield Entry(partition, offset, time_ms, as_bytes(key), as_bytes(value))
 
 
 def _log(directory: Path, kind: str, about: Mapping[str, Any]) -> Log:
@@ -140,7 +140,8 @@ def _log(directory: Path, kind: str, about: Mapping[str, Any]) -> Log:
     return Log(about["name"], about["topic_id"], dict.fromkeys(ends, 0), ends, entries(directory, kind))
 
 
-def _text(data: bytes | None) -> str | dict[str, str] | None:
+def as_text(data: bytes | None) -> str | dict[str, str] | None:
+    """A key or value as it stands in a saved topic."""
     if data is None:
         return None
     try:
@@ -149,7 +150,8 @@ def _text(data: bytes | None) -> str | dict[str, str] | None:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _bytes(text: str | dict[str, str] | None) -> bytes | None:
+def as_bytes(text: str | dict[str, str] | None) -> bytes | None:
+    """The inverse of `as_text`."""
     if text is None or isinstance(text, str):
         return None if text is None else text.encode()
     return base64.b64decode(text["base64"])
