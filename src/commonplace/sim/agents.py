@@ -204,6 +204,12 @@ class AgentProcess(Process):
 
     def _read_claims(self, effect: ReadClaims) -> None:
         self.world.checkers.claims_read(effect.partition, effect.offset)
+        epochs = {
+            host: kept.ledger.epoch
+            for host, kept in self.keeper.hosts.items()
+            if kept.partition == effect.partition and kept.ledger is not None and kept.phase not in (FENCED, REFUSED)
+        }
+        self.world.checkers.takes_claims(self.nonce, epochs, self.sources["hosts", effect.partition].position)
         self.follow("claims", effect.partition, effect.offset, CLAIMS, self._claims)
 
     def _capture_end(self, effect: CaptureEnd) -> None:

@@ -29,6 +29,7 @@ from commonplace.sim.answers import Answers, Report, parse
 from commonplace.sim.findings import Findings, Place, Violation
 from commonplace.sim.judge import Judge
 from commonplace.sim.model import FAR_MS, NO_BASE, Asked, Hashes, Host, facts_of, held_by
+from commonplace.sim.owners import Owners
 
 Raw = tuple[int, int, bytes | None, bytes | None]
 
@@ -55,7 +56,6 @@ class Checkers:
         self._keys: dict[bytes, tuple[Host, str, int]] = {}
         self._reports: dict[int, dict[int, Report]] = {p: {} for p in range(partitions)}
         self._raws: dict[int, list[Raw]] = {p: [] for p in range(partitions)}
-        self._lapses: set[str] = set()  # allocations whose lapse was reported
         self._ids: dict[str, str] = {}  # topic → its id
         self._ends: dict[tuple[str, int], int] = {}
         self._lows: dict[int, int] = {}  # claims partition → first offset kept
@@ -63,11 +63,12 @@ class Checkers:
         self._confirmed: dict[str, tuple[int, int]] = {}  # allocation → log time and offset of its first confirm
         self._lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
         self._lost_hosts: set[int] = set()  # the same of hosts
-        self._owned: dict[str, set[int]] = {}  # replica → request partitions
         self._bad: dict[Place, str] = {}  # records that somebody must quarantine
         self._set_aside: set[Place] = set()
         self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self.answers = Answers(self._findings, self._reports)
+        self.owners = Owners(self._findings, self.answers, self.hosts.get)
+        self.owners.lossy = self._lost_claims
         self._takers: dict[str, Callable[[int, Raw], None]] = {
             "hosts": self._host_record,
             "claims": self._claim_record,
@@ -397,7 +398,7 @@ class Checkers:
 
     def _lapsed(self, host: Host, identity: str, leases: Mapping[str, Any], judge: Judge, here: Place) -> None:
         """A lease ends neither before its time nor past a confirm that came in time, nor before the decision's word is over."""
-        self._lapses.add(identity)
+        self.owners.lapses[identity] = (judge.at_ms, here)
         lease = leases.get(identity)
         if lease is None or host.blind or host.partition in self._lost_claims:
             return
@@ -464,6 +465,8 @@ class Checkers:
             host.gap = record.gap
         else:
             host.gap = host.base_gap if record.gap is None else record.gap
+        if host.fresh:
+            host.opened_at = offset
         host.fresh = host.removed = False
         if not self.injecting:
             host.blind = ""
@@ -497,8 +500,10 @@ class Checkers:
             self.answers.released.add(record.allocation)
             if record.leased_only:
                 self.answers.release_of_loser(record.request, record.allocation, here)
-        elif isinstance(record, Claim) and record.mode != "renew":
-            self.answers.claimed(record, here)
+        elif isinstance(record, Claim):
+            self.owners.claimed(record)
+            if record.mode != "renew":
+                self.answers.claimed(record, here)
 
     def _request_record(self, partition: int, raw: Raw) -> None:
         wrong = self.answers.request(partition, *raw)
@@ -539,46 +544,46 @@ class Checkers:
 
     def serves(self, replica: str, positions: Mapping[int, int], ends: Mapping[int, int]) -> None:
         """A replica begins to serve, having read `hosts` to `positions`; `ends` were the ends when it started (invariant 7)."""
-        for partition, end in ends.items():
-            if positions.get(partition, 0) < end:
-                text = f"{replica} serves at {positions.get(partition, 0)} of hosts {partition}, which ended at {end} when it started"
-                self._findings.violated(7, text, ("hosts", partition, end - 1))
+        self.owners.serves(replica, positions, ends)
 
     def assigned(self, replica: str, partition: int) -> None:
         """A replica was told that a request partition is its own."""
-        self._owned.setdefault(replica, set()).add(partition)
+        self.owners.assigned(replica, partition)
 
     def lost(self, replica: str, partition: int | None = None) -> None:
         """A replica was told that a request partition, or every one, is its own no more; or it is gone."""
-        if partition is None:
-            self._owned.pop(replica, None)
-        else:
-            self._owned.get(replica, set()).discard(partition)
+        self.owners.lost(replica, partition)
 
     def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool = False) -> None:
         """A replica hands a decision to its outbox; `again`: one that it or somebody else wrote before (invariants 3 and 7)."""
-        if partition not in self._owned.get(replica, ()):
-            self._findings.violated(7, f"{replica} decides on requests {partition}, which it knows not to be its own")
-        record = None if again else decode("decisions", value)
-        if isinstance(record, Decision) and record.result == "placed" and not self.answers.hosts_lossy:
-            for placed in record.placed:
-                self._surely_held(replica, record.request, placed.host, placed.allocation, now_ms)
+        self.owners.decides(replica, partition, value, now_ms, again=again, judged=not self.answers.hosts_lossy)
 
-    def _surely_held(self, replica: str, request: str, name: str, identity: str, now_ms: int) -> None:
-        """A replica answers only while the lease surely runs."""
-        host = self.hosts.get(name)
-        if host is None or host.blind or host.partition in self._lost_claims or host.gap:
-            return
-        lease, held = host.leases.get(identity), host.held.get(identity)
-        if held is None:
-            if identity in self._lapses:
-                at = ("hosts", host.partition, host.offset)
-                self._findings.violated(
-                    3, f"{replica} answers {request} with {identity}, which {name} holds no more", at
-                )
-        elif lease is not None and lease.latest_ms < now_ms:
-            text = f"{replica} answers {request} with {identity}, whose lease on {name} ran out {now_ms - lease.latest_ms} ms ago"
-            self._findings.violated(3, text, ("hosts", host.partition, host.offset))
+    def releases(self, value: bytes) -> None:
+        """A replica hands a release to its outbox (invariant 2)."""
+        self.owners.releases(value)
+
+    def takes_claims(self, agent: str, epochs: Mapping[str, int], position: int) -> None:
+        """An agent begins to take claims for hosts in these epochs, having read their partition of `hosts` to `position` (rule 5)."""
+        for name, epoch in epochs.items():
+            host = self.hosts.get(name)
+            if host is None or host.epoch != epoch or host.partition in self._lost_hosts:
+                continue  # a later start record stands: it will read of it
+            if host.reported != epoch or host.opened_at >= position:
+                text = f"{agent} takes claims of {name} at {position} of hosts, "
+                text += f"before it has read back the first snapshot of its epoch {epoch}"
+                self._findings.violated(7, text, ("hosts", host.partition, epoch))
+
+    def fleet(self, replica: str, positions: Mapping[int, int], names: Collection[str]) -> None:
+        """A replica that read `hosts` to `positions` believes these hosts to be there (invariant 8)."""
+        for name in names:
+            host = self.hosts.get(name)
+            if (
+                host is not None
+                and host.removed
+                and positions.get(host.partition) == self._ends.get(("hosts", host.partition))
+            ):
+                text = f"{replica} sees {name}, which was forgotten"
+                self._findings.violated(8, text, ("hosts", host.partition, host.epoch))
 
     def commits(self, partition: int, offset: int) -> None:
         """A group's committed offset moved (rule 7)."""
@@ -639,6 +644,7 @@ class Checkers:
         """
         answers, findings = self.answers, self._findings
         answers.settle(lambda build: build.deadline_ms or deadline_ms, calm_ms)
+        self.owners.settle(calm_ms)
         known = {request for _, request in answers.asked}
         for request in submitted:
             if request not in known and not answers.gone:

@@ -64,7 +64,7 @@ class Host:
 
     __slots__ = (
         "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from", "epoch", "facts",
-        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "partition", "removed",
+        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at", "partition", "removed",
         "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
     )  # fmt: skip
 
@@ -86,6 +86,7 @@ class Host:
         self.topic, self.through = "", -1
         self.offset = self.at_ms = -1
         self.started_ms = 0
+        self.opened_at = -1  # the first report of its epoch
         self.claims_from = 0  # where the claims of a host without a report begin: their end at its start record
         self.low = 0  # where the claims began at its start record
         self.leases: dict[str, Lease] = {}

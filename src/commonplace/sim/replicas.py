@@ -381,6 +381,7 @@ class ReplicaProcess(Process):
 
     def _send_release(self, effect: SendRelease) -> None:
         token = effect.token
+        self.world.checkers.releases(effect.value)
         self.send(
             "release", "claims", effect.partition, effect.key, effect.value,
             self._told(lambda o: ReleaseDelivered(token, o >= 0)),

@@ -139,15 +139,7 @@ class World:
         self.agents: list[AgentProcess] = []
         self.replicas: list[ReplicaProcess] = []
         self.frontends: list[FrontendProcess] = []
-        profile = Profile(
-            name="default",
-            weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05},
-            builds_max=c.builds_max,
-            instances_max=c.instances_max,
-        )
-        self.append("control", 0, b"profile/default", encode(profile))
-        for name, (vcpus, memory_mb) in FLAVORS.items():
-            self.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=vcpus, memory_mb=memory_mb))
+        self.say_all()
         for unit in range(len(self.units)):
             self.start_agent(unit)
         for number in range(c.replicas):
@@ -456,6 +448,15 @@ class World:
 
     # -- what people see ----------------------------------------------------------------------------------------------
 
+    def say_all(self) -> None:
+        """What operators say on `control` at the beginning, and when it was made anew."""
+        c = self.config
+        weighers = {"cpu": 1.0, "ram": 1.0, "io_ops": -0.05}
+        profile = Profile(name="default", weighers=weighers, builds_max=c.builds_max, instances_max=c.instances_max)
+        self.append("control", 0, b"profile/default", encode(profile))
+        for name, (vcpus, memory_mb) in FLAVORS.items():
+            self.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=vcpus, memory_mb=memory_mb))
+
     def set_flavor(self, item: plan.SetFlavor) -> None:
         """An operator's word on `control`."""
         record = Flavor(
@@ -488,6 +489,8 @@ class World:
                 self.digests += 1
                 view = replica.replica.view
                 self.checkers.digest(replica.nonce, dict(enumerate(replica.positions())), view.digest())
+                names = [row.host.name for row in view.by_index if not row.host.removed]
+                self.checkers.fleet(replica.nonce, dict(enumerate(replica.positions())), names)
                 self.checkers.accounts(replica.nonce, replica.folded, view.outcomes)
 
     def next_ms(self) -> int:
