@@ -11,6 +11,7 @@ from commonplace.core.view import View
 from commonplace.sim import faults, plan
 from commonplace.sim.draw import draw
 from commonplace.sim.findings import Violation
+from commonplace.sim.probe import probe
 from commonplace.sim.repair import repair
 from commonplace.sim.trace import Trace
 from commonplace.sim.world import START_MS, World
@@ -55,6 +56,8 @@ def lived(schedule: plan.Schedule, trace: Trace | None = None) -> World:
         world = World(schedule, faults.apply, trace)
         _storm(world)
         _quiet(world)
+        if not world.checkers.violations:
+            probe(world)
         _judge(world)
     except Exception as error:  # whatever the core raises is what we look for
         if world is None:

@@ -1,0 +1,118 @@
+"""A calm world must be right at once: a request alone is placed by the first claim wherever there is room, and nowhere else.
+
+What is left behind in a replica's state (an overlay, a flavor that was deleted meanwhile) shows in its answers, and nowhere in the log
+before: so every request partition is asked once everything has come to rest.
+"""
+
+from typing import Final
+
+from commonplace.core.partition import partition_of
+from commonplace.core.records import Build, Decision, decode, encode
+from commonplace.sim import plan
+from commonplace.sim.findings import Violation
+from commonplace.sim.model import Host
+from commonplace.sim.world import World
+
+STEP_MS: Final = 20
+WAIT_MS: Final = 10_000
+VCPUS, MEMORY_MB = 1, 1
+
+
+def probe(world: World) -> None:
+    """Ask every partition for one small instance, and for one of each flavor that was deleted."""
+    if world.checkers.answers.windowless:
+        return  # until log times have caught up with a clock that was put back, hosts look silent and requests late
+    partitions = world.config.request_partitions
+    flavors = {partition: _flavor_on(partition, partitions) for partition in range(partitions)}
+    for name in flavors.values():
+        world.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
+    world.run_until(world.now + 50 * STEP_MS)
+    for partition, name in flavors.items():
+        room = _rooms(world)
+        decision = _ask(world, partition, name)
+        if decision is None:
+            _violated(
+                world,
+                f"the calm world does not answer a request on partition {partition} within {WAIT_MS} ms",
+                partition,
+            )
+        elif room and decision.result != "placed":
+            where = f"{room[0].name} has room"
+            _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
+        elif decision.conflicts:
+            _violated(
+                world,
+                f"{decision.replica} needs {decision.conflicts + 1} claims to place a request in a calm world",
+                partition,
+            )
+    for name in _deleted(world):
+        partition = partition_of(name, partitions)
+        decision = _ask(world, partition, name)
+        if decision is not None and decision.result == "placed":
+            _violated(world, f"{decision.replica} places flavor {name}, which was deleted", partition)
+
+
+def _flavor_on(partition: int, partitions: int) -> str:
+    """A flavor whose requests stand on that partition."""
+    return next(name for n in range(1_000) if partition_of(name := f"probe{n}", partitions) == partition)
+
+
+def _ask(world: World, partition: int, flavor: str) -> Decision | None:
+    """The decision on a request for one instance, if it comes."""
+    topic, end = world.topics["decisions"], world.topics["decisions"].end(partition)
+    build = Build(id=f"probe-{flavor}", flavor=flavor)
+    world.append("requests", partition, flavor.encode(), encode(build))
+    limit = world.now + WAIT_MS
+    while world.now < limit:
+        world.run_until(world.now + STEP_MS)
+        for _, _, key, value in topic.read(partition, end, 1_000)[0]:
+            if key == build.id.encode() and value is not None:
+                decision = decode("decisions", value)
+                assert isinstance(decision, Decision), f"a replica wrote {value!r:.200}"
+                return decision
+    return None
+
+
+def _rooms(world: World) -> list[Host]:
+    """Hosts that must take the request, by their last reports."""
+    config = world.config
+    served = {host for agent in world.agents for host in agent.serving()}
+    said = _controls(world)
+    found = []
+    for host in world.checkers.hosts.values():
+        facts, held = host.facts, host.held
+        builds = sum(1 for allocation in held.values() if allocation.building)
+        if (
+            host.name in served
+            and not host.stale
+            and not host.removed
+            and facts.status == "enabled"
+            and said.get(host.name, "enabled") == "enabled"
+            and facts.capacity("VCPU") - host.used("VCPU") >= VCPUS
+            and facts.capacity("MEMORY_MB") - host.used("MEMORY_MB") >= MEMORY_MB
+            and not (config.builds_max and builds >= config.builds_max)
+            and not (config.instances_max and len(held) >= config.instances_max)
+        ):
+            found.append(host)
+    return found
+
+
+def _controls(world: World) -> dict[str, str]:
+    """What operators said last of each host."""
+    said = {}
+    for _, _, key, value in world.topics["control"].everything(0):
+        if key is not None and key.startswith(b"host/"):
+            record = decode("control", value) if value is not None else None
+            said[key[5:].decode(errors="replace")] = getattr(record, "status", "enabled")
+    return said
+
+
+def _deleted(world: World) -> list[str]:
+    """Flavors that were there and are not any more."""
+    last = {key: value for _, _, key, value in world.topics["control"].everything(0) if key is not None}
+    return [key[7:].decode() for key, value in last.items() if key.startswith(b"flavor/") and value is None]
+
+
+def _violated(world: World, sentence: str, partition: int) -> None:
+    end = world.topics["decisions"].end(partition)
+    world.checkers.violations.append(Violation(8, sentence, (("decisions", partition, end - 1),)))
