@@ -21,7 +21,7 @@ from commonplace.core.records import (
     decode,
     encode,
 )
-from commonplace.core.replica import DEADLINES_SWEPT_MIN, Replica
+from commonplace.core.replica import DEADLINES_SWEPT_MIN, RESEND_MIN_MS, Replica
 from commonplace.core.resources import Inventory
 from world import CLAIMS_ID, flavor
 
@@ -328,11 +328,34 @@ def test_an_offset_is_committed_only_once_its_decision_is_acknowledged() -> None
     hand.turn()
     assert hand.committed() == 0
     hand.acknowledge(delivered=False)
+    hand.tick(RESEND_MIN_MS)
     one, two = sends(hand.sent, re.SendDecision)
     assert one.value == two.value
     hand.turn()
     assert hand.committed() == 0
     hand.acknowledge()
+    hand.turn()
+    assert hand.committed() == 1
+
+
+def test_what_is_not_delivered_is_sent_again_after_ever_longer_pauses() -> None:
+    hand = Hand("h0")
+    (claim,) = hand.claims(Build(id="a", flavor="small"))
+    hand.grant(claim)
+    (first,) = sends(hand.sent, re.SendDecision)
+    pauses, failed = [], first
+    for _ in range(9):
+        hand.receive(re.DecisionDelivered(failed.token, False))
+        assert hand.replica.unacknowledged == 1
+        waited = 0
+        while not (found := sends(hand.tick(50), re.SendDecision)):
+            waited += 50
+        (failed,) = found
+        assert failed.value == first.value
+        pauses.append(waited + 50)
+    assert pauses == [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000]
+    hand.receive(re.DecisionDelivered(failed.token, True))
+    assert hand.replica.unacknowledged == 0
     hand.turn()
     assert hand.committed() == 1
 
@@ -479,7 +502,8 @@ def test_a_cancel_is_done_only_when_every_release_is_acknowledged() -> None:
     hand.acknowledge()
     hand.read_back(decision)
     one, two = sends(hand.request(Cancel(id="a", flavor="small")), re.SendRelease)
-    (again,) = sends(hand.receive(re.ReleaseDelivered(one.token, False)), re.SendRelease)
+    assert not sends(hand.receive(re.ReleaseDelivered(one.token, False)), re.SendRelease)
+    (again,) = sends(hand.tick(RESEND_MIN_MS), re.SendRelease)
     assert again.value == one.value
     hand.receive(re.ReleaseDelivered(two.token, True))
     hand.turn()

@@ -398,3 +398,45 @@ def test_a_port_in_use_is_one_line(kafka: KafkaUnderTest) -> None:
 def test_topics_that_are_missing_at_the_start_are_one_line(kafka: KafkaUnderTest, prefix: str) -> None:
     answer = cli.run("scheduler", "--name", "r1", "-b", kafka.bootstrap, "--prefix", prefix)
     cli.assert_one_line(answer, 6, prefix)
+
+
+# --- pauses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_kafka
+def test_requests_wait_in_the_log_while_too_many_answers_are_not_acknowledged(world: World) -> None:
+    replica = world.replica(env={"COMMONPLACE__SCHEDULER__UNACKNOWLEDGED_MAX": "1", **LONG_SESSION}).ready()
+    world.owned("r1")
+    requests = [f"r-{number}" for number in range(200)]
+    for number, request in enumerate(requests):
+        build = encode(Build(id=request, flavor="huge"))
+        world.producer.produce(world.names.requests, build, b"huge", number % REQUESTS_PARTITIONS)
+    world.producer.flush(WAIT_S)
+    world.decided(*requests)
+    assert replica.metric("commonplace_intake_pauses_total") >= 1
+    wait_for("commits", lambda: sum(world.committed()) == len(requests))
+
+
+@pytest.mark.real_kafka
+def test_a_replica_that_stood_still_reads_what_hosts_said_before_it_judges_them(world: World) -> None:
+    impatient = {"COMMONPLACE__SCHEDULER__LIVENESS_TIMEOUT_S": "3", "COMMONPLACE__AGENT__HEARTBEAT_INTERVAL_S": "0.5"}
+    world.start("fleet", "--hosts", "2", "--log-level", "error", env=impatient)
+    small = {"COMMONPLACE__KAFKA__MAX_PARTITION_FETCH_BYTES": "10000"}
+    replica = world.replica(env={**impatient, **small, **LONG_SESSION}).ready()
+    world.owned("r1")
+    wait_for("both hosts", lambda: replica.metric("commonplace_hosts", status="enabled") == 2)
+    replica.process.send_signal(signal.SIGSTOP)
+    # more than many fetches take, so that the heartbeats of the pause come later than the requests
+    for number in range(12_000):
+        name = f"late-{number}"
+        partition = partition_of(name, world.settings.topics.hosts_partitions)
+        world.producer.produce(world.names.hosts, encode(Start(host=name)), start_key(name), partition)
+    world.producer.flush(WAIT_S)
+    requests = [f"r-{number}" for number in range(REQUESTS_PARTITIONS)]
+    for partition, request in enumerate(requests):
+        world.submit(request, partition)
+    time.sleep(5)
+    replica.process.send_signal(signal.SIGCONT)
+    world.decided(*requests)
+    assert {world.decisions[request].result for request in requests} == {"placed"}
+    assert replica.said("stood still for")

@@ -207,3 +207,27 @@ def test_a_lookup_whose_connection_is_given_up_is_asked_again(tail: Tail, code: 
         return "found"
 
     assert tail._answer("topic", ask) == "found"
+
+
+def test_a_topic_that_is_held_gives_nothing_until_it_goes_on_and_loses_nothing(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail
+) -> None:
+    held, other = f"{prefix}.a", f"{prefix}.b"
+    kafka.create_topic(held, 2)
+    kafka.create_topic(other, 1)
+    tail.add(held, 0, 0)
+    tail.hold(held)
+    tail.add(held, 1, 0)  # added while it is held
+    tail.add(other, 0, 0)
+    write(kafka, held, [(n % 2, f"{n}".encode()) for n in range(10)])
+    write(kafka, other, [(0, b"x")])
+    seen = read_until(tail, {(other, 0): 1})
+    for _ in range(20):
+        seen += tail.turn(0.02)
+    assert {batch.topic for batch in seen if batch.records} == {other}
+    assert (tail.held(held), tail.held(other)) == (True, False)
+    tail.go_on(held)
+    batches = read_until(tail, {(held, 0): 5, (held, 1): 5})
+    for partition in (0, 1):
+        values = [value for b in batches if b.partition == partition for _, _, _, value in b.records]
+        assert values == [f"{n}".encode() for n in range(partition, 10, 2)]

@@ -113,6 +113,8 @@ class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Requests waiting in a replica: 2 s of work at 10,000 a second; past it the answer is overloaded."""
     claims_in_flight_max: Count = 10_000
     """Claims without a verdict in a replica: 1 s of work at 10,000 a second; past it the queue grows."""
+    unacknowledged_max: Count = 20_000
+    """Answers written and not acknowledged: 2 s of work at 10,000 a second; past it no request is read, so that they wait in the log."""
     decisions_kept_max: Count = 500_000
     """Answers kept for redelivery; at 500 a second the idempotency window of 900 s needs 450,000."""
     idempotency_window_s: Seconds = 900.0

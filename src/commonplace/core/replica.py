@@ -70,6 +70,8 @@ from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
 ID_REUSED = "id_reused"
 DEADLINE_CHECK_MS = 200
 LIVENESS_CHECK_MS = 1_000
+RESEND_MIN_MS, RESEND_MAX_MS = 100, 5_000
+"""Pause before what was not delivered is sent again, doubled each time: a broker that refuses must not be asked in every turn."""
 DEADLINES_SWEPT_MIN = 1_024
 """Below so many entries the heap of deadlines is not worth sweeping."""
 
@@ -90,7 +92,7 @@ class Part:
 class Delivery:
     """A decision or release on its way, and the request offsets that are done once it, and whatever else is `left`, is acknowledged."""
 
-    __slots__ = ("key", "left", "number", "offsets", "partition", "value")
+    __slots__ = ("failures", "key", "left", "number", "offsets", "partition", "value")
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class Delivery:
     ) -> None:
         self.partition, self.key, self.value, self.offsets = partition, key, value, offsets
         self.left, self.number = left, number
+        self.failures = 0
 
 
 class Replica:
@@ -126,6 +129,7 @@ class Replica:
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
         self.eliminated: dict[str, int] = {}  # filter → hosts it turned away, over all requests that found none
         self._deliveries: dict[int, Delivery] = {}
+        self._resends: list[tuple[int, int, Delivery]] = []  # heap: when, token that failed
         self._token = self._now = 0
         self._deadlines: list[
             tuple[int, int, Work]
@@ -247,6 +251,8 @@ class Replica:
             self.works.pop(request).state = DROPPED
         self._rejected = {at: content for at, content in self._rejected.items() if at[0] != event.partition}
         self.history.drop(event.partition)
+        self._resends = [entry for entry in self._resends if entry[2].partition != event.partition]
+        heapq.heapify(self._resends)
 
     def _history_read(self, event: HistoryRead, now_ms: int) -> None:
         part = self.parts.get(event.partition)
@@ -650,22 +656,35 @@ class Replica:
         if event.delivered:
             self._done(delivery.partition, delivery.offsets)
         else:  # the offset stays undecided until the same answer is in the log
-            self._token += 1
-            self._deliveries[self._token] = delivery
-            self._effects.append(
-                SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0)
-            )
+            self._send_later(event.token, delivery, now_ms)
 
     def _release_delivered(self, event: ReleaseDelivered, now_ms: int) -> None:
         delivery = self._deliveries.pop(event.token)
         if delivery.left is None or delivery.partition not in self.parts:
             return None  # of a loser, which lapses anyway, or the next owner's to send
         if not event.delivered:
-            return self._send_release(delivery.key.decode(), delivery)
+            return self._send_later(event.token, delivery, now_ms)
         delivery.left.discard(delivery.number)
         if not delivery.left:
             self._done(delivery.partition, delivery.offsets)
         return None
+
+    def _send_later(self, token: int, delivery: Delivery, now_ms: int) -> None:
+        wait_ms = min(RESEND_MAX_MS, RESEND_MIN_MS << min(delivery.failures, 8))
+        delivery.failures += 1
+        heapq.heappush(self._resends, (now_ms + wait_ms, token, delivery))
+
+    def _send_again(self, now_ms: int) -> None:
+        while self._resends and self._resends[0][0] <= now_ms:
+            delivery = heapq.heappop(self._resends)[2]
+            if delivery.left is not None:
+                self._send_release(delivery.key.decode(), delivery)
+                continue
+            self._token += 1
+            self._deliveries[self._token] = delivery
+            self._effects.append(
+                SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0)
+            )
 
     def _done(self, partition: int, offsets: list[int]) -> None:
         part = self.parts.get(partition)
@@ -766,6 +785,7 @@ class Replica:
                 self._effects.append(Commit(partition, committed))
 
     def _tick(self, event: Tick, now_ms: int) -> None:
+        self._send_again(now_ms)
         if now_ms - self._checked_ms >= DEADLINE_CHECK_MS:
             self._checked_ms = now_ms
             self.placer.timeouts(now_ms)
@@ -832,6 +852,11 @@ class Replica:
             digest=f"{self.view.digest():016x}",
             positions=positions,
         )
+
+    @property
+    def unacknowledged(self) -> int:
+        """Decisions and releases written, or to be written again, that nobody has acknowledged."""
+        return len(self._deliveries) + len(self._resends)
 
     @property
     def waiting(self) -> int:

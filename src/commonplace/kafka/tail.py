@@ -61,6 +61,7 @@ class Tail:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._positions: dict[Place, int] = {}
+        self._held: set[str] = set()
         self._errors: list[CommonplaceError] = []
         self._trouble = ""
         self._lookups: Consumer | None = None
@@ -75,11 +76,30 @@ class Tail:
         assert offset >= 0, f"{topic} [{partition}]: no offset {offset}"
         self._positions[topic, partition] = offset
         self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+        if topic in self._held:
+            self._consumer.pause([TopicPartition(topic, partition)])
 
     def remove(self, topic: str, partition: int) -> None:
         """Read a partition no more; nothing of it is returned after this."""
         if self._positions.pop((topic, partition), None) is not None:
             self._consumer.incremental_unassign([TopicPartition(topic, partition)])
+
+    def hold(self, topic: str) -> None:
+        """Read no more of a topic, whatever partitions of it are added, until `go_on`; positions stay."""
+        self._held.add(topic)
+        self._consumer.pause(self._places(topic))
+
+    def go_on(self, topic: str) -> None:
+        """Read a topic again that was held."""
+        self._held.discard(topic)
+        self._consumer.resume(self._places(topic))
+
+    def held(self, topic: str) -> bool:
+        """Whether the topic is held."""
+        return topic in self._held
+
+    def _places(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(name, partition) for name, partition in self._positions if name == topic]
 
     def position(self, topic: str, partition: int) -> int:
         """The next offset of a partition that is read; −1 when it is not."""

@@ -29,7 +29,7 @@ class SchedulerFigures(Collector):
     def __init__(self, name: str, pool: str) -> None:
         self.name, self.pool = name, pool
         self.state, self.trouble, self.refused = "starting", "", ""
-        self.lag = self.alarms = 0
+        self.lag = self.alarms = self.intake_pauses = 0
         self.catchup_s = 0.0
         self.rebuilds = -1
         self._replica: Replica | None = None
@@ -77,6 +77,9 @@ class SchedulerFigures(Collector):
             "commonplace_rebuilds", "Times the state was dropped and built anew", max(0, self.rebuilds)
         )
         yield CounterMetricFamily("commonplace_alarms", "What an operator must look at; see the log", self.alarms)
+        yield CounterMetricFamily(
+            "commonplace_intake_pauses", "Times no request was read because answers waited", self.intake_pauses
+        )
         yield GaugeMetricFamily("commonplace_replay_lag_records", "Records of hosts known of and not folded", self.lag)
         yield self._latency()
         if self._replica is not None:

@@ -39,7 +39,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
-from commonplace.errors import CommonplaceError
+from commonplace.errors import BrokerUnavailable, CommonplaceError
 from commonplace.failpoints import hit
 from commonplace.kafka.intake import Ceded, Gained, Intake
 from commonplace.kafka.outbox import Outbox, QuarantineWriter
@@ -51,6 +51,8 @@ from commonplace.settings import Settings
 IDLE_POLL_S: Final = 0.01
 TICK_MS: Final = 50
 GROUP_POLL_MS: Final = 20
+STOOD_STILL_MS: Final = 1_000
+"""A turn that comes so late follows a pause of the process or machine: what hosts said meanwhile is read before anything is judged."""
 COMMIT_INTERVAL_MS: Final = 100
 """Commits are batched: at worst so much work is read again by the next owner, who finds it decided."""
 REPORT_INTERVAL_MS: Final = 5_000
@@ -119,6 +121,7 @@ class Scheduler:
         self._requests_from: dict[int, int] = {}  # request partition → where to go on once its history is read
         self._commits: dict[int, int] = {}
         self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = self._lag_ms = 0
+        self._turned_ms = _now_ms()
         self._state = "ready"  # what the cycle reports say
         self._stale_after_s = settings.topics.delete_retention_ms / 2000
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -182,6 +185,7 @@ class Scheduler:
     def _serve(self) -> None:
         self.intake.join()
         turned = time.monotonic()
+        self._turned_ms = _now_ms()
         while not self._stop():
             self._turn(IDLE_POLL_S)
             now = time.monotonic()
@@ -216,7 +220,14 @@ class Scheduler:
     def _turn(self, wait_s: float) -> None:
         busy = bool(self._later) or bool(self.replica.placer.queue)
         self._receive_batches(self.tail.turn(0 if busy else wait_s))
+        self._regulate()
         now = _now_ms()
+        if now - self._turned_ms > STOOD_STILL_MS:
+            if not self._read_on(now - self._turned_ms):
+                self.outbox.flush_turn()
+                return
+            now = _now_ms()
+        self._turned_ms = now
         if now - self._group_ms >= GROUP_POLL_MS:
             self._group_ms = now
             for change in self.intake.poll():
@@ -241,6 +252,29 @@ class Scheduler:
             self._lag_ms = now
             self.figures.lag = self.tail.lag(self.topics.hosts)
             self.replica.view.write()  # else an idle replica would show the capacity that its last choice saw
+
+    def _regulate(self) -> None:
+        """Read no requests while too many answers wait for the broker; go on when half of them are acknowledged."""
+        unacknowledged, most = self.replica.unacknowledged, self.settings.scheduler.unacknowledged_max
+        held = self.tail.held(self.topics.requests)
+        if not held and unacknowledged > most:
+            self.figures.intake_pauses += 1
+            self.tail.hold(self.topics.requests)
+        elif held and unacknowledged <= most // 2:
+            self.tail.go_on(self.topics.requests)
+
+    def _read_on(self, paused_ms: int) -> bool:
+        """Read `hosts` to its ends as of now: by our clock all of them would be silent after a long pause. False: ask again."""
+        _LOG.info("stood still for %.1f s: reading what hosts said meanwhile", paused_ms / 1000)
+        try:
+            ends = self.tail.ends(self._state_places())
+        except BrokerUnavailable as e:  # what held us up: nothing can be judged before it is back
+            _LOG.warning("%s", e)
+            return False
+        while not self._stop() and any(self.tail.position(*place) < end for place, end in ends.items()):
+            self._still_the_same()
+            self._receive_batches(self.tail.turn(IDLE_POLL_S))
+        return True
 
     def _receive_batches(self, batches: list[Batch]) -> None:
         # acknowledgements first: a claim's offset is known before its verdict is folded
