@@ -412,7 +412,8 @@ class Checkers:
             text = f"{host.name} lets {identity} lapse {earliest_ms - judge.at_ms:.0f} ms before its lease is over"
             self._findings.violated(3, text, here)
         confirmed = self._confirmed.get(identity)
-        if confirmed is not None and confirmed[0] < earliest_ms:
+        granted = self._granted.get(identity, (here, -1))[1]
+        if confirmed is not None and confirmed[0] < earliest_ms and confirmed[1] > granted:
             text = f"{host.name} lets {identity} lapse although its confirm stood in the log "
             text += f"{earliest_ms - confirmed[0]:.0f} ms before its lease was over"
             self._findings.violated(3, text, here, ("claims", host.partition, confirmed[1]))

@@ -289,10 +289,14 @@ def _fault(dice: Dice, config: Config, kind: str) -> Fault:
             ms, what = dice.scale(200, dice.of((2 * config.session_ms, 2 * config.lease_ms))), ""
         case "agent_clone":
             ms, what = 0, dice.of(("", "race"))
+        case "delay" if dice.chance(250):  # of claims past a lease, with the confirms that come meanwhile
+            ms, what = dice.scale(config.lease_ms // 2, 2 * config.lease_ms), "claims"
         case "broker_down" | "partition_down" | "delay":
             ms, what = dice.scale(100, 2 * config.session_ms), ""
         case "clock_jump":
             ms, what = dice.of((-3_600_000, 3_600_000, -30_000, 30_000, -2_000, 2_000)), ""
+        case "recreate":
+            ms, what = 0, dice.of(("claims", "claims", "requests", "requests", "decisions", "control", "hosts"))
         case _:
             ms, what = 0, ""
     return Fault(kind=kind, at_ms=at_ms, pick=pick, ms=ms, what=what)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from commonplace.core.records import encode
+from commonplace.core.hashing import MASK, to_hex
+from commonplace.core.records import Delta, Snapshot, encode
 from commonplace.sim import plan
 from commonplace.sim.members import Process
 from commonplace.sim.workload import ITEMS
@@ -99,10 +100,12 @@ def _partition_down(world: World, fault: plan.Fault) -> bool:
 
 def _delay(world: World, fault: plan.Fault) -> bool:
     """One reader does not get one partition for a while."""
-    process: Process | None = _one(world.processes(), fault)
+    process: Process | None = _one(world.agents if fault.what == "claims" else world.processes(), fault)
     if process is None or not process.sources:
         return False
-    sources = list(process.sources.values())
+    sources = [source for source in process.sources.values() if fault.what in ("", source.topic.name)]
+    if not sources:
+        return False
     source = sources[(fault.pick >> 8) % len(sources)]
     source.cut_ms = max(source.cut_ms, world.now + fault.ms)
     return True
@@ -175,8 +178,10 @@ def _recreate(world: World, fault: plan.Fault) -> bool:
     world.checkers.recreated(name, topic.id)
     if name == "requests":
         world.group.committed.clear()
+    elif name == "control":  # operators say again what they had said
+        world.say_all()
     for process in world.processes():
-        if name in ("requests", "decisions") and process in world.agents:
+        if name in ("requests", "decisions", "replicas") and process in world.agents:
             continue  # which look at none of them
         world.at(world.now + 1 + int(process.random() * NOTICE_MS), _notice, process, name)
     return True
@@ -228,7 +233,7 @@ def _garbage(world: World, fault: plan.Fault) -> bool:
 
 
 def _spoil(world: World, fault: plan.Fault) -> bool:
-    """Garbage, or a record of a newer version, under the very keys of a host whose agent serves it."""
+    """Under the very keys of a host that its agent serves: garbage, a newer version, a report on another base or with a wrong hash."""
     agents = [agent for agent in world.agents if agent.paused_ms <= world.now]
     agent = _one(agents, fault)
     hosts = [kept for kept in agent.keeper.hosts.values() if kept.phase == "serving"] if agent else []
@@ -237,9 +242,32 @@ def _spoil(world: World, fault: plan.Fault) -> bool:
     kept = hosts[(fault.pick >> 4) % len(hosts)]
     host, epoch = kept.spec.name, kept.ledger.epoch
     key = (f"{host}/{epoch}", f"{host}/{epoch}/delta", f"{host}/0/delta")[(fault.pick >> 8) % 3]
-    value = (b"{", encode({"type": "delta", "v": 2, "host": host, "epoch": epoch, "new": True}))[(fault.pick >> 12) % 2]
+    match (fault.pick >> 12) % 4:
+        case 0:
+            value = b"{"
+        case 1:
+            value = encode({"type": "delta", "v": 2, "host": host, "epoch": epoch, "new": True})
+        case forged:
+            key, value = _forged(kept.ledger, other_base=forged == 2)
     world.inject("hosts", kept.partition, key.encode(), value)
     return True
+
+
+def _forged(ledger: Any, *, other_base: bool) -> tuple[str, bytes]:
+    """A report in a ledger's name that nobody may believe: it rests on a snapshot that is not there, or hides what is held."""
+    said = {
+        "host": ledger.host,
+        "epoch": ledger.epoch,
+        "generation": ledger.generation + 1,
+        "claims_topic": ledger.claims_topic,
+        "claims_through": ledger.claims_through,
+    }
+    if other_base:
+        allocations = list(ledger.allocations.values())
+        record = Delta(**said, base_generation=ledger.base + 1_000, hash=to_hex(ledger.hash), upserts=allocations)
+        return f"{ledger.host}/{ledger.epoch}/delta", encode(record)
+    bare = Snapshot(**said, hash=to_hex(ledger.hash + 1 & MASK), inventory=dict(ledger.inventory))
+    return f"{ledger.host}/{ledger.epoch}", encode(bare)
 
 
 KINDS: Final[dict[str, Callable[[World, plan.Fault], bool]]] = {

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from commonplace.core import hashing, hosts, keeper
+from commonplace.core.catalog import Catalog
 from commonplace.core.hosts import SUPERSEDED, HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import Send
@@ -256,6 +257,7 @@ def no_fence(patch: Patch) -> None:
 def ignore_removal(patch: Patch) -> None:
     """Tombstones and the mark of a removed host change nothing for those who read them."""
     patch.wrap(HostState, "tombstone", lambda f, self, key: SUPERSEDED)
+    patch.wrap(Catalog, "_delete", lambda f, self, kind, name: (name if kind == "host" else "", None, ""))
     patch.wrap(HostState, "start", lambda f, self, offset, removed, *rest: f(self, offset, False, *rest))
 
 
