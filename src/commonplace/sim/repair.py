@@ -12,17 +12,23 @@ if TYPE_CHECKING:
 
 
 def repair(world: "World", host: str) -> None:
-    """Append a snapshot of everything good that ever stood of a host, in the epoch of its last start record."""
+    """Append a snapshot of everything good that ever stood of a host, in the epoch of its last start record; or delete what is bad."""
     partition = partition_of(host, world.config.partitions)
     state, prefix = HostState(host), f"{host}/".encode()
+    keys: dict[bytes, bytes | None] = {}
     for offset, at_ms, key, value in world.topics["hosts"].everything(partition):
         parsed = parse_key(key) if key is not None and key.startswith(prefix) else None
-        if parsed is not None:
+        if parsed is not None and key is not None:
+            if parsed.kind != "start":
+                keys[key] = value
             before = (state.epoch, state.generation, state.base_generation, state.stale)
             if fold(state, parsed, offset, at_ms, value)[1]:  # bad: as if it had never been
                 state.epoch, state.generation, state.base_generation, state.stale = before
                 state.version = 0
-    if state.epoch < 0 or not state.claims_topic:
+    world.count("repaired")
+    if state.epoch < 0 or not state.claims_topic:  # nothing good stands there: what is bad goes
+        for key in [key for key, value in keys.items() if value is not None]:
+            world.append("hosts", partition, key, None)
         return
     snapshot = Snapshot(
         host=host,
@@ -39,5 +45,4 @@ def repair(world: "World", host: str) -> None:
         labels=state.labels,
         allocations=list(state.allocations.values()),
     )
-    world.count("repaired")
     world.append("hosts", partition, snapshot_key(host, state.epoch), encode(snapshot))
