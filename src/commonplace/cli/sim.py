@@ -100,6 +100,52 @@ def shrink(
     return ExitCode.VIOLATED
 
 
+@app.command(
+    name="planted", epilog="\b\nExample:\n  commonplace sim planted --jobs 2\n  commonplace sim planted 4 28 -o json"
+)
+def planted_(
+    bugs: Annotated[
+        list[int] | None, typer.Argument(metavar="BUG...", help="Numbers of bugs; all where none is given.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="Processes at once; 0: as many as cores.")
+    ] = 0,
+) -> int:
+    """Plant bugs in the simulated core, one at a time, and tell after how many schedules the checkers notice each."""
+    from commonplace.sim.batch import cores
+    from commonplace.sim.hunt import RANGES, hunt_all, table, to_dict
+    from commonplace.sim.planted import BUGS
+
+    known = tuple(bug.number for bug in BUGS)
+    wanted = tuple(bugs or known)
+    unknown = [number for number in wanted if number not in known]
+    if unknown:
+        raise UsageError(f"bug {unknown[0]}: must be one of {', '.join(map(str, known))}")
+    started, catches = time.monotonic(), []
+    with _progress(len(wanted), "bugs") as progress:
+        for done, found in enumerate(hunt_all(jobs or cores(), numbers=wanted), 1):
+            catches += found
+            progress(done, sum(catch.seed < 0 for catch in catches))
+    rows = table(catches)
+    if common.output() in ("json", "yaml"):
+        emit(to_dict(rows, time.monotonic() - started))
+    else:
+        emit(
+            [
+                {
+                    "bug": r.number,
+                    "name": r.name,
+                    "caught": f"{r.caught} of {len(RANGES)}",
+                    "schedules": r.schedules,
+                    "invariant": r.invariant,
+                }
+                for r in rows
+            ],
+            name="bug",
+        )
+    return ExitCode.OK if all(row.caught == len(RANGES) for row in rows) else ExitCode.VIOLATED
+
+
 # --- arguments -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +199,7 @@ def _table(report: dict[str, Any], tally: "Tally") -> None:
 
 
 @contextmanager
-def _progress(total: int) -> "Iterator[Progress]":
+def _progress(total: int, what: str = "schedules") -> "Iterator[Progress]":
     """A progress bar on a terminal, nothing elsewhere."""
     import sys
 
@@ -163,7 +209,7 @@ def _progress(total: int) -> "Iterator[Progress]":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[failed]}"), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total, failed="")
 
