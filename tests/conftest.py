@@ -69,6 +69,15 @@ class FromWorkers:
             self.config.stash[_used_by_workers].add(used)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own."""
+    parser.addoption(
+        "--regenerate-scenarios",
+        action="store_true",
+        help="write what comes of each story under tests/scenarios into its file; read the diff",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_used_by_workers] = set()
     if config.pluginmanager.hasplugin("xdist"):

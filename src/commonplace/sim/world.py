@@ -196,6 +196,8 @@ class World:
             what(*told)
         self.events += events
         self.now = until_ms
+        if trace is not None:
+            trace.now = until_ms
 
     def wall(self) -> int:
         """The broker's clock, which dates records; those of processes are near it."""
