@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import TopicPartition
 
@@ -195,18 +195,6 @@ def test_a_broker_that_ends_is_told_once_and_not_spun_on(caplog: pytest.LogCaptu
     assert turns < 100
     assert 1 <= len(told) <= 4
     tail.close()
-
-
-@pytest.mark.parametrize("code", [KafkaError._DESTROY, KafkaError._TRANSPORT, KafkaError.FENCED_LEADER_EPOCH])
-def test_a_lookup_whose_connection_is_given_up_is_asked_again(tail: Tail, code: int) -> None:
-    answers = iter([KafkaException(KafkaError(code)), None])
-
-    def ask(_asker: object, _timeout_s: float) -> str:
-        if (refusal := next(answers)) is not None:
-            raise refusal
-        return "found"
-
-    assert tail._answer("topic", ask) == "found"
 
 
 def test_a_topic_that_is_held_gives_nothing_until_it_goes_on_and_loses_nothing(

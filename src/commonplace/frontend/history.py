@@ -9,10 +9,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.frontend.events import Rows
 from commonplace.kafka import client as kafka_client
+from commonplace.kafka import lookups
 from commonplace.settings import Settings
 
-QUERY_TIMEOUT_S = 15.0
-"""Asking a broker for offsets: one round trip, or a leader election."""
 STALL_TIMEOUT_S = 30.0
 """Reading without a single record or end: longer than a broker's fail-over."""
 BATCH = 1_000
@@ -38,10 +37,9 @@ def since(
     if log_time_ms is None:
         return {p: low for p, (low, _) in starts.items()}
     wanted = [TopicPartition(topic, p, max(0, log_time_ms)) for p in starts]
-    try:
-        found = consumer.offsets_for_times(wanted, timeout=QUERY_TIMEOUT_S)
-    except KafkaException as error:
-        raise kafka_client.explained(error, settings) from error
+    found = lookups.answer(
+        consumer, settings, topic, lambda asker, timeout_s: asker.offsets_for_times(wanted, timeout=timeout_s)
+    )
     return {tp.partition: tp.offset if tp.offset >= 0 else starts[tp.partition][1] for tp in found}
 
 
@@ -118,12 +116,12 @@ def _wanted(messages: list[Message], left: dict[int, int], settings: Settings) -
 
 
 def _watermarks(consumer: Consumer, settings: Settings, topic: str, partition: int) -> tuple[int, int]:
-    try:
-        found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=QUERY_TIMEOUT_S)
-    except KafkaException as error:
-        raise kafka_client.explained(error, settings) from error
+    place = TopicPartition(topic, partition)
+    found = lookups.answer(
+        consumer, settings, topic, lambda asker, timeout_s: asker.get_watermark_offsets(place, timeout=timeout_s)
+    )
     if found is None:
-        raise TimedOut(f"{topic} partition {partition}: no offsets within {QUERY_TIMEOUT_S:.0f} s")
+        raise TimedOut(f"{topic} partition {partition}: no offsets within {lookups.TIMEOUT_S:.0f} s")
     low, high = found
     return low, high
 

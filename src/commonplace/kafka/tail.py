@@ -5,7 +5,6 @@ One consumer means one fetch session and one wait: a poll ends when any partitio
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
@@ -13,17 +12,11 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 from msgspec import Struct
 
 from commonplace.errors import CommonplaceError, Denied, TopicsNotReady
-from commonplace.kafka import client
+from commonplace.kafka import client, lookups
 from commonplace.settings import Settings
 
 TURN_RECORDS_MAX: Final = 1_000
 """Most records one turn takes beyond the first; a larger batch only makes the first record of it wait longer."""
-
-LOOKUP_TIMEOUT_S: Final = 15.0
-"""How long an offset lookup may take, with its retries; a broker that restarts answers within it."""
-
-LOOKUP_RETRY_S: Final = 0.1
-METADATA_TIMEOUT_S: Final = 2.0
 
 A = TypeVar("A")
 
@@ -168,7 +161,7 @@ class Tail:
             moved[place] = message.offset() or 0
         elif code in _LOST:
             self._stop(place, Lost(*place, self._positions.get(place, -1)))
-        elif code in _MISSING:
+        elif code in lookups.MISSING:
             self._stop(
                 place, TopicsNotReady(f"{place[0]} [{place[1]}]: {error.str()}: run `commonplace topics verify`")
             )
@@ -228,31 +221,7 @@ class Tail:
         return end if found.offset == OFFSET_END else low
 
     def _answer(self, topic: str, ask: Callable[[Consumer, float], A]) -> A:
-        """Ask until there is an answer: a broker that restarts, or gives a partition away, refuses in many passing ways."""
-        deadline = time.monotonic() + LOOKUP_TIMEOUT_S
-        while True:
-            asker = self._asker()
-            try:
-                return ask(asker, max(LOOKUP_RETRY_S, deadline - time.monotonic()))
-            except KafkaException as e:
-                error: KafkaError = e.args[0]
-                if time.monotonic() > deadline or not (error.retriable() or error.code() in _PASSING):
-                    raise self._explained(topic, e) from e
-                _LOG.info("%s: asked again: %s", topic, error.str())
-            time.sleep(LOOKUP_RETRY_S)
-            self._refresh(asker, topic)
-
-    def _refresh(self, asker: Consumer, topic: str) -> None:
-        """Learn a partition's leader and its epoch anew: librdkafka goes on asking with the old epoch."""
-        try:
-            asker.list_topics(topic, timeout=METADATA_TIMEOUT_S)
-        except KafkaException as e:
-            _LOG.info("%s: no metadata: %s", topic, e.args[0].str())
-
-    def _explained(self, topic: str, error: KafkaException) -> CommonplaceError:
-        if error.args[0].code() in _MISSING:
-            return TopicsNotReady(f"{topic}: missing at {self._settings.bootstrap}: run `commonplace topics create`")
-        return client.explained(error, self._settings)
+        return lookups.answer(self._asker(), self._settings, topic, ask)
 
     def close(self) -> None:
         """Leave; nothing was committed."""
@@ -261,22 +230,5 @@ class Tail:
             self._lookups.close()
 
 
-_PASSING: Final = {
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._DESTROY,  # the connection that the question waited on was given up, and its broker is known anew
-    KafkaError.FENCED_LEADER_EPOCH,  # after a restart: our metadata is of the leader before
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-}
 _LOST: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
-_MISSING: Final = {
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.UNKNOWN_TOPIC_ID,
-}
 _DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}

@@ -1,0 +1,60 @@
+"""Lookups at a broker that refuses in passing."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
+
+from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
+from commonplace.kafka import client, lookups
+from commonplace.settings import Settings
+
+SETTINGS = Settings(kafka={"bootstrap.servers": "127.0.0.1:1"})
+
+
+@pytest.fixture
+def asker() -> Iterator[Consumer]:
+    asker = client.consumer(SETTINGS)
+    yield asker
+    asker.close()
+
+
+def refusing(*codes: int) -> Callable[[Consumer, float], str]:
+    """A question that is refused with each of the codes, then answered."""
+    left = list(codes)
+
+    def ask(_asker: Consumer, _timeout_s: float) -> str:
+        if left:
+            raise KafkaException(KafkaError(left.pop(0)))
+        return "found"
+
+    return ask
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "METADATA_TIMEOUT_S", 0.05)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [KafkaError._DESTROY, KafkaError._TRANSPORT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION],
+)
+def test_what_a_restarting_broker_refuses_is_asked_again(asker: Consumer, code: int) -> None:
+    assert lookups.answer(asker, SETTINGS, "topic", refusing(code, code)) == "found"
+
+
+def test_a_topic_that_is_not_there_is_named_with_what_to_do(asker: Consumer) -> None:
+    with pytest.raises(TopicsNotReady, match=r"topic: missing at .* run `commonplace topics create`"):
+        lookups.answer(asker, SETTINGS, "topic", refusing(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+
+def test_what_does_not_pass_is_raised_at_once(asker: Consumer) -> None:
+    with pytest.raises(CommonplaceError, match=r"127\.0\.0\.1:1"):
+        lookups.answer(asker, SETTINGS, "topic", refusing(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+
+def test_a_broker_that_stays_away_is_told_after_the_bound(asker: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "TIMEOUT_S", 0.2)
+    with pytest.raises(BrokerUnavailable):
+        lookups.answer(asker, SETTINGS, "topic", refusing(*[KafkaError._TRANSPORT] * 1000))
