@@ -530,12 +530,12 @@ def test_digest_of_a_position_is_that_of_a_replica() -> None:
         view.fold(0, entry.offset, entry.timestamp_ms, entry.key, entry.value, 0)
         p.checkers.digest("r1", {0: entry.offset + 1}, view.digest())
     assert p.found() == []
-    assert len({p.checkers.digest_at({0: position}) for position in range(7)}) >= 4
+    assert len({p.checkers.reports.digest_at({0: position}) for position in range(7)}) >= 4
 
 
 def test_checkers_share_only_decoding_with_the_core() -> None:
     allowed = {"records", "resources", "hashing"}
-    for name in ("checkers", "answers", "judge", "model", "findings"):
+    for name in ("checkers", "reports", "answers", "owners", "judge", "model", "seen", "findings"):
         tree = ast.parse((Path(sim.__file__).parent / f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("commonplace.core"):
