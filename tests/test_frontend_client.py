@@ -224,6 +224,23 @@ def test_a_broker_that_comes_back_finds_the_frontend_waiting(own_broker: LocalBr
             assert frontend.place("m1.small").result == "placed"
 
 
+def test_closing_without_a_broker_tells_who_waits_and_ends_quietly(
+    own_broker: LocalBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    kafka = KafkaUnderTest(own_broker.bootstrap, "local", close=own_broker.close, broker=own_broker)
+    settings = settings_on(kafka, prefix, timeout_s=1.0)  # shorter than the last flush: it fails while we close
+    make_topics(kafka, settings)
+    frontend = Frontend(settings)
+    own_broker.kill()
+    pending = frontend.submit(frontend.request("m1.small"))
+    frontend.close()
+    with pytest.raises(CommonplaceError):
+        pending.result(0)
+    assert ended == []
+
+
 def test_no_broker_is_one_line_that_names_the_address() -> None:
     settings = load(flags={"kafka": {"bootstrap.servers": "127.0.0.1:1"}}, environ={})
     with pytest.raises(BrokerUnavailable, match=r"no broker at 127\.0\.0\.1:1"):

@@ -176,6 +176,7 @@ class Frontend:
         with self._lock:
             self._require_open()
             effects = self._session.receive(Withdraw(request, next(self._tokens), flavor), _now_ms())
+        _raise_refused(effects)
         self._perform(effects, self._unawaited_delivered)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -295,6 +296,7 @@ class Frontend:
             with self._lock:
                 self._require_open()
                 effects = self._session.receive(event, _now_ms())
+            _raise_refused(effects)
             self._perform(effects)
             return []
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
@@ -319,7 +321,7 @@ class Frontend:
     # --- effects ---
 
     def _perform(self, effects: Iterable[Effect], delivered: Callable[..., None] | None = None) -> None:
-        """Queue what is to be sent and give answers; raises the error of a caller who has no Pending."""
+        """Queue what is to be sent and give answers."""
         queued = False
         for effect in effects:
             match effect:
@@ -338,14 +340,10 @@ class Frontend:
 
     def _answer(self, answer: Answer) -> None:
         pending = self._pending.pop(answer.token, None)
+        if pending is None:
+            return  # told already that the frontend was closed
         result = answer.answer
-        if isinstance(result, Refusal):
-            error = _ERRORS[result.why](result.message)
-            if pending is None:
-                raise error
-            pending.resolve(error)
-        elif pending is not None:
-            pending.resolve(result)
+        pending.resolve(_ERRORS[result.why](result.message) if isinstance(result, Refusal) else result)
 
     def _quarantine(self, bad: Quarantine) -> None:
         record = Quarantined(
@@ -495,6 +493,7 @@ class Frontend:
 
 
 def _raise_refused(effects: Iterable[Effect]) -> None:
+    """Raise the error of a caller who has no Pending."""
     for effect in effects:
         if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
             raise _ERRORS[effect.answer.why](effect.answer.message)
