@@ -81,6 +81,7 @@ class ReplicaProcess(Process):
         self.histories: dict[int, int] = {}
         self.commits: dict[int, int] = {}
         self.leave_ms = NEVER
+        self.touched = False  # the core received something since its last turn
         self.folded = 0  # records of hosts that the core was given
         self.turned_ms = self.tick_ms = self.group_ms = self.commit_ms = self.report_ms = 0
         topics = world.topics
@@ -142,7 +143,9 @@ class ReplicaProcess(Process):
         if clock - self.tick_ms >= (self.world.config.tick_ms if busy else IDLE_TICK_MS):
             self.tick_ms = clock
             self.receive(Tick())
-        self.receive(Turn())
+        if self.touched:  # a turn after nothing happened would do nothing
+            self.receive(Turn())
+            self.touched = bool(self.replica.placer.queue)
         if self.commits and now - self.commit_ms >= COMMIT_INTERVAL_MS:
             self._commit(now)
         if now - self.report_ms >= self.world.config.report_ms:
@@ -184,6 +187,7 @@ class ReplicaProcess(Process):
 
     def receive(self, event: Any) -> None:
         """Let the core take an event and do what it asks."""
+        self.touched = True
         perform = self._perform
         for effect in self.replica.receive(event, self.clock()):
             perform[type(effect)](effect)
