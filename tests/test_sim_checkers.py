@@ -221,6 +221,47 @@ def replica_serves_before_it_has_caught_up(p: Watched) -> None:
     p.checkers.serves("r1", {0: 1}, {0: 2})
 
 
+@breaks(7, "before it has read back the first snapshot")
+def agent_takes_claims_before_its_snapshot_stands(p: Watched) -> None:
+    epoch = p.start()
+    p.checkers.takes_claims("a1", {"h1": epoch}, epoch + 1)
+
+
+@breaks(7, "before it has read back the first snapshot")
+def agent_takes_claims_before_it_has_read_its_snapshot(p: Watched) -> None:
+    epoch = p.start()
+    p.snapshot()
+    p.checkers.takes_claims("a1", {"h1": epoch}, epoch + 1)
+
+
+@breaks(3, "which it neither claimed nor renewed")
+def replica_answers_with_what_another_claimed(p: Watched) -> None:
+    p.request("r-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "r1.1-1")))
+    p.checkers.serves("r2.1", {}, {})
+    p.checkers.assigned("r2.1", 0)
+    decision = p.logs["decisions"][p.decide("r-1", ("r1.1-1", at), replica="r2")].value
+    p.checkers.decides("r2.1", 0, decision or b"", p.now_ms)
+
+
+@breaks(2, "owns it still, and let it lapse")
+def replica_lets_its_loser_lapse(p: Watched) -> None:
+    p.checkers.assigned("r1.1", 0)
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
+    p.tick(LEASE_MS)
+    calm_ms = p.now_ms - 10
+    lapse(p, "r1.1-2")
+    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+
+
+@breaks(8, "sees h1, which was forgotten")
+def replica_sees_a_ghost(p: Watched) -> None:
+    end = p.start(removed=True) + 1
+    p.checkers.fleet("r1", {0: end}, ["h1"])
+
+
 @breaks(8, "has digest 0000000000000001")
 def replica_sees_another_state(p: Watched) -> None:
     p.checkers.digest("r1", {0: 2}, 1)
@@ -501,6 +542,40 @@ def loser_is_released_after_the_decision_stands(p: Watched) -> None:
     p.delta(settled=p.take(p.claim("r-1", "b-1")))
     p.confirmed("r-1", "a-1")
     p.delta(settled=p.end("released", "b-1", release_loser(p, "r-1", "b-1")))
+
+
+@legal
+def agent_takes_claims_once_its_snapshot_is_read(p: Watched) -> None:
+    epoch = p.start()
+    p.checkers.takes_claims("a1", {"h1": epoch}, p.snapshot() + 1)
+    p.checkers.takes_claims("a0", {"h1": 0}, 1)  # fenced, and about to read of it
+
+
+@legal
+def replica_answers_with_what_it_renewed(p: Watched) -> None:
+    p.request("r-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "r1.1-1")))
+    p.checkers.serves("r2.1", {}, {})
+    p.checkers.assigned("r2.1", 0)
+    renew = p.claim("r-1", "r1.1-1", mode="renew", replica="r2")
+    p.host().through = renew
+    at = p.delta(settled=[settled("renewed", "r1.1-1", renew)])
+    decision = p.logs["decisions"][p.decide("r-1", ("r1.1-1", at), replica="r2")].value
+    p.checkers.decides("r2.1", 0, decision or b"", p.now_ms)
+    p.confirmed("r-1", "r1.1-1")
+
+
+@legal
+def loser_lapses_whose_release_was_lost_or_whose_owner_changed(p: Watched) -> None:
+    p.checkers.assigned("r1.1", 0)
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
+    p.checkers.releases(p.logs["claims"][release_loser(p, "r-1", "r1.1-2")].value or b"")
+    p.delta(settled=[settled("ignored", "r1.1-2", 3), *p.take(p.claim("r-1", "r2.1-2", replica="r2"))])
+    p.tick(LEASE_MS)
+    p.delta(settled=p.end("lapsed", "r1.1-2") + p.end("lapsed", "r2.1-2"))
+    p.checkers.settled(p.now_ms, {}, calm_ms=0)
 
 
 @legal
