@@ -270,6 +270,17 @@ def test_garbage_on_every_topic_an_agent_reads_is_put_aside_and_stops_nothing(wo
     assert len(met) == 12
 
 
+def test_what_is_put_aside_stands_in_quarantine_before_any_report_passes_it(world: World) -> None:
+    world.file.write_text(ONE_HOST)
+    agent = world.agent(failpoint="before_report:2")  # the report that tells of the bad claim
+    world.serving()
+    world.producer.produce(world.names.claims, b"garbage", b"node-1", partition_of("node-1", PARTITIONS))
+    assert world.producer.flush(WAIT_S) == 0
+    code, stderr = ended(agent)
+    assert code == -signal.SIGKILL, stderr
+    assert world.tail.range(world.names.quarantine, 0) == (0, 1)
+
+
 def test_a_host_whose_log_may_hide_a_part_of_its_ledger_is_not_started(world: World) -> None:
     world.file.write_text(ONE_HOST)
     world.producer.produce(world.names.hosts, b"garbage", b"node-1/0", partition_of("node-1", PARTITIONS))

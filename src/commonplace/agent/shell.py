@@ -61,6 +61,9 @@ RETRY_MS: Final = 1_000
 GRACE_S: Final = 5.0
 """How long an agent that was told to stop waits for its reports; what is missing is settled when it comes back."""
 
+ASIDE_S: Final = 5.0
+"""How long a report waits until what was put aside before it is acknowledged: a quarter of a heartbeat's interval."""
+
 ALARMS_TOLD_MAX: Final = 20
 """Alarms of one turn that are logged one by one: a topic made anew alarms for every host."""
 
@@ -122,6 +125,7 @@ class Agent:
         self._alarms: list[str] = []
         self._refused = ""
         self._fenced = ""
+        self._aside = False  # whether bad records were put aside since the last report
         self._tick_ms = 0
         self._lookup_trouble = ""
         self._reported = False
@@ -284,6 +288,10 @@ class Agent:
             perform[type(effect)](effect)
 
     def _send(self, effect: Send) -> None:
+        if self._aside:
+            self._aside = False
+            # a report tells that everything before its watermark was taken into account: nobody reads a bad claim again
+            self.outbox.settle(ASIDE_S)
         if effect.value is not None and not effect.key.endswith(START_SUFFIX):
             hit("before_report")
             self._reported = True
@@ -309,6 +317,7 @@ class Agent:
 
     def _put_aside(self, effect: Quarantine) -> None:
         topic: str = getattr(self.topics, effect.topic)
+        self._aside = True
         if self.quarantine.put(quarantined(effect, topic, self.name), clock_ms()):
             _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
 

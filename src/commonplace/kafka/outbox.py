@@ -74,9 +74,13 @@ class Outbox:
         """Records that are not acknowledged yet."""
         return len(self._producer)
 
-    def close(self, timeout_s: float) -> int:
-        """Wait for the acknowledgements; returns how many are missing."""
+    def settle(self, timeout_s: float) -> int:
+        """Wait for the acknowledgements of all that was sent; returns how many are missing."""
         return int(self._producer.flush(timeout_s) or 0)
+
+    def close(self, timeout_s: float) -> int:
+        """Settle for the last time; returns how many acknowledgements are missing."""
+        return self.settle(timeout_s)
 
     def _send_when_room(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, report: Callable[..., None]
