@@ -25,6 +25,7 @@ RESTART_S: Final = 0.5
 READY_S: Final = 90.0
 FENCED: Final = int(ExitCode.DENIED)
 BOOTSTRAP: Final = "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS"
+PORT_TAKEN: Final = "cannot listen"
 EXPECTED: Final = {int(ExitCode.TIMED_OUT), int(ExitCode.NOT_READY)}
 """How a component may end by itself while its broker is away: its supervisor tries anew."""
 
@@ -179,6 +180,8 @@ class Cast(Stack):
             del self.processes[name]
             process.wait(0)
             may = {*EXPECTED, FENCED} if name in AGENTS else EXPECTED
+            if PORT_TAKEN in tail(process.log, 1):  # somebody else on this machine was faster: no fault of ours
+                may = {*may, int(ExitCode.ERROR)}
             self._note(name, int(process.popen.returncode), may)
         elif time.monotonic() - self._since.get(name, 0.0) < RESTART_S:
             return
