@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from commonplace.sim.batch import Progress, Tally
     from commonplace.sim.plan import Schedule
 
-app = typer.Typer(help="Try to break the protocol, in a simulated world under a seed.")
+app = typer.Typer(
+    help="Try to break the protocol, in a simulated world under a seed.",
+    epilog="\b\nExamples:\n  commonplace sim run --seeds 1..10000\n  commonplace sim show 4711 | less",
+)
 
 PROFILES = "swarm|calm|compaction|takeover|agents|clocks"
 SHOWN = 10
