@@ -184,14 +184,13 @@ class Scheduler:
 
     def _serve(self) -> None:
         self.intake.join()
-        turned = time.monotonic()
-        self._turned_ms = _now_ms()
+        turned_ms = self._turned_ms = _now_ms()
         while not self._stop():
             self._turn(IDLE_POLL_S)
-            now = time.monotonic()
-            if now - turned > self._stale_after_s:
-                raise Rebuild(f"no turn for {now - turned:.0f} s: tombstones may have been missed")
-            turned = now
+            now_ms = _now_ms()
+            if now_ms - turned_ms > self._stale_after_s * 1000:
+                raise Rebuild(f"no turn for {(now_ms - turned_ms) / 1000:.0f} s: tombstones may have been missed")
+            turned_ms = now_ms
             self._still_the_same()
 
     def _still_the_same(self) -> None:
@@ -402,4 +401,8 @@ class Scheduler:
 
 
 def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    """Milliseconds that only grow and count suspend: a replica that slept must not think that leases still hold (rule 6)."""
+    return int(time.clock_gettime(_CLOCK) * 1000)
+
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
