@@ -170,7 +170,8 @@ class ReplicaProcess(Process):
         """Whether the core waits for anything but records."""
         core = self.replica
         placer = core.placer
-        return bool(core.works or placer.pending or placer.queue or placer.parked or placer.renewals or self.histories)
+        claims = placer.pending or placer.queue or placer.parked or placer.renewals
+        return bool(core.works or claims or self.histories or core.unacknowledged)
 
     def _catching_up(self, now: int) -> None:
         sources = self.sources

@@ -141,7 +141,7 @@ def restless(world: World) -> str:
     for replica in world.replicas:
         if not replica.ready or replica.leaving or replica.busy() or replica.replica.waiting:
             return f"{replica.name} is at work: {replica.replica.waiting} requests wait, {len(replica.replica.works)} works"
-        if replica.replica._deliveries:
+        if replica.replica.unacknowledged:
             return f"{replica.name} awaits acknowledgements"
         owned |= replica.owned
     if len(owned) < world.config.request_partitions:
