@@ -292,15 +292,3 @@ class Faults:
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self._broker.bootstrap}, logger=SILENT)
-
-
-def compact_at_once(broker: LocalBroker, names: Topics, min_lag_ms: int) -> None:
-    """Tiny segments, cleaned as soon as they may be: compaction goes on during the whole run."""
-    small = {"segment.ms": "2000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": str(min_lag_ms)}
-    resources = []
-    for topic in (names.hosts, names.control, names.replicas):
-        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in small.items()]
-        resources.append(ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries))
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
-    for future in admin.incremental_alter_configs(resources).values():
-        future.result(WRITE_S)

@@ -5,13 +5,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
 from chaos_real.cast import is_root
 from chaos_real.proxy import Link
+from chaos_real.topics import SILENT
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.ports import free_port
+from commonplace.kafka.topics import Topics
 from kafka_fixtures import TEST_JAVA_OPTIONS, TEST_PROPERTIES
 
 DISK_MB: Final = 3_000
+SET_S: Final = 10.0
 
 
 def ports(count: int) -> list[int]:
@@ -38,6 +43,18 @@ def make(data_dir: Path, names: Iterable[str]) -> tuple[LocalBroker, dict[str, L
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
     }
     return LocalBroker(data_dir, direct, java_options=TEST_JAVA_OPTIONS, properties=properties), links
+
+
+def compact_at_once(broker: LocalBroker, names: Topics, min_lag_ms: int) -> None:
+    """Tiny segments, cleaned as soon as they may be: compaction goes on during the whole run."""
+    small = {"segment.ms": "2000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": str(min_lag_ms)}
+    resources = []
+    for topic in (names.hosts, names.control, names.replicas):
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in small.items()]
+        resources.append(ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries))
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
+    for future in admin.incremental_alter_configs(resources).values():
+        future.result(SET_S)
 
 
 class Disk:

@@ -25,55 +25,25 @@ from msgspec import Struct
 
 from chaos_real import judge as judging
 from chaos_real.cast import Cast
-from chaos_real.faults import Faults, Skipped, compact_at_once
-from chaos_real.ground import Disk, make
+from chaos_real.faults import Faults, Skipped
+from chaos_real.ground import Disk, compact_at_once, make
 from chaos_real.judge import Verdict, Violation, judge
 from chaos_real.plan import AGENTS, EVERYBODY, FRONTENDS, REPLICAS, Injection, plan
 from chaos_real.proxy import Proxy
 from chaos_real.scene import Scene
+from chaos_real.stage import HOSTS, PER_S, SETTINGS, SHAPE, inventory, trace
 from chaos_real.topics import Tap
 from commonplace.core.records import Flavor
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.topic_rules import hosts_min_compaction_lag_ms
 from commonplace.kafka.topics import TOPICS, Topics
-from commonplace.ops.replay import formats, samples
+from commonplace.ops.replay import formats
 from commonplace.ops.stack import settings_environ
-from commonplace.settings import (
-    AgentSettings,
-    FrontendSettings,
-    SchedulerSettings,
-    Settings,
-    TopicsSettings,
-)
-
-HOSTS: Final = 16
-SHAPE: Final = "64vcpu:256gb:2000gb"
-CELL_HOSTS: Final = 8
-PER_S: Final = 15.0
-"""Requests a second and frontend, as long as no burst is on."""
 
 AT_ONCE_MAX: Final = 10
 SETTLE_S: Final = 180.0
 STEP_S: Final = 0.1
 READY_S: Final = 120.0
-TRACE_ROWS: Final = 6_000
-
-SETTINGS: Final = Settings(
-    topics=TopicsSettings(prefix="chaos", hosts_max_compaction_lag_ms=20_000, delete_retention_ms=120_000),
-    agent=AgentSettings(heartbeat_interval_s=1.0, snapshot_interval_s=4.0, lapse_interval_s=1.0),
-    scheduler=SchedulerSettings(
-        session_timeout_ms=6_000,
-        lease_ms=12_000,
-        lease_margin_ms=1_500,
-        claim_timeout_ms=2_500,
-        liveness_timeout_s=10.0,
-        deadline_ms_default=20_000,
-        queue_max=500,
-        topics_check_s=2.0,
-    ),
-    frontend=FrontendSettings(timeout_s=30.0, in_flight_max=3_000),
-)
-"""Short times, so that ten minutes hold what is days elsewhere: thousands of leases, snapshots and compactions."""
 
 
 class Options(Struct, frozen=True):
@@ -112,7 +82,7 @@ def run(options: Options) -> Outcome:
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-", dir=parent))
     options.say(f"seed {options.seed}, {options.seconds:g} s, everything in {directory}")
-    with_trace = msgspec.structs.replace(options, trace=options.trace or _trace(directory, options.seed))
+    with_trace = msgspec.structs.replace(options, trace=options.trace or trace(directory, options.seed))
     return Run(with_trace, directory).go()
 
 
@@ -196,7 +166,7 @@ class Run:
                 "seed": f"{self.options.seed}{nth}",
             }
             clients[name] = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
-        agents = {name: _inventory(self.directory / f"{name}.toml", name) for name in AGENTS if name != "fleet"}
+        agents = {name: inventory(self.directory / f"{name}.toml", name) for name in AGENTS if name != "fleet"}
         ports = {name: link.port for name, link in self.links.items()}
         logs = self.directory / "logs"
         return Cast(self.broker.bootstrap, self.settings, logs, ports, flavors, clients, agents, HOSTS, SHAPE)
@@ -356,18 +326,3 @@ class Run:
 
 REPORT_S: Final = 5.0
 """How often a replica reports its digest."""
-
-
-def _trace(directory: Path, seed: int) -> Path:
-    path = directory / "trace.csv"
-    path.write_text("\n".join(samples.sample("csv", TRACE_ROWS, seed)) + "\n")
-    return path
-
-
-def _inventory(path: Path, name: str) -> Path:
-    rows = []
-    for number in range(1, CELL_HOSTS + 1):
-        rows.append(f"[hosts.{name}-{number}.inventory]")
-        rows += ["VCPU = { total = 32 }", "MEMORY_MB = { total = 131072 }", "DISK_GB = { total = 2000 }", ""]
-    path.write_text("\n".join(rows))
-    return path
