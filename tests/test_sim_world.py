@@ -91,8 +91,8 @@ def test_a_trace_changes_nothing_and_says_the_same_twice() -> None:
 
 
 def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
-    alone = run_seeds(1, 120, "calm", 1, lambda done, failed: None)
-    shared = run_seeds(1, 120, "calm", 2, lambda done, failed: None)
+    alone = run_seeds(1, 60, "calm", 1, lambda done, failed: None)
+    shared = run_seeds(1, 60, "calm", 2, lambda done, failed: None)
     alone.cpu_s = shared.cpu_s = 0.0
     assert round(alone.virtual_s, 3) == round(shared.virtual_s, 3)
     alone.virtual_s = shared.virtual_s = 0.0
