@@ -1,23 +1,50 @@
 """What one instance asks of a host: the flavor's and the request's wishes and the profile's limits, in one value."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from commonplace.core import hashing
 from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.weigher_names import INCREMENTAL
+
+if TYPE_CHECKING:
+    from commonplace.core.rules import Rules
 
 PROFILES: Mapping[str, Profile] = {
     "default": Profile(name="default", weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05}),
     "spread": Profile(name="spread", weighers={"cpu": 1.0, "ram": 1.0, "disk": 1.0, "io_ops": -0.05}),
     "pack": Profile(name="pack", weighers={"cpu": -1.0, "ram": -1.0}),
+    "nova": Profile(
+        name="nova",
+        scale="relative",
+        weighers={
+            "ram": 1.0,
+            "cpu": 1.0,
+            "disk": 1.0,
+            "io_ops": -1.0,
+            "num_instances": 0.0,
+            "build_failure": -1_000_000.0,
+            "hypervisor_version": 1.0,
+            "pci": 1.0,
+            "server_group_soft_affinity": 1.0,
+            "server_group_soft_anti_affinity": 1.0,
+            "metrics": 1.0,
+            "image_properties": 0.0,
+            "cross_cell": 1_000_000.0,
+        },
+    ),
 }
 """Profiles that need no record on `control`; a record of the same name replaces one. Free shares lie in 0..1, so one build in progress
-weighs as much as a twentieth of a host."""
+weighs as much as a twentieth of a host. `nova` has Nova's weighers, defaults and arithmetic (docs/decisions/0006)."""
 
 
 class Ask(Struct, frozen=True, gc=False):
-    """Everything a filter or a weigher may look at, hashable: equal asks share one score row. The group is not part of the row."""
+    """Everything a filter or a weigher may look at, hashable: equal asks share one score row. The group is not part of the row.
+
+    `weighers` are those whose scores a row keeps up to date; `rules` is None for requests that call for nothing beyond what stands here.
+    """
 
     resources: tuple[tuple[str, int], ...]
     traits_required: tuple[str, ...] = ()
@@ -25,17 +52,21 @@ class Ask(Struct, frozen=True, gc=False):
     weighers: tuple[tuple[str, float], ...] = ()
     builds_max: int = 0
     instances_max: int = 0
+    rules: "Rules | None" = None
 
 
-def ask_of(flavor: Flavor, build: Build, profile: Profile) -> Ask:
+def ask_of(flavor: Flavor, build: Build, profile: Profile, rules: "Rules | None" = None) -> Ask:
     """The ask of each instance of a request."""
+    named = {} if rules is None else {one.name for one in rules.filters}
+    weighers = profile.weighers.items() if profile.scale == "absolute" else ()
     return Ask(
         tuple(sorted((name, amount) for name, amount in flavor.resources.items() if amount)),
         tuple(sorted({*flavor.traits_required, *build.traits_required})),
         tuple(sorted({*flavor.traits_forbidden, *build.traits_forbidden})),
-        tuple(sorted(profile.weighers.items())),
-        profile.builds_max,
-        profile.instances_max,
+        tuple(sorted((name, multiplier) for name, multiplier in weighers if name in INCREMENTAL)),
+        0 if "aggregate_io_ops" in named else profile.builds_max,  # then each host has a limit of its own
+        0 if "aggregate_num_instances" in named else profile.instances_max,
+        rules,
     )
 
 

@@ -1,19 +1,35 @@
-"""What operators say on `control`: flavors, profiles, routing, host status, as the last value under each key."""
+"""What operators say on `control`: flavors, profiles, aggregates, routing, host status, as the last value under each key."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
-from commonplace.core.records import TRAITS_MAX, Bad, Build, Flavor, HostControl, Profile, Routing, decode, printable
-from commonplace.core.weighers import WEIGHERS
+from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
+from commonplace.core.raw_weighers import RAW
+from commonplace.core.records import (
+    TRAITS_MAX,
+    Aggregate,
+    Bad,
+    Build,
+    Flavor,
+    HostControl,
+    Profile,
+    Routing,
+    decode,
+    printable,
+)
+from commonplace.core.request_checks import misuse, special
+from commonplace.core.rules import Aggregates, Rules, Wishes
+from commonplace.core.weigher_names import INCREMENTAL
 
 MULTIPLIER_MAX = 1e9
 """Largest multiplier of a weigher: sums of such stay far from infinity, which would rank a host as filtered."""
 
-KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "host": HostControl}
+KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "aggregate": Aggregate, "host": HostControl}
 
 
 NAME_CHARS_MAX = 128
@@ -23,22 +39,32 @@ TERMS_MAX = 4_096
 """Combinations of flavor and traits whose terms are kept; past it they are worked out anew."""
 
 
+Combination = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""Flavor, profile, traits required and forbidden."""
+
+
 class Terms(Struct, frozen=True, gc=False):
-    """What a flavor and a request's traits come to: an ask of the hosts, or why there can be none."""
+    """What a flavor and a request's traits come to: an ask of the hosts, or why there can be none.
+
+    `special` is the ask of requests that call for filters of their own; the same as `ask` where all requests of the flavor do.
+    """
 
     ask: Ask
     refusal: str = ""
+    special: Ask | None = None
 
 
 class Catalog:
-    """Flavors, profiles and routing of one prefix; the hosts' records are handed on."""
+    """Flavors, profiles, aggregates and routing of one prefix; the hosts' records are handed on."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
         self.flavors: dict[str, Flavor] = {}
         self.profiles: dict[str, Profile] = dict(PROFILES)
         self.routing = Routing()
-        self._terms: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Terms] = {}
+        self.aggregates = Aggregates()
+        self._terms: dict[Combination, Terms] = {}
+        self._serial = 0  # of the last change to what rules are made of
         self.unusable: dict[str, str] = {}  # key → why its last record cannot be used
 
     def fold(self, key: bytes | None, value: bytes | None) -> tuple[str, HostControl | None, str]:
@@ -46,7 +72,8 @@ class Catalog:
         self._terms.clear()
         kind, name = _parse(key)
         if not kind:
-            return "", None, f"key {key!r:.80} is none of flavor/NAME, profile/NAME, host/NAME, routing"
+            return "", None, f"key {key!r:.80} is none of flavor/NAME, profile/NAME, aggregate/NAME, host/NAME, routing"
+        self._serial += kind != "host"
         path = f"{kind}/{name}"
         self.unusable.pop(path, None)
         if value is None:
@@ -67,16 +94,23 @@ class Catalog:
             self.profiles.pop(name, None)
             if name in PROFILES:
                 self.profiles[name] = PROFILES[name]
+        elif kind == "aggregate":
+            self.aggregates.put(name, None)
         elif kind == "routing":
             self.routing = Routing()
         return (name if kind == "host" else ""), None, ""
 
-    def _apply(self, record: Flavor | Profile | HostControl | Routing) -> tuple[str, HostControl | None, str]:
+    def _apply(
+        self, record: Flavor | Profile | Aggregate | HostControl | Routing
+    ) -> tuple[str, HostControl | None, str]:
         match record:
             case Flavor():
                 self.flavors[record.name] = record
             case Profile():
-                self.profiles[record.name] = record
+                weighers = {canonical(name, "Weigher"): multiplier for name, multiplier in record.weighers.items()}
+                self.profiles[record.name] = replace(record, weighers=weighers)
+            case Aggregate():
+                self.aggregates.put(record.name, record)
             case Routing():
                 self.routing = record
             case HostControl():
@@ -88,30 +122,35 @@ class Catalog:
         return self.routing.pools.get(flavor.name, flavor.pool)
 
     def terms(self, build: Build) -> Terms:
-        """What a request comes to under the flavors and profiles of now."""
-        key = (build.flavor, build.traits_required, build.traits_forbidden)
+        """What a request comes to under the flavors, profiles and aggregates of now."""
+        key = (build.flavor, build.profile, build.traits_required, build.traits_forbidden)
         terms = self._terms.get(key)
         if terms is None:
             if len(self._terms) >= TERMS_MAX:
                 self._terms.clear()
             terms = self._terms[key] = self._work_out(build)
-        return terms
+        if terms.special is None or not special(build):
+            return terms
+        why = misuse(build, self.aggregates)
+        return Terms(terms.special, why)
 
     def _work_out(self, build: Build) -> Terms:
-        refusal = self.refusal(build.flavor)
+        refusal = self.refusal(build.flavor, build.profile)
         if refusal:
             return Terms(Ask(()), refusal)
         flavor = self.flavors[build.flavor]
-        ask = ask_of(flavor, build, self.profiles[flavor.profile])
+        profile = self.profiles[build.profile or flavor.profile]
+        rules = Rules(flavor, profile, self.aggregates, filters_of(profile.filters), self._serial)
+        ask = ask_of(flavor, build, profile, rules)
         both = set(build.traits_required) & set(build.traits_forbidden)
         if both:
             return Terms(ask, f"trait {min(both)} is both required and forbidden: drop one of the two")
         if max(len(ask.traits_required), len(ask.traits_forbidden)) > TRAITS_MAX:
             return Terms(ask, f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more")
-        return Terms(ask)
+        return Terms(ask if _all_special(build, ask, rules) else ask_of(flavor, build, profile), "", ask)
 
-    def refusal(self, flavor_name: str) -> str:
-        """Why no request for this flavor can be served here: what, and what to do; "" when one can."""
+    def refusal(self, flavor_name: str, profile_name: str = "") -> str:
+        """Why no request for this flavor (under this profile, "": its own) can be served here: what, and what to do; "" when one can."""
         flavor = self.flavors.get(flavor_name)
         if flavor is None:
             newer = self.unusable.get(f"flavor/{flavor_name}")
@@ -124,25 +163,47 @@ class Catalog:
             return (
                 f"flavor {flavor_name!r} is served by pool {self.pool_of(flavor)!r}, not {self.pool!r}: submit it there"
             )
-        unusable = self.unusable.get(f"profile/{flavor.profile}")
+        name = profile_name or flavor.profile
+        unusable = self.unusable.get(f"profile/{name}")
         if unusable:
-            return f"profile {flavor.profile!r} cannot be used ({unusable}): set it again, or upgrade the schedulers"
-        if flavor.profile not in self.profiles:
-            return f"flavor {flavor_name!r} names profile {flavor.profile!r}, which is not known: set it, or change the flavor"
-        return ""
+            return f"profile {name!r} cannot be used ({unusable}): set it again, or upgrade the schedulers"
+        if name in self.profiles:
+            return ""
+        near = difflib.get_close_matches(name, self.profiles, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see `commonplace profile list`"
+        if profile_name:
+            return f"unknown profile {name!r}: {hint}"
+        return f"flavor {flavor_name!r} names profile {name!r}, which is not known: set it, or change the flavor"
 
 
-def _misfit(kind: str, name: str, record: Flavor | Profile | HostControl | Routing) -> str:
+def _all_special(build: Build, ask: Ask, rules: Rules) -> bool:
+    """Whether even the plainest request of a flavor calls for more than its ask."""
+    profile = rules.profile
+    if profile.scale == "relative" or profile.subset_size > 1:
+        return True
+    plain = Wishes(Build(id=build.id, flavor=build.flavor), ask, rules)
+    return any(one.applies(plain) for one in rules.filters) or any(
+        RAW[name].concerns(plain) for name in profile.weighers if name not in INCREMENTAL
+    )
+
+
+def _misfit(kind: str, name: str, record: Flavor | Profile | Aggregate | HostControl | Routing) -> str:
     """Why a control record cannot stand under this key, or ""."""
     named = getattr(record, "name", "")
     if not isinstance(record, KEYS.get(kind, Routing)) or named != name:
         return f"key is {kind}/{name}, record is a {type(record).__name__.lower()} of {named!r}"
-    if isinstance(record, Profile):
-        for weigher, multiplier in record.weighers.items():
-            if weigher not in WEIGHERS:
-                return f"profile {name} names weigher {weigher!r}; known are {', '.join(WEIGHERS)}"
-            if not abs(multiplier) <= MULTIPLIER_MAX:
-                return f"profile {name} multiplies {weigher} by {multiplier}; at most ±{MULTIPLIER_MAX:.0f}"
+    return _profile_misfit(record) if isinstance(record, Profile) else ""
+
+
+def _profile_misfit(profile: Profile) -> str:
+    why = unknown(profile.weighers, RAW, "Weigher", "weigher") or unknown(
+        profile.filters, {*TABLE, *ON_COLUMNS}, "Filter", "filter"
+    )
+    if why:
+        return f"profile {profile.name} {why}"
+    for weigher, multiplier in profile.weighers.items():
+        if not abs(multiplier) <= MULTIPLIER_MAX:
+            return f"profile {profile.name} multiplies {weigher} by {multiplier}; at most ±{MULTIPLIER_MAX:.0f}"
     return ""
 
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 
 from commonplace.core import hashing
 from commonplace.core.ask import Ask
+from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
 from commonplace.core.ranking import ScoreRow, group_full, seed_of
 from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.resources import misfit
+from commonplace.core.rules import Wishes
+from commonplace.core.terms_of_claims import image_of, limits
 from commonplace.core.view import Row, View
 from commonplace.core.work import OPEN, Held, Pending, Work
 
@@ -105,11 +108,15 @@ class Placer:
 
     def _place(self, scores: ScoreRow, work: Work, index: int, now_ms: int) -> None:
         build = work.build
+        wishes = Wishes(build, work.ask, work.ask.rules) if work.ask.rules is not None else None
         key = (work.ask, build.group, build.group_max) if build.group_max else (work.ask, "", 0)
+        if wishes is not None:  # what its filters turn away concerns no other request
+            key = (work.ask, build.id, -1)
         if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
             scores.refresh()
             barred = group_full(self.view, build.group, build.group_max)
-            row = scores.choose(seed_of(build.id, index, work.attempts), barred)
+            seed = seed_of(build.id, index, work.attempts)
+            row = scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
             if row is not None:
                 return self._claim(row, work, index, now_ms)
             self._nowhere[key] = self._may_fit_later(work)
@@ -155,7 +162,9 @@ class Placer:
             kind=build.kind,
             group=build.group,
             resources=work.resources,
+            image=image_of(build, ask),
         )
+        builds_max, instances_max = limits(row, build, ask)
         claim = Claim(
             host=row.host.name,
             request=build.id,
@@ -167,8 +176,8 @@ class Placer:
             traits_required=ask.traits_required,
             traits_forbidden=ask.traits_forbidden,
             group_max=build.group_max,
-            builds_max=ask.builds_max,
-            instances_max=ask.instances_max,
+            builds_max=builds_max,
+            instances_max=instances_max,
         )
         pending = Pending(
             allocation_id,

@@ -6,7 +6,8 @@ A row of scores belongs to one ask (a flavor under a profile). It brings itself 
 used, so a choice costs no scan of filters. `plain_scores` is the same by the plain forms, the oracle of the tests.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +16,7 @@ import numpy as np
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.records import Explanation, Miss
+from commonplace.core.rules import Wishes
 from commonplace.core.view import Floats, Row, View
 from commonplace.core.weighers import WEIGHERS
 
@@ -172,7 +174,7 @@ def group_full(view: View, group: str, group_max: int) -> list[int]:
     return [index for index, members in view.groups.get(group, {}).items() if members >= group_max]
 
 
-def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
+def explain(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes | None = None) -> Explanation:
     """How many hosts each filter turned away, each host counted once, at the first that did; `without`: how many that one alone did.
 
     Names the closest miss. Removed hosts are none. One pass of every filter over all hosts, so for refusals only.
@@ -183,6 +185,11 @@ def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
     known = np.ones(n, np.bool_)
     known[out] = False
     failures = [(name, known & ~column(view, slice(None), ask)) for name, _, column in FILTERS]
+    plains: dict[str, Callable[[Row], str]] = {name: partial(_plain, plain, view, ask) for name, plain, _ in FILTERS}
+    for one in wishes.concerned() if wishes is not None else ():
+        plains[one.name] = partial(_plain, one.plain, view, wishes)
+        turned_away = (known[row.index] and plains[one.name](row) != "" for row in view.by_index)
+        failures.append((one.name, np.fromiter(turned_away, np.bool_, n)))
     group = np.zeros(n, np.bool_)
     group[list(barred)] = True
     failures.append(("group", known & group))
@@ -199,11 +206,16 @@ def explain(view: View, ask: Ask, barred: Collection[int] = ()) -> Explanation:
             counts[name] = int(first.sum())
             last = (name, alone if name in without else first)
             left = left & ~first
-    closest = _closest(view, ask, *last) if last else None
+    closest = _closest(view, ask, *last, plains) if last else None
     return Explanation(evaluated=n - len(out), filters=counts, without=without, closest=closest)
 
 
-def _closest(view: View, ask: Ask, name: str, failed: np.ndarray) -> Miss:
+def _plain(plain: Callable[[View, Row, Any], str], view: View, asked: Any, row: Row) -> str:
+    """A filter's reason with all but the host given."""
+    return plain(view, row, asked)
+
+
+def _closest(view: View, ask: Ask, name: str, failed: np.ndarray, plains: Mapping[str, Callable[[Row], str]]) -> Miss:
     """Of the hosts that the last filter turned away, the one that lacks least, as a share of what was asked."""
     rows = np.flatnonzero(failed)
     if name == "group":
@@ -229,5 +241,4 @@ def _closest(view: View, ask: Ask, name: str, failed: np.ndarray) -> Miss:
             )
     else:
         row = view.by_index[rows[0]]
-    plain = next(plain for filter_name, plain, _ in FILTERS if filter_name == name)
-    return Miss(host=row.host.name, filter=name, detail=plain(view, row, ask)[:1024])
+    return Miss(host=row.host.name, filter=name, detail=plains[name](row)[:1024])

@@ -31,6 +31,9 @@ TRAITS_MAX = 256
 COUNT_MAX = 256
 """Most instances one request asks for: its decision names each of them in one record."""
 
+AGGREGATE_HOSTS_MAX = 6_000
+"""Most hosts one aggregate names: at 131 bytes each at most they stay under RECORD_BYTES_MAX; labels select any number."""
+
 # `$(?!\n)` and not `$` alone: in Python `$` also matches before a final newline, and names reach terminals and metric labels.
 HostName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
 Id = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$(?!\n)")]
@@ -49,6 +52,10 @@ Asked = Annotated[dict[Short, Amount], Meta(max_length=32)]
 Cells = Annotated[dict[Short, Asked], Meta(max_length=16)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
 Version = Annotated[int, Meta(ge=1, le=1_000_000)]
+Value = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)")]
+Properties = Annotated[dict[Label, Value], Meta(max_length=64)]
+HostNames = Annotated[tuple[HostName, ...], Meta(max_length=1024)]
+Names = Annotated[tuple[Label, ...], Meta(max_length=256)]
 
 
 def _version() -> int:  # a factory, because `omit_defaults` would leave a plain default off the wire
@@ -71,7 +78,8 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     """Resources held on a host by one instance; `leased` when claimed, `active` when confirmed.
 
     `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant
-    until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains.
+    until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains. `image`
+    has its image's properties as `name=value`, where the profile weighs by them.
     """
 
     id: Short
@@ -89,6 +97,7 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     building: bool = False
     lease_ms: DurationMs = 0
     origin: Literal["claim", "found"] = "claim"
+    image: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()
 
 
 Verdict = Literal[
@@ -210,10 +219,16 @@ class Release(Record, tag="release", kw_only=True, forbid_unknown_fields=True):
 # --- requests --------------------------------------------------------------------------------------------------------------------------
 
 
+GroupPolicy = Literal["", "affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"]
+Hint = Annotated[str, Meta(max_length=4096)]
+
+
 class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
 
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
+    Of each item of `traits_any_of` a host has one at least. `host` is the only one that will do, `hosts_ignored` never will. `cell`
+    is the one that an instance moves from. `member_of` are aggregates: each item `NAME`, `!NAME` or `in:NAME,NAME`, all to hold.
     """
 
     id: Id
@@ -229,6 +244,17 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     traits_forbidden: Traits = ()
     deadline_ms: DurationMs = 0
     lease_ms: DurationMs = 0
+    traits_any_of: Annotated[tuple[Traits, ...], Meta(max_length=16)] = ()
+    group_policy: GroupPolicy = ""
+    profile: Annotated[str, Meta(max_length=128, pattern=r"^([A-Za-z0-9][A-Za-z0-9._:@+-]*)?$(?!\n)")] = ""
+    host: Annotated[str, Meta(max_length=128, pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]*)?$(?!\n)")] = ""
+    hosts_ignored: Annotated[tuple[HostName, ...], Meta(max_length=256)] = ()
+    zone: Label = ""
+    member_of: Annotated[tuple[Value, ...], Meta(max_length=16)] = ()
+    image: Label = ""
+    image_properties: Properties = {}
+    hints: Annotated[dict[Label, Annotated[tuple[Hint, ...], Meta(max_length=64)]], Meta(max_length=16)] = {}
+    cell: Label = ""
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
@@ -316,8 +342,25 @@ class Decision(Record, tag="decision", kw_only=True):
 # --- control ---------------------------------------------------------------------------------------------------------------------------
 
 
+class CellAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One NUMA cell that an instance asks for: shared and dedicated cpus, memory, and how they are to lie on the host.
+
+    `page_kb` 0 takes any memory, −1 the smallest pages, −2 any but the smallest, −3 pages of any size, else pages of that size.
+    `threads`: `require` takes siblings only, `isolate` whole cores, one thread of each.
+    """
+
+    cpus: Annotated[int, Meta(ge=0, le=4096)] = 0
+    cpus_dedicated: Annotated[int, Meta(ge=0, le=4096)] = 0
+    memory_mb: Amount = 0
+    page_kb: Annotated[int, Meta(ge=-3, le=AMOUNT_MAX)] = 0
+    threads: Literal["prefer", "require", "isolate"] = "prefer"
+
+
 class Flavor(Record, tag="flavor", kw_only=True):
-    """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas."""
+    """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas.
+
+    `extra_specs` are read by the filters compute_capabilities and aggregate_instance_extra_specs, `cells` by numa_topology.
+    """
 
     name: Id
     resources: Annotated[dict[ClassName, Amount], Meta(min_length=1, max_length=32)]
@@ -326,15 +369,48 @@ class Flavor(Record, tag="flavor", kw_only=True):
     pool: Id = "default"
     profile: Id = "default"
     spread: Annotated[int, Meta(ge=1, le=1024)] = 1
+    extra_specs: Properties = {}
+    cells: Annotated[tuple[CellAsk, ...], Meta(max_length=16)] = ()
 
 
 class Profile(Record, tag="profile", kw_only=True):
-    """Weighers with multipliers (negative packs, positive spreads) and the limits that ride on the claim; 0 is no limit."""
+    """Weighers with multipliers (negative packs, positive spreads) and the limits that ride on the claim; 0 is no limit.
+
+    `filters` are asked besides those that every host must pass; none named: the usual ones. `scale` is `absolute` (a host's score is its
+    own) or `relative` (raw values normalised over the hosts that passed, as Nova does). The choice falls at random among the best
+    `subset_size`. The other fields are what single filters and weighers go by.
+    """
 
     name: Id
     weighers: Annotated[dict[Label, float], Meta(max_length=32)] = {}
     builds_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 8
     instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 50
+    filters: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+    scale: Literal["absolute", "relative"] = "absolute"
+    subset_size: Annotated[int, Meta(ge=1, le=1000)] = 1
+    isolated_hosts: HostNames = ()
+    isolated_images: Names = ()
+    isolated_hosts_for_isolated_images_only: bool = True
+    metrics: Annotated[dict[Label, float], Meta(max_length=32)] = {}
+    metrics_required: bool = True
+    metrics_missing_weight: float = -10_000.0
+    image_weights: Annotated[dict[Label, float], Meta(max_length=32)] = {}
+    image_namespace: Label = ""
+    image_separator: Label = "."
+    architecture_default: Label = ""
+
+
+class Aggregate(Record, tag="aggregate", kw_only=True):
+    """A named set of hosts (those listed, and those that bear all of `labels`), with metadata that filters and weighers go by.
+
+    A host in an aggregate with a `zone` is in that zone. Several values of one key of `metadata` are separated by commas.
+    """
+
+    name: Label
+    hosts: Annotated[tuple[HostName, ...], Meta(max_length=AGGREGATE_HOSTS_MAX)] = ()
+    labels: Labels = {}
+    zone: Label = ""
+    metadata: Properties = {}
 
 
 class HostControl(Record, tag="host", kw_only=True):
@@ -384,7 +460,7 @@ HostRecord = Start | Snapshot | Delta
 HostReport = Start | Snapshot | HostDelta
 ClaimRecord = Claim | Confirm | Release
 RequestRecord = Build | Cancel
-ControlRecord = Flavor | Profile | HostControl | Routing
+ControlRecord = Flavor | Profile | Aggregate | HostControl | Routing
 
 TOPIC_RECORDS: dict[str, Any] = {
     "hosts": HostRecord,
@@ -435,7 +511,8 @@ def decode(topic: str, raw: bytes) -> Any:
     except _decode_errors as error:
         newer = _newer(raw)
         return Bad(
-            f"version {newer} is newer than {VERSION}" if newer else f"not a {_topic(topic)} record: {_said(error)}", newer
+            f"version {newer} is newer than {VERSION}" if newer else f"not a {_topic(topic)} record: {_said(error)}",
+            newer,
         )
     if record.v > VERSION:
         return Bad(f"version {record.v} is newer than {VERSION}", record.v)

@@ -64,6 +64,7 @@ from commonplace.core.replica_events import (
     Turn,
 )
 from commonplace.core.requests import content_digest
+from commonplace.core.rules import Wishes
 from commonplace.core.view import Row, View
 from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
 
@@ -558,6 +559,9 @@ class Replica:
         view, build = self.view, work.build
         view.write()
         at = (work.ask, build.group, build.group_max, view.changed_from + len(view.changed))
+        if work.ask.rules is not None:
+            wishes = Wishes(build, work.ask, work.ask.rules)
+            return explain(view, work.ask, group_full(view, build.group, build.group_max), wishes)
         if self._explained is None or self._explained[0] != at:
             self._explained = (at, explain(view, work.ask, group_full(view, build.group, build.group_max)))
         return self._explained[1]

@@ -1,7 +1,7 @@
 """Weighers: which of the hosts that pass is preferred. Raw values on absolute scales, so that one host's change moves no other's score.
 
 A free share is that of the capacity left once the ask is placed: (free − asked) / capacity, in 0..1. A positive multiplier spreads, a
-negative one packs.
+negative one packs. A relative profile weighs by raw values instead (raw_weighers.py).
 """
 
 from collections.abc import Callable
@@ -54,10 +54,21 @@ def io_ops_column(view: View, rows: Rows, ask: Ask) -> Floats:
     return view.columns.builds[: view.columns.rows][rows].astype(np.float64)
 
 
+def num_instances(view: View, row: Row, ask: Ask) -> float:
+    """Instances on the host."""
+    return float(len(row.host.allocations) + len(row.pending))
+
+
+def num_instances_column(view: View, rows: Rows, ask: Ask) -> Floats:
+    """`num_instances` over columns."""
+    return view.columns.instances[: view.columns.rows][rows].astype(np.float64)
+
+
 WEIGHERS: dict[str, tuple[Plain, Column]] = {
     "cpu": (free_share("VCPU"), free_share_column("VCPU")),
     "ram": (free_share("MEMORY_MB"), free_share_column("MEMORY_MB")),
     "disk": (free_share("DISK_GB"), free_share_column("DISK_GB")),
     "io_ops": (io_ops, io_ops_column),
+    "num_instances": (num_instances, num_instances_column),
 }
-"""Name, plain form, column form."""
+"""Name, plain form, column form: those of weigher_names.INCREMENTAL."""

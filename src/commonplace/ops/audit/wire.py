@@ -29,6 +29,11 @@ Amounts = Annotated[dict[Text128, Integer], Meta(max_length=32)]
 Cells = Annotated[dict[Text128, Amounts], Meta(max_length=16)]
 Names = Annotated[list[Text128], Meta(max_length=1000)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
+Text1024 = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
+Texts = Annotated[dict[Label, Text1024], Meta(max_length=64)]
+Hints = Annotated[
+    dict[Label, Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)]], Meta(max_length=16)
+]
 
 
 def _written() -> int:  # a factory, because `omit_defaults` would leave a plain default out of the digest
@@ -189,6 +194,17 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     traits_forbidden: Traits = ()
     deadline_ms: Millis = 0
     lease_ms: Millis = 0
+    traits_any_of: Annotated[tuple[Traits, ...], Meta(max_length=16)] = ()
+    group_policy: Literal["", "affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"] = ""
+    profile: Annotated[str, Meta(max_length=128, pattern=r"\A([A-Za-z0-9][A-Za-z0-9._:@+-]*)?\Z")] = ""
+    host: Annotated[str, Meta(max_length=128, pattern=r"\A([A-Za-z0-9][A-Za-z0-9._:-]*)?\Z")] = ""
+    hosts_ignored: Annotated[tuple[HostName, ...], Meta(max_length=256)] = ()
+    zone: Label = ""
+    member_of: Annotated[tuple[Text1024, ...], Meta(max_length=16)] = ()
+    image: Label = ""
+    image_properties: Texts = {}
+    hints: Hints = {}
+    cell: Label = ""
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -257,6 +273,13 @@ class Profile(Struct, tag="profile", tag_field="type", kw_only=True):
     weighers: Annotated[dict[Label, float], Meta(max_length=32)] = {}
 
 
+class Aggregate(Struct, tag="aggregate", tag_field="type", kw_only=True):
+    """Control record of an aggregate; judged only for being readable."""
+
+    v: int = 1
+    name: Label
+
+
 class HostControl(Struct, tag="host", tag_field="type", kw_only=True):
     """Control record of a host; judged only for being readable."""
 
@@ -288,7 +311,7 @@ _KINDS: dict[str, Any] = {
     "claims": Claim | Confirm | Release,
     "requests": Build | Cancel,
     "decisions": Decision,
-    "control": Flavor | Profile | HostControl | Routing,
+    "control": Flavor | Profile | Aggregate | HostControl | Routing,
     "quarantine": Quarantined,
 }
 _decoders = {topic: msgspec.json.Decoder(kind) for topic, kind in _KINDS.items()}

@@ -1,0 +1,97 @@
+"""What is said of a request before any host is looked at: whether it calls for filters of its own, and whether what it says can be."""
+
+import difflib
+from ipaddress import ip_address, ip_network
+
+from commonplace.core import query
+from commonplace.core.records import Build
+from commonplace.core.request_filters import CIDR_DEFAULT, member_terms
+from commonplace.core.rules import Aggregates
+
+HINTS = frozenset({"query", "different_host", "same_host", "build_near_host_ip", "cidr"})
+
+
+def special(build: Build) -> bool:
+    """Whether a request says anything beyond flavor, traits, counts and anti-affinity."""
+    return bool(
+        build.group_policy
+        or build.host
+        or build.hosts_ignored
+        or build.zone
+        or build.member_of
+        or build.traits_any_of
+        or build.image
+        or build.image_properties
+        or build.hints
+        or build.cell
+    )
+
+
+def misuse(build: Build, aggregates: Aggregates) -> str:
+    """Why a request cannot be served as it stands: what, and what to do; "" when it can."""
+    return _group(build) or _hosts(build) or _member_of(build, aggregates) or _hints(build)
+
+
+def _group(build: Build) -> str:
+    policy = build.group_policy
+    if policy and not build.group:
+        return f"group_policy is {policy} but no group is named: name the group"
+    if policy == "anti-affinity" and not build.group_max:
+        return "group_policy is anti-affinity without group_max: say how many of the group one host may have, mostly 1"
+    if policy in ("affinity", "soft-affinity", "soft-anti-affinity") and build.group_max:
+        return f"group_max {build.group_max} is anti-affinity, group_policy is {policy}: drop one of the two"
+    return ""
+
+
+def _hosts(build: Build) -> str:
+    if build.host and build.host in build.hosts_ignored:
+        return f"host {build.host} is both demanded and ignored: drop one of the two"
+    if any(not names for names in build.traits_any_of):
+        return "traits_any_of has an empty set, which no host meets: drop it"
+    for names in build.traits_any_of:
+        if set(names) <= set(build.traits_forbidden):
+            return f"every trait of {', '.join(names)} is forbidden, and one of them asked for: drop one of the two"
+    return ""
+
+
+def _member_of(build: Build, aggregates: Aggregates) -> str:
+    wanted: set[str] = set()
+    barred: set[str] = set()
+    for item in build.member_of:
+        allowed, names = member_terms(item)
+        for name in sorted(names - set(aggregates.by_name)):
+            near = difflib.get_close_matches(name, aggregates.by_name, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see `commonplace aggregate list`"
+            return f"unknown aggregate {name!r} in member_of: {hint}"
+        if not allowed:
+            barred |= names
+        elif len(names) == 1:
+            wanted |= names
+    both = wanted & barred
+    return f"aggregate {min(both)} is both required and forbidden in member_of: drop one of the two" if both else ""
+
+
+def _hints(build: Build) -> str:
+    for name, values in build.hints.items():
+        if name not in HINTS:
+            continue  # as Nova does: hints may be meant for filters that are not asked
+        if not values:
+            return f"hint {name} has no value: give one, or drop it"
+        if name in ("query", "build_near_host_ip", "cidr") and len(values) > 1:
+            return f"hint {name} has {len(values)} values: give one"
+    both = set(build.hints.get("different_host", ())) & set(build.hints.get("same_host", ()))
+    if both:
+        return f"instance {min(both)} is to be both joined and avoided: drop one of the two hints"
+    return query.check(build.hints["query"][0]) if "query" in build.hints else _address(build)
+
+
+def _address(build: Build) -> str:
+    if "build_near_host_ip" not in build.hints:
+        return ""
+    address, cidr = build.hints["build_near_host_ip"][0], build.hints.get("cidr", (CIDR_DEFAULT,))[0]
+    try:
+        ip_address(address)
+        ip_network(f"{address}/{cidr.removeprefix('/')}", strict=False)
+    except ValueError:
+        return f"hints build_near_host_ip {address!r:.80} and cidr {cidr!r:.40} make no network: write them as 10.0.1.7 and /24"
+    return ""

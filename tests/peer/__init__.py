@@ -1,0 +1,1 @@
+"""Decisions of other schedulers, recorded as data, held against ours."""
