@@ -267,6 +267,15 @@ def test_a_renewed_lease_outlives_its_first_end() -> None:
     assert "a" not in ledger.allocations
 
 
+def test_what_is_held_is_renewed_though_the_brokers_clock_was_put_back() -> None:
+    """The replica takes a renewal for granted where the allocation is still held, so nothing held may refuse one."""
+    ledger = make()
+    take(ledger, claim(ledger))
+    told = take(ledger, claim(ledger, mode="renew"), now_ms=40_000, log_time_ms=START_MS - 3_600_000)
+    assert told.verdict == "renewed"
+    assert ledger.leases["a"] == 40_000 + LEASE_MS
+
+
 def test_a_renewal_for_longer_is_kept_over_a_restart() -> None:
     ledger = make()
     take(ledger, claim(ledger))
