@@ -86,9 +86,41 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     """The schedule of a seed."""
     dice = Dice(seed, profile)
     config = _config(dice, profile)
-    return Schedule(
-        seed=seed, profile=profile, config=config, items=_items(dice, config), faults=_faults(dice, config, profile)
-    )
+    sleeper = profile in ("swarm", "compaction") and dice.chance(30)
+    if sleeper:
+        config = replace(config, **SLEEPER)
+    items, faults = _items(dice, config), _faults(dice, config, profile)
+    if sleeper:
+        items = _by_time(*items, *_while_asleep(dice))
+        faults = _by_time(
+            *(f for f in faults if not f.kind.startswith(("replica", "die", "broker", "recreate"))), *_sleep(dice)
+        )
+    return Schedule(seed=seed, profile=profile, config=config, items=items, faults=faults)
+
+
+SLEEPER: Final[dict[str, Any]] = {
+    "run_ms": 45_000, "heartbeat_ms": 1_500, "snapshot_ms": 3_000, "delete_retention_ms": 15_000, "segment_records": 1,
+    "replicas": 2, "request_partitions": 2,
+}  # fmt: skip
+"""Bounds under which a tombstone comes and goes while a replica sleeps; by chance alone that would take a thousand schedules."""
+
+
+def _while_asleep(dice: Dice) -> list[Item]:
+    """A flavor is deleted, and another one set so that the tombstone's segment is closed."""
+    return [
+        SetFlavor(at_ms=6_000 + dice.below(1_000), name=dice.of(("small", "medium")), vcpus=0),
+        SetFlavor(at_ms=8_000, name="new", vcpus=1),
+    ]
+
+
+def _sleep(dice: Dice) -> list[Fault]:
+    """A replica stops past the tombstones' life, and the cleaner comes by: once to see the tombstone, once to take it."""
+    faults = [Fault(kind="replica_pause", at_ms=5_000, pick=dice.below(1 << 20), ms=dice.between(30_000, 38_000))]
+    return faults + [Fault(kind="clean", at_ms=at_ms) for at_ms in (16_000, 33_000)]
+
+
+def _by_time(*things: Any) -> tuple[Any, ...]:
+    return tuple(sorted(things, key=lambda thing: thing.at_ms))
 
 
 def _config(dice: Dice, profile: str) -> Config:
@@ -106,6 +138,7 @@ def _config(dice: Dice, profile: str) -> Config:
     return Config(
         hosts=hosts,
         vcpus=dice.of((4, 6, 8, 8, 16, 16, 32)),
+        reserved=dice.of((0, 0, 0, 1)),
         agents=dice.of((1, 1, 1, 2, 3)),
         replicas=dice.of((1, 2, 2, 2, 3, 3, 4)) if dice.chance(960) else dice.between(5, 8),
         frontends=dice.of((1, 1, 2)),

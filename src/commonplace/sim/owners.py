@@ -95,8 +95,8 @@ class Owners:
 
     def settle(self, calm_ms: int) -> None:
         """A loser that lapses in a calm, though whoever claimed it still owns its request and knows the decision, was never released."""
-        if self._answers.windowless:
-            return  # decisions may be forgotten by the log time that they have
+        if self._answers.windowless or self._answers.lossy:
+            return  # decisions may be forgotten by the log time that they have, or lost
         for identity, (at_ms, here) in self.lapses.items():
             replica = identity.rpartition("-")[0]
             if at_ms < calm_ms or identity in self._given_up or replica not in self._since:

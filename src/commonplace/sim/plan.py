@@ -15,6 +15,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     hosts: int = 3
     vcpus: int = 8
+    reserved: int = 0
+    """VCPUs of each host that nobody may have."""
     agents: int = 1
     replicas: int = 2
     frontends: int = 1

@@ -46,10 +46,10 @@ def probe(world: World) -> None:
                 partition,
             )
     for name in _deleted(world):
-        partition = partition_of(name, partitions)
-        decision = _ask(world, partition, name)
-        if decision is not None and decision.result == "placed":
-            _violated(world, f"{decision.replica} places flavor {name}, which was deleted", partition)
+        for partition in flavors:  # whatever its own is: every owner must know
+            decision = _ask(world, partition, name)
+            if decision is not None and decision.result == "placed":
+                _violated(world, f"{decision.replica} places flavor {name}, which was deleted", partition)
 
 
 def _flavor_on(partition: int, partitions: int) -> str:
@@ -60,7 +60,7 @@ def _flavor_on(partition: int, partitions: int) -> str:
 def _ask(world: World, partition: int, flavor: str) -> Decision | None:
     """The decision on a request for one instance, if it comes."""
     topic, end = world.topics["decisions"], world.topics["decisions"].end(partition)
-    build = Build(id=f"probe-{flavor}", flavor=flavor)
+    build = Build(id=f"probe-{flavor}-{partition}", flavor=flavor)
     world.append("requests", partition, flavor.encode(), encode(build))
     limit = world.now + WAIT_MS
     while world.now < limit:
