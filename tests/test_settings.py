@@ -78,7 +78,10 @@ def test_flag_that_was_not_given_overrides_nothing(tmp_path: Path) -> None:
         ({"named": "agent = 3\n"}, ["named.toml", "[agent] must be a table"]),
         ({"named": "[agent\n"}, ["named.toml", "not valid TOML"]),
         ({"env": {"COMMONPLACE_CONFIG": "/nowhere/x.toml"}}, ["/nowhere/x.toml", "cannot be read"]),
-        ({"named": "[scheduler]\nqueue_max = -1\n"}, ["named.toml", "scheduler.queue_max", "-1", "it must be at least 1"]),
+        (
+            {"named": "[scheduler]\nqueue_max = -1\n"},
+            ["named.toml", "scheduler.queue_max", "-1", "it must be at least 1"],
+        ),
         (
             {"named": "[scheduler]\nqueue_max = '9'\n"},
             ["scheduler.queue_max = '9': it must be a whole number, not text"],
