@@ -36,7 +36,8 @@ def choose(scores: ScoreRow, wishes: Wishes, seed: bytes, barred: Collection[int
     filters = tuple(wishes.concerned())
     ranked = _relative if wishes.profile.scale == "relative" else _absolute
     best = ranked(scores, wishes, filters, seed, barred)
-    return best[crc32(seed) % len(best)] if best else None
+    # the quotient, because the remainder has already turned the order of ties
+    return best[crc32(seed) // len(scores.own) % len(best)] if best else None
 
 
 def _absolute(
