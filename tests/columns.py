@@ -1,5 +1,7 @@
 """Whether two views of the same log are the same in all that ranking reads."""
 
+from collections import Counter
+
 from commonplace.core.view import AMOUNT_BOUND, Row, View
 
 
@@ -12,10 +14,6 @@ def unequal(one: View, other: View) -> list[str]:
         mine, theirs = figures(one, row), figures(other, other.rows[name])
         found += [f"{name}: {what} {mine.get(what)} and {theirs.get(what)}"
                   for what in mine.keys() | theirs.keys() if mine.get(what) != theirs.get(what)]  # fmt: skip
-    if _groups(one) != _groups(other):
-        found.append(f"groups {_groups(one)} and {_groups(other)}")
-    if one.traits != other.traits:
-        found.append(f"traits {one.traits} and {other.traits}")
     return found
 
 
@@ -27,16 +25,15 @@ def figures(view: View, row: Row) -> dict[str, object]:
     view.write()
     columns, i = view.columns, row.index
     found: dict[str, object] = {"usable": bool(columns.usable[i])}
-    if not columns.usable[i]:
+    if not columns.usable[i]:  # what it held once may be read or compacted away: nothing is placed there
         return found
     found |= {"builds": int(columns.builds[i]), "instances": int(columns.instances[i]), "hash": row.host.hash}
     for name in columns.free:
         if columns.capacity[name][i]:
             units = (columns.unit_min[name][i], columns.unit_max[name][i], columns.unit_step[name][i])
             found[name] = (int(columns.free[name][i]), int(columns.capacity[name][i]), *map(int, units))
-    for name in view.traits:
-        found[f"trait {name}"] = bool(view.trait_column(name)[i])
-    return found
+    found |= {f"trait {name}": True for name in view.traits if view.trait_column(name)[i]}
+    return found | {f"group {group}": members[i] for group, members in view.groups.items() if i in members}
 
 
 def wrong_columns(view: View) -> list[str]:
@@ -48,6 +45,14 @@ def wrong_columns(view: View) -> list[str]:
         for name, plain in plainly(view, row).items():
             if seen.get(name) != plain:
                 found.append(f"{row.host.name}: {name} is {seen.get(name)} in the columns and {plain} plainly")
+    traits = Counter(trait for row in view.by_index for trait in row.host.traits)
+    groups: dict[str, Counter[int]] = {}
+    for row in view.by_index:
+        held = [a.group for a in row.host.allocations.values()] + [overlay.group for overlay in row.pending]
+        for group in filter(None, held):
+            groups.setdefault(group, Counter())[row.index] += 1
+    if (view.traits, view.groups) != (traits, groups):
+        found.append(f"traits {view.traits} and groups {view.groups} are {traits} and {groups} plainly")
     return found
 
 
@@ -80,9 +85,3 @@ def plainly(view: View, row: Row) -> dict[str, object]:
         free = max(capacity - sum(resources.get(name, 0) for resources in held), -AMOUNT_BOUND)
         found[name] = (free, capacity, item.min_unit, item.unit_max, item.step_size) if item else (free, 0, 0, 0, 0)
     return found | {f"trait {name}": name in host.traits for name in view.traits}
-
-
-def _groups(view: View) -> dict[str, dict[str, int]]:
-    return {
-        group: {view.by_index[i].host.name: n for i, n in members.items()} for group, members in view.groups.items()
-    }

@@ -270,3 +270,19 @@ def test_catching_up_folds_the_last_record_of_each_key_and_ends_in_the_same_stat
     assert outcomes["superseded"] >= 20
     assert sum(outcomes.values()) == sum(len(w.log["hosts", p]) for p in range(w.partitions))
     assert late.replica.view.digest() == reader.replica.view.digest()
+
+
+def test_a_request_with_the_longest_id_there_is_gets_claims_that_agents_can_read() -> None:
+    world = World()
+    world.flavor(flavor())
+    world.agent("h0")
+    world.scheduler()
+    world.settle()
+    for request in ("a" * 128, "a" * 127 + "b"):
+        world.submit(Build(id=request, flavor="small", count=2))
+    world.settle()
+    decisions = [world.decisions(request)[0] for request in ("a" * 128, "a" * 127 + "b")]
+    assert [decision.result for decision in decisions] == ["placed", "placed"]
+    names = [placed.instance for decision in decisions for placed in decision.placed]
+    assert len(set(names)) == 4
+    assert max(map(len, names)) <= 128

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from commonplace.core.ask import Ask
+from commonplace.core.hashing import digest64
 from commonplace.core.records import Build
 from commonplace.core.resources import Resources
 from commonplace.core.view import Overlay, Row
@@ -12,6 +13,9 @@ ANSWERED = "answered"
 """Its decision is sent; whether it is the effective one is known once it was read back."""
 DROPPED = "dropped"
 """Its partition went to another replica."""
+
+ID_CHARS_MAX = 128
+"""Longest id on the wire, names of instances included."""
 
 
 class Pending(Overlay):
@@ -103,4 +107,16 @@ class Work:
     def instance(self, index: int) -> str:
         """Name of the instance at `index`."""
         names = self.build.instances
-        return names[index] if index < len(names) else f"{self.build.id}.{index}"
+        return names[index] if index < len(names) else instance_name(self.build.id, index)
+
+
+def instance_name(request: str, index: int) -> str:
+    """Name of an instance that the request does not name: `REQUEST.index`.
+
+    Where that would pass the bound of an id, the request's digest takes the place of its end: a claim with a longer name is one that no
+    agent can read.
+    """
+    name = f"{request}.{index}"
+    if len(name) <= ID_CHARS_MAX:
+        return name
+    return f"{request[:100]}-{digest64(request.encode()):016x}.{index}"
