@@ -211,7 +211,7 @@ class Judge:
     def _renew(self, offset: int, group: list[Settled]) -> None:
         for entry in group:
             claim = self._claim(offset, Claim, entry)
-            if entry.allocation not in self.now and not self.blind:
+            if entry.allocation not in self.now and not self.blind and not self.unsure:
                 self._violated(5, f"renews the lease of {entry.allocation}, which it does not hold")
             if claim is not None:
                 self.renewed[entry.allocation] = self.answered[offset].at_ms
@@ -220,7 +220,7 @@ class Judge:
         for entry in group:
             self._claim(offset, Confirm, entry)
             self.confirmed.add(entry.allocation)
-            if entry.allocation not in self.now and not self.blind:
+            if entry.allocation not in self.now and not self.blind and not self.unsure:
                 self._violated(5, f"confirms {entry.allocation}, which it does not hold")
 
     def _end(self, offset: int, verdict: str, group: list[Settled]) -> None:

@@ -88,6 +88,9 @@ class Reports:
                     text = f"{host.name} was forgotten while it held {identity}"
                     self._findings.violated(3, text, ("hosts", host.partition, offset))
             host.claims.clear()
+            others = (h for h in self.hosts.values() if h.partition == host.partition and h is not host)
+            if all(other.reported < 0 for other in others):
+                self._seen.excuse_claims(host.partition)
         host.start(offset, at_ms, removed=record.removed)
         host.claims_from = self._seen.ends.get(("claims", host.partition), 0)
         host.low = self._seen.lows.get(host.partition, 0)

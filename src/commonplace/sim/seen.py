@@ -23,6 +23,10 @@ class Seen:
         self.bad: dict[Place, str] = {}  # records that somebody must put aside
         self.set_aside: set[Place] = set()
 
+    def excuse_claims(self, partition: int) -> None:
+        """The last host of a partition is forgotten: whoever comes next begins at the end of its claims."""
+        self.bad = {place: why for place, why in self.bad.items() if place[:2] != ("claims", partition)}
+
     def must_set_aside(self, topic: str, partition: int, offset: int, why: str) -> None:
         """Nobody can use a record: whoever reads it says so."""
         if topic == "hosts" and partition in self.lost_hosts:
