@@ -221,10 +221,10 @@ class LedgerMachine(RuleBasedStateMachine):
             Claim(
                 host=HOST,
                 request="r",
-                mode=mode,
+                mode=mode,  # type: ignore[arg-type]
                 lease_ms=LEASES_MS[-1],
                 allocations=[asked],
-                expected=expected,  # type: ignore[arg-type]
+                expected=expected,
                 builds_max=builds_max,
             )
         )
