@@ -38,10 +38,23 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [KafkaError._DESTROY, KafkaError._TRANSPORT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION],
+    [
+        KafkaError._DESTROY_BROKER,
+        KafkaError._TRANSPORT,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    ],
 )
 def test_what_a_restarting_broker_refuses_is_asked_again(asker: Consumer, code: int) -> None:
     assert lookups.answer(asker, SETTINGS, "topic", refusing(code, code)) == "found"
+
+
+def test_a_connection_that_is_given_up_for_good_is_a_broker_that_is_away(
+    asker: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "TIMEOUT_S", 0.2)
+    with pytest.raises(BrokerUnavailable):
+        lookups.answer(asker, SETTINGS, "topic", refusing(*[KafkaError._DESTROY_BROKER] * 1000))
 
 
 def test_a_topic_that_is_not_there_is_named_with_what_to_do(asker: Consumer) -> None:

@@ -56,7 +56,7 @@ class Link:
         self.resets = 0
         self._rng = random.Random(name)
         self._open: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None] | None] = set()  # the loop itself would let one go that only waits
+        self._tasks: set[asyncio.Task[Any] | None] = set()  # the loop itself would let one go that only waits
 
     def heal(self) -> None:
         """Let everything through from now on, what was held back first."""
@@ -109,6 +109,8 @@ class Link:
         """Carry bytes one way until its sender ends; what is on its way then still arrives."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_MAX)
         taking = asyncio.create_task(_take(reader, queue, way))
+        self._tasks.add(taking)
+        taking.add_done_callback(self._tasks.discard)
         try:
             while True:
                 due, data = await queue.get()

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Final
 
 from commonplace.ops.replay import samples
-from commonplace.settings import AgentSettings, FrontendSettings, SchedulerSettings, Settings, TopicsSettings
+from commonplace.settings import (
+    AgentSettings,
+    FrontendSettings,
+    LimitsSettings,
+    SchedulerSettings,
+    Settings,
+    TopicsSettings,
+)
 
 HOSTS: Final = 16
 SHAPE: Final = "64vcpu:256gb:2000gb"
@@ -28,6 +35,8 @@ SETTINGS: Final = Settings(
         queue_max=500,
         topics_check_s=2.0,
     ),
+    # a new owner tells again of every bad decision in its window, and what it drops of new ones nobody else reads
+    limits=LimitsSettings(quarantined_per_s_max=5_000),
     frontend=FrontendSettings(timeout_s=30.0, in_flight_max=3_000),
 )
 """Short times, so that ten minutes hold what is days elsewhere: thousands of leases, snapshots and compactions."""

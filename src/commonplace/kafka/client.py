@@ -154,7 +154,7 @@ _NO_ANSWER: Final = {
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
-    KafkaError._DESTROY,  # the connection that a question waited on was given up, and its broker is known anew
+    KafkaError._DESTROY_BROKER,  # the connection that a question waited on was given up, and its broker is known anew
 }
 _DENIED: Final = {
     KafkaError._AUTHENTICATION,

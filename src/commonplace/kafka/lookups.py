@@ -62,7 +62,7 @@ _PASSING: Final = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
-    KafkaError._DESTROY,  # the connection that the question waited on was given up, and its broker is known anew
+    KafkaError._DESTROY_BROKER,  # the connection that the question waited on was given up, and its broker is known anew
     KafkaError.FENCED_LEADER_EPOCH,  # after a restart: our metadata is of the leader before
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.NOT_LEADER_FOR_PARTITION,
