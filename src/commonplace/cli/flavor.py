@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commonplace.cli import common
+from commonplace.cli.control_records import pairs
 from commonplace.cli.output import Column, emit, say
 from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
@@ -35,6 +36,9 @@ def set_flavor(
     forbid: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Forbidden trait; repeatable.")] = None,
     profile: Annotated[str, typer.Option(metavar="NAME", help="Profile to rank by.")] = "default",
     spread: Annotated[int, typer.Option(metavar="N", min=1, help="Spread a hot flavor over so many keys.")] = 1,
+    extra_spec: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="What hosts or aggregates must say; repeatable.")
+    ] = None,
 ) -> None:
     """Create a flavor in the pool, or replace it whole."""
     from commonplace.core.ask import PROFILES
@@ -51,6 +55,7 @@ def set_flavor(
         "pool": settings.topics.pool,
         "profile": profile,
         "spread": spread,
+        "extra_specs": pairs("--extra-spec", extra_spec),
     }
     flavor = _checked(record)
     client.require_broker(settings)
@@ -68,7 +73,7 @@ def list_flavors() -> None:
     settings = common.settings()
     client.require_broker(settings)
     rows = sorted(control.flavors(settings).values(), key=lambda flavor: flavor.name)
-    wide = [Column(key, wide=True) for key in ("profile", "traits_required", "traits_forbidden")]
+    wide = [Column(key, wide=True) for key in ("profile", "traits_required", "traits_forbidden", "extra_specs")]
     emit(rows, columns=["name", "resources", "pool", "spread", *wide])
 
 

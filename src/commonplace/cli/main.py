@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, str]] = {
     "topics": "topics",
     "flavor": "flavor",
     "flavors": "flavors",
+    "profile": "profile",
+    "aggregate": "aggregate",
     "submit": "submit",
     "confirm": "confirm",
     "release": "release",

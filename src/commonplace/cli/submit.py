@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commonplace.cli import common
+from commonplace.cli.control_records import pairs
 from commonplace.cli.output import emit, emit_line, say
 from commonplace.errors import ExitCode
 
@@ -44,6 +45,23 @@ def submit(
     ] = 0,
     trait: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Required; repeatable.")] = None,
     forbid: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Forbidden; repeatable.")] = None,
+    group_policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="affinity, soft-affinity, soft-anti-affinity, or as --group-max.")
+    ] = "",
+    profile: Annotated[str, typer.Option(metavar="NAME", help="Profile to rank by, instead of the flavor's.")] = "",
+    zone: Annotated[str, typer.Option(metavar="ZONE", help="Availability zone.")] = "",
+    host: Annotated[str, typer.Option(metavar="HOST", help="The only host that will do.")] = "",
+    ignore_host: Annotated[list[str] | None, typer.Option(metavar="HOST", help="Will not do; repeatable.")] = None,
+    member_of: Annotated[
+        list[str] | None, typer.Option(metavar="AGGREGATE", help="NAME, !NAME or in:NAME,NAME; repeatable.")
+    ] = None,
+    image: Annotated[str, typer.Option(metavar="ID", help="Image to boot from.")] = "",
+    image_property: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the image; repeatable.")
+    ] = None,
+    hint: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="same_host, different_host, query …; repeatable.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, max=604_800, help="Seconds to wait.")] = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
@@ -51,6 +69,7 @@ def submit(
     """Submit a build request; without --confirm what was placed lapses when its lease ends."""
     from commonplace.frontend import Frontend
 
+    hints, properties = _hints(hint or []), pairs("--image-property", image_property)
     with Frontend(common.settings()) as frontend:
         build = frontend.request(
             flavor,
@@ -62,6 +81,15 @@ def submit(
             group_max=group_max,
             traits_required=tuple(trait or ()),
             traits_forbidden=tuple(forbid or ()),
+            group_policy=group_policy,
+            profile=profile,
+            zone=zone,
+            host=host,
+            hosts_ignored=tuple(ignore_host or ()),
+            member_of=tuple(member_of or ()),
+            image=image,
+            image_properties=properties,
+            hints=hints,
         )
         pending = frontend.submit(build, timeout=timeout)
         if not wait and not confirm:
@@ -72,6 +100,15 @@ def submit(
             say(f"submitted; `commonplace decision show {build.id}` prints the answer")
             return ExitCode.OK
         return _finish(frontend, pending.result(), confirm, timeout)
+
+
+def _hints(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    """Hints by name; one given several times has several values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        for name, value in pairs("--hint", [text]).items():
+            found[name] = (*found.get(name, ()), value)
+    return found
 
 
 def _finish(frontend: "Frontend", decision: "Decision", confirm: bool, timeout: float | None) -> int:

@@ -335,6 +335,7 @@ class Ledger:
             group=asked.group,
             resources=asked.resources if all(asked.resources.values()) else _without_zeros(asked.resources),
             cells=asked.cells,
+            image=asked.image,
             state=state,
             building=True,
             lease_ms=lease_ms,

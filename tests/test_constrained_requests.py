@@ -1,0 +1,144 @@
+"""Requests that call for filters of their own, through a whole replica: what is claimed, what is refused, and what rides on the claim."""
+
+from typing import Any
+
+import pytest
+
+from commonplace.core import replica_events as re
+from commonplace.core.ledger import Configure
+from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
+from commonplace.core.resources import Inventory
+from test_replica import Hand
+from world import flavor
+
+INVENTORY = {"VCPU": Inventory(total=8), "MEMORY_MB": Inventory(total=65_536), "DISK_GB": Inventory(total=999)}
+
+
+class Place(Hand):
+    """A replica whose hosts bear labels."""
+
+    def label(self, host: str, **labels: str) -> None:
+        self.ledgers[host].receive(Configure(inventory=INVENTORY, labels=labels), self.now)
+        self.report(host)
+
+    def say(self, record: Flavor | Profile | Aggregate) -> None:
+        """An operator's word."""
+        key = f"{type(record).__name__.lower()}/{record.name}".encode()
+        self.receive(re.ControlRead([self._raw("control", key, encode(record))]))
+
+    def claim(self, **fields: Any) -> Claim:
+        """The claim for a request, which is granted."""
+        (sent,) = self.claims(Build(id=f"r-{self.offsets['requests']}", flavor="small", **fields))
+        self.grant(sent)
+        found = decode("claims", sent.value)
+        assert isinstance(found, Claim)
+        return found
+
+    def refused(self, **fields: Any) -> Decision:
+        """The refusal of a request."""
+        request = f"r-{self.offsets['requests']}"
+        assert self.claims(Build(id=request, flavor="small", **fields)) == []
+        (decision,) = self.decisions(request)
+        assert decision.result != "placed"
+        return decision
+
+
+@pytest.fixture
+def place() -> Place:
+    made = Place("h1", "h2", "h3")
+    for host, zone in (("h1", "z1"), ("h2", "z2"), ("h3", "z2")):
+        made.label(host, zone=zone)
+    return made
+
+
+def test_a_zone_is_kept_and_a_zone_without_hosts_is_explained(place: Place) -> None:
+    assert place.claim(zone="z1").host == "h1"
+    refusal = place.refused(zone="z9")
+    assert refusal.result == "no_valid_host"
+    assert refusal.explanation is not None
+    assert refusal.explanation.filters == {"availability_zone": 3}
+    assert refusal.explanation.closest is not None
+    assert refusal.explanation.closest.detail.startswith("is in zone z")
+
+
+def test_a_zone_follows_the_aggregates_while_running(place: Place) -> None:
+    place.say(Aggregate(name="east", hosts=("h3",), zone="z9"))
+    assert place.claim(zone="z9").host == "h3"
+    place.say(Aggregate(name="east", hosts=("h2",), zone="z9"))
+    assert place.claim(zone="z9").host == "h2"
+
+
+def test_a_demanded_host_is_claimed_and_a_full_one_says_what_it_lacks(place: Place) -> None:
+    place.say(Profile(name="default", weighers={"cpu": 1.0}, builds_max=0))
+    assert [place.claim(host="h2").host for _ in range(8)] == ["h2"] * 8
+    refusal = place.refused(host="h2")
+    assert refusal.explanation is not None
+    assert refusal.explanation.filters == {"capacity": 1, "requested_host": 2}
+    assert refusal.explanation.without == {"capacity": 1, "requested_host": 2}
+
+
+def test_affinity_joins_the_host_of_the_group(place: Place) -> None:
+    first = place.claim(group="g", group_policy="affinity").host
+    assert {place.claim(group="g", group_policy="affinity").host for _ in range(4)} == {first}
+
+
+def test_affinity_of_one_request_counts_its_own_pending_claims(place: Place) -> None:
+    claims = place.claims(Build(id="r-1", flavor="small", count=4, group="g", group_policy="affinity"))
+    assert len({decode("claims", claim.value).host for claim in claims}) == 1
+
+
+def test_soft_anti_affinity_spreads_while_it_can_and_then_does_not_refuse(place: Place) -> None:
+    place.say(Profile(name="default", weighers={"server_group_soft_anti_affinity": 10.0, "cpu": 1.0}))
+    hosts = [place.claim(group="g", group_policy="soft-anti-affinity").host for _ in range(5)]
+    assert set(hosts[:3]) == {"h1", "h2", "h3"}
+
+
+def test_limits_of_aggregates_ride_on_the_claim(place: Place) -> None:
+    place.say(
+        Profile(name="default", filters=("aggregate_io_ops", "aggregate_num_instances"), builds_max=9, instances_max=9)
+    )
+    place.say(
+        Aggregate(name="busy", hosts=("h1",), metadata={"max_io_ops_per_host": "2", "max_instances_per_host": "3"})
+    )
+    one, other = place.claim(host="h1"), place.claim(host="h2")
+    assert (one.builds_max, one.instances_max) == (2, 3)
+    assert (other.builds_max, other.instances_max) == (9, 9)
+    place.claim(host="h1")
+    refusal = place.refused(host="h1")
+    assert refusal.explanation is not None
+    assert refusal.explanation.filters == {"requested_host": 2, "aggregate_io_ops": 1}
+
+
+def test_the_image_rides_on_the_claim_only_where_the_profile_weighs_by_it(place: Place) -> None:
+    properties = {"os": "debian", "arch": "x86"}
+    assert place.claim(image_properties=properties).allocations[0].image == ()
+    place.say(Profile(name="default", weighers={"image_properties": 1.0}))
+    first = place.claim(image_properties=properties)
+    assert first.allocations[0].image == ("arch=x86", "os=debian")
+    assert place.claim(image_properties={"os": "debian"}).host == first.host
+
+
+def test_the_nova_profile_places_through_the_whole_loop(place: Place) -> None:
+    hosts = [place.claim(profile="nova").host for _ in range(6)]
+    assert {hosts.count(host) for host in ("h1", "h2", "h3")} == {2}
+
+
+def test_a_request_that_cannot_be_is_rejected_as_invalid(place: Place) -> None:
+    refusal = place.refused(host="h1", hosts_ignored=("h1",))
+    assert (refusal.result, refusal.reason) == ("rejected", "invalid")
+    assert "both demanded and ignored" in refusal.message
+
+
+def test_a_refusal_for_one_request_says_nothing_of_the_next_in_the_same_turn(place: Place) -> None:
+    place.request(Build(id="r-1", flavor="small", zone="z9"), Build(id="r-2", flavor="small", zone="z1"))
+    sent = [effect for effect in place.turn() if isinstance(effect, re.SendClaim)]
+    assert [decode("claims", claim.value).request for claim in sent] == ["r-2"]
+    assert [decision.request for decision in place.decisions()] == ["r-1"]
+
+
+def test_flavors_of_two_specs_share_no_ranking(place: Place) -> None:
+    small = flavor("small")
+    place.say(Flavor(name="small", resources=small.resources, extra_specs={"zone": "z1"}))
+    assert place.claim().host == "h1"
+    place.say(Flavor(name="small", resources=small.resources, extra_specs={"zone": "<or> z2 <or> z3"}))
+    assert place.claim().host in ("h2", "h3")
