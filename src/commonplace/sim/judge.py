@@ -72,7 +72,7 @@ class Judge:
         if not claims or claims[0].offset > through:
             return
         told = {entry.offset for entry in self.record.settled}
-        excused = self.blind or self.record.settled_omitted or self.record.gap or self.host.reported < 0
+        excused = self.blind or self.unsure or self.record.settled_omitted or self.record.gap or self.host.reported < 0
         while claims and claims[0].offset <= through:
             asked = claims.popleft()
             self.answered[asked.offset] = asked
