@@ -17,10 +17,12 @@ def put(kind: type["Profile | Aggregate"], fields: Mapping[str, Any]) -> None:
     """Write a record, replacing the one of the same name whole; UsageError where a scheduler could not use it."""
     import msgspec
 
+    from commonplace import plugins
     from commonplace.core.catalog import Catalog
     from commonplace.core.records import encode
     from commonplace.kafka import client, control
 
+    plugins.load()  # names that schedulers with the same packages will know
     word, settings = kind.__name__.lower(), common.settings()
     try:
         record = msgspec.convert({"type": word, **fields}, kind)

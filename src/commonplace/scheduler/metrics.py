@@ -13,6 +13,7 @@ from commonplace import __version__
 from commonplace.clock import wall_s
 from commonplace.core.replica import Replica
 from commonplace.kafka.outbox import QuarantineWriter
+from commonplace.plugins import faults
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class SchedulerFigures(Collector):
             "commonplace_intake_pauses", "Times no request was read because answers waited", self.intake_pauses
         )
         yield GaugeMetricFamily("commonplace_replay_lag_records", "Records of hosts known of and not folded", self.lag)
+        yield self._labelled("commonplace_plugin_faults", "Times that a plugin raised or was too slow, and was left out",
+                             ("plugin",), {(name,): count for name, count in dict(faults).items()}, counter=True)  # fmt: skip
         yield self._latency()
         if self._replica is not None:
             yield from self._of_replica(self._replica)

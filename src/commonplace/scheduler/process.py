@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Final
 
+from commonplace import plugins
 from commonplace.errors import CommonplaceError, Denied, NotReady
 from commonplace.http import serve
 from commonplace.kafka.client import Broker, settings_for
@@ -28,6 +29,8 @@ def run(name: str, settings: Settings) -> None:
     stop = threading.Event()
     _obey_signals(stop)
     figures = SchedulerFigures(name, settings.topics.pool)
+    if taken_up := plugins.load():
+        _LOG.info("plugins: %s", ", ".join(taken_up))
     address = settings.scheduler.http
     server = serve(address, figures.registry, figures.ready) if address else None
     if server is not None:
