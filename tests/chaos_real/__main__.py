@@ -1,9 +1,11 @@
 """`python -m chaos_real`: run (the default), audit DIR, and frontend, which a run starts itself."""
 
 import argparse
+import faulthandler
 import json
 import random
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +37,8 @@ def main(arguments: list[str]) -> int:
     auditing = commands.add_parser("audit", help="judge the directory of a run again")
     auditing.add_argument("directory", type=Path)
     args = parser.parse_args(arguments)
+    faulthandler.enable()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is put away, as after Ctrl-C
     return _audit(args.directory) if args.command == "audit" else _run(args)
 
 
