@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> int:
     running.add_argument("--keep", type=Path, default=None, help="where the run's directory is made")
     running.add_argument("--keep-clean", action="store_true", help="keep the directory though nothing was violated")
     running.add_argument("--counts", type=Path, default=None, help="append what was injected to this JSON Lines file")
+    running.add_argument(
+        "--every-kind", action="store_true", help="all kinds of faults, one of each first; default: a part"
+    )
     auditing = commands.add_parser("audit", help="judge the directory of a run again")
     auditing.add_argument("directory", type=Path)
     args = parser.parse_args(arguments)
@@ -52,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
             trace=args.trace,
             form=args.form,
             keep=args.keep,
+            swarm=not args.every_kind,
             say=lambda text: print(text, flush=True),
         )
     )

@@ -35,6 +35,10 @@ SPOILT: Final = {"control": ("delete.retention.ms", "1000")}
 """What of a topic's settings is made wrong: for most a bound in bytes, which is far from reached."""
 
 
+HOSTS_OF: Final = {"fleet": "host-", "a1": "a1-", "a2": "a2-"}
+"""How the names of an agent's hosts begin."""
+
+
 class Skipped(Exception):
     """The injection did not happen; the message says why."""
 
@@ -81,7 +85,8 @@ class Faults:
             return (f"link {target}",)
         if kind == "garbage on hosts":
             # an agent that is dead can't answer for its keys, and compaction would take what it needs to start again
-            return (BROKER, *AGENTS, *(f"link {agent}" for agent in AGENTS))
+            agent = _answering(injection)
+            return (BROKER, agent, f"link {agent}")
         if kind.startswith(("garbage", "requests", "ids")):
             return (BROKER, f"topic {target}")
         return (f"topic {target}",) if kind.startswith("topic") else (target,)
@@ -232,10 +237,11 @@ class Faults:
         return random.Random(f"{self._seed}/{injection.nth}")
 
     def _write_garbage(self, injection: Injection) -> None:
-        topic = injection.target
-        if topic == "hosts" and self._cast.not_ready_among(AGENTS):
-            raise Skipped("an agent is not there to answer for its keys")
-        self._write(topic, garbage.records(topic, self._scene, injection.amount, self._rng(injection)))
+        topic, agent = injection.target, _answering(injection)
+        if topic == "hosts" and self._cast.not_ready_among((agent,)):
+            raise Skipped("the agent is not there to answer for its keys")
+        rng = self._rng(injection)
+        self._write(topic, garbage.records(topic, self._scene, injection.amount, rng, HOSTS_OF[agent]))
         if topic == "hosts":
             time.sleep(ANSWER_S)
 
@@ -292,3 +298,8 @@ class Faults:
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self._broker.bootstrap}, logger=SILENT)
+
+
+def _answering(injection: Injection) -> str:
+    """The agent whose hosts garbage on `hosts` is about."""
+    return AGENTS[injection.nth % len(AGENTS)]

@@ -50,18 +50,18 @@ NO_VALUE: Final = ("requests", "claims", "decisions")
 """Topics whose records are events: one without a value is no deletion, but broken."""
 
 
-def records(topic: str, scene: Scene, count: int, rng: random.Random) -> list[Bad]:
-    """So many broken records for a topic; each is one that no reader can take for a good one."""
-    return [bad for _ in range(count) if (bad := _one(topic, scene, rng)) is not None]
+def records(topic: str, scene: Scene, count: int, rng: random.Random, hosts: str) -> list[Bad]:
+    """So many broken records for a topic, each one that no reader can take for a good one; on `hosts` of those whose names begin so."""
+    return [bad for _ in range(count) if (bad := _one(topic, scene, rng, hosts)) is not None]
 
 
-def _one(topic: str, scene: Scene, rng: random.Random) -> Bad | None:
+def _one(topic: str, scene: Scene, rng: random.Random, hosts: str) -> Bad | None:
     entries = scene.some(topic)
     if not entries:
         return Bad(b"key", DEEP[:100], 0)
     like = rng.choice(entries)
     if topic == "hosts":
-        return _host_record(scene, like, rng)
+        return _host_record(scene, like, rng, hosts)
     if topic == "control":
         # under a flavor's own key it would take the flavor from whoever starts after the next compaction
         like = like._replace(key=b"flavor/junk-%d" % rng.randrange(4))
@@ -70,9 +70,9 @@ def _one(topic: str, scene: Scene, rng: random.Random) -> Bad | None:
     return Bad(like.key, rng.choice(BREAKS)(like.value or b"{}", rng), like.partition)
 
 
-def _host_record(scene: Scene, like: Entry, rng: random.Random) -> Bad | None:
+def _host_record(scene: Scene, like: Entry, rng: random.Random, hosts: str) -> Bad | None:
     """Under a living agent's own keys, which it answers with a snapshot; or under a key that is no key."""
-    host = rng.choice(scene.hosts())
+    host = rng.choice([name for name in scene.hosts() if name.startswith(hosts)])
     epoch = scene.epoch(host)
     partition = partition_of(host, 4)
     value = rng.choice(BREAKS)(like.value or b"{}", rng)
