@@ -40,7 +40,7 @@ def decide(case: Case) -> Any:
     """What we make of a case, in the form of its `expect`."""
     match case["kind"]:
         case "match":
-            return specs.matches(case["value"], case["req"])
+            return case["value"] is not None and specs.matches(str(case["value"]), case["req"])
         case "filter":
             return passes(case)
         case "weigh":

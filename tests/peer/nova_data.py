@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from commonplace.core.ask import PROFILES
+from commonplace.core.facts import dotted
 from commonplace.core.filter_table import canonical
 from commonplace.core.records import Aggregate, Allocation, Build, CellAsk, Flavor, Profile
 from commonplace.core.request_checks import misuse
@@ -190,14 +191,14 @@ def labels(host: Mapping[str, Any]) -> dict[str, str]:
     said: dict[str, str] = {}
     for key, value in host.items():
         if key not in MAPPED:
-            said.update(flat(key, plain(value)))
+            said.update(dotted(key, plain(value)))
     for key, value in (plain(host.get("stats")) or {}).items():
-        said = dict(flat(key, value)) | said
+        said = dict(dotted(key, value)) | said
     service = plain(host.get("service")) or {}
-    said.update(flat("service", service))
-    said.update(flat("cpu_info", parsed(host.get("cpu_info"))))
+    said.update(dotted("service", service))
+    said.update(dotted("cpu_info", parsed(host.get("cpu_info"))))
     said.update(numa_labels(plain(host.get("numa_topology"))))
-    said.update(flat("cell", host.get("cell_uuid")))
+    said.update(dotted("cell", host.get("cell_uuid")))
     triples = plain(host.get("supported_instances")) or ()
     said.update({f"supported_instances.{index}": ":".join(triple) for index, triple in enumerate(triples)})
     return said
@@ -209,15 +210,6 @@ def parsed(text: Any) -> Any:
         return json.loads(text) if isinstance(text, str) else plain(text)
     except ValueError:
         return text
-
-
-def flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A value as labels, mappings dotted."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flat(f"{name}.{key}", item)
-    elif value is not None:
-        yield name, str(value)
 
 
 def numa_labels(topology: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:

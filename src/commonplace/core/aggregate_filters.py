@@ -22,8 +22,8 @@ def aggregate_instance_extra_specs(view: View, row: Row, wishes: Wishes) -> str:
 
 def aggregate_specs(wishes: Wishes) -> list[tuple[str, str]]:
     """The flavor's extra specs that aggregates must meet."""
-    pairs = [(key.removeprefix(SPECS_SCOPE + ":"), value) for key, value in wishes.flavor.extra_specs.items()]
-    return [(key, value) for key, value in pairs if ":" not in key]
+    split = [(*key.partition(":"), value) for key, value in wishes.flavor.extra_specs.items()]
+    return [(name or scope, value) for scope, _, name, value in split if not name or scope == SPECS_SCOPE]
 
 
 def aggregate_image_properties_isolation(view: View, row: Row, wishes: Wishes) -> str:

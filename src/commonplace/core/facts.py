@@ -108,6 +108,20 @@ LABELLED = ("hypervisor_type", "hypervisor_version", "host_ip", "cpu_info", "cel
 """Names that every host is expected to have, as labels: one that lacks it fails what is asked of it."""
 
 
+def dotted(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A value as labels: the items of a mapping one by one, their names dotted; any other value as text; None as nothing."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from dotted(f"{name}.{key}", item)
+    elif value is not None:
+        yield name, str(value)
+
+
+def branch(row: Row, name: str) -> dict[str, str]:
+    """The labels below a name."""
+    return {label: text for label, text in row.host.labels.items() if label.startswith(f"{name}.")}
+
+
 def fact(row: Row, name: str) -> Any:
     """What is known of a host under a name, a label as text; None: nothing."""
     known = FACTS.get(name)

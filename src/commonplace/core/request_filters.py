@@ -4,6 +4,7 @@ They are asked host by host, and only where they concern the request (filter_tab
 """
 
 from ipaddress import ip_address, ip_network
+from json import loads
 
 from commonplace.core import facts, numa, query, specs
 from commonplace.core.resources import RATIO_SCALE
@@ -15,11 +16,20 @@ ADDRESS_BITS = "cpu_info.maxphysaddr.bits"
 CIDR_DEFAULT = "/24"
 DEVICE_CLASSES = ("PCI_DEVICE", "CUSTOM_PCI_")
 
-_SAME = {
-    "x86": "i686", "i386": "i686", "i486": "i686", "i586": "i686", "x86_32": "i686", "amd64": "x86_64",
-    "arm64": "aarch64", "xapi": "xen", "powervm": "phyp", "pv": "xen", "hv": "hvm", "baremetal": "hvm",
-}  # fmt: skip
-"""Names that images and hypervisors use for one and the same thing."""
+_SAME: tuple[dict[str, str], ...] = (
+    {
+        "x86": "i686",
+        "i386": "i686",
+        "i486": "i686",
+        "i586": "i686",
+        "x86_32": "i686",
+        "amd64": "x86_64",
+        "arm64": "aarch64",
+    },
+    {"xapi": "xen", "powervm": "phyp"},
+    {"pv": "xen", "hv": "hvm", "baremetal": "hvm"},
+)
+"""Names that images and hosts use for one and the same architecture, hypervisor and mode."""
 
 
 # --- where ------------------------------------------------------------------------------------------------------------
@@ -133,11 +143,18 @@ def compute_capabilities(view: View, row: Row, wishes: Wishes) -> str:
             name, requirement = ADDRESS_BITS, f">= {requirement}"
         elif not name:
             name = key
-            if name not in facts.FACTS and name not in facts.LABELLED and name not in row.host.labels:
+            if not (
+                name in facts.FACTS or name in facts.LABELLED or name in row.host.labels or facts.branch(row, name)
+            ):
                 continue
         elif scope != CAPABILITIES:
             continue
-        value = facts.fact(row, name.replace(":", "."))
+        name = name.replace(":", ".")
+        value = facts.fact(row, name)
+        if value is None and (parts := facts.branch(row, name)):
+            if parts != _parts_of(name, requirement):
+                return f"its {name} is another"
+            continue
         if value is None:
             return f"does not say its {name}"
         if not specs.matches(str(value), requirement):
@@ -145,13 +162,21 @@ def compute_capabilities(view: View, row: Row, wishes: Wishes) -> str:
     return ""
 
 
+def _parts_of(name: str, requirement: str) -> dict[str, str]:
+    """What labels below a name must be, where the requirement is an object in JSON."""
+    try:
+        wanted = loads(requirement)
+    except ValueError:
+        return {}
+    return dict(facts.dotted(name, wanted))
+
+
 def image_properties(view: View, row: Row, wishes: Wishes) -> str:
     """Pass hosts that run the image's architecture, hypervisor and mode together, in the version it demands."""
-    wanted = [_same(name) for name in image_triple(wishes) if name]
+    wanted = [name for name in _same(image_triple(wishes)) if name]
     properties = wishes.build.image_properties
     if wanted:
-        runs = [[_same(name) for name in triple] for triple in facts.supported(row)]
-        if not any(all(name in triple for name in wanted) for triple in runs):
+        if not any(all(name in _same(triple) for name in wanted) for triple in facts.supported(row)):
             return f"does not run {'/'.join(wanted)}"
         version, demanded = (
             row.host.labels.get("hypervisor_version", ""),
@@ -175,8 +200,8 @@ def image_triple(wishes: Wishes) -> tuple[str, str, str]:
     )
 
 
-def _same(name: str) -> str:
-    return _SAME.get(name.lower(), name.lower())
+def _same(triple: tuple[str, ...]) -> list[str]:
+    return [same.get(name.lower(), name.lower()) for name, same in zip(triple, _SAME, strict=False)]
 
 
 def _version_meets(version: str, demanded: str) -> bool:
