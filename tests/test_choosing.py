@@ -16,6 +16,7 @@ from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profi
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Row
+from commonplace.core.weigher_names import INCREMENTAL
 from peer.fleet import Fleet, wishes
 
 CPUS = 16
@@ -80,11 +81,8 @@ def scan(fleet: Fleet, request: Wishes, barred: list[int]) -> set[str]:
     else:
         scores = {}
         for row in passing:
-            extra = (
-                profile.weighers[n] * RAW[n].raw(view, row, request)
-                for n in profile.weighers
-                if n not in ("cpu", "num_instances")
-            )
+            cold = (name for name in profile.weighers if name not in INCREMENTAL)
+            extra = (profile.weighers[name] * RAW[name].raw(view, row, request) for name in cold)
             scores[row.index] = hot[row.index] + sum(extra)
     for mine in (True, False):
         left = [row for row in passing if view.columns.mine[row.index] or not mine]
@@ -101,7 +99,7 @@ def test_choice_is_among_the_best_of_a_plain_scan(
 ) -> None:
     monkeypatch.setattr(choosing, "PICKS_MAX", picks)
     random = Random(crc32(str(asked).encode()))
-    for turn in range(12):
+    for turn in range(24):
         fleet = random_fleet(random, random.choice((1, 5, 30)))
         if turn % 2:
             fleet.view.shard(np.array([random.random() < 0.3 for _ in fleet.view.by_index]))

@@ -109,6 +109,8 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], bool], ...] = (
     ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=64, page_kb=2048),))}, True),
     ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=129, page_kb=-2),))}, False),
     ("numa_topology", {"labels": NUMA, "allocations": (held("i", cells={"0": {"MEMORY_MB": 1}, "1": {"MEMORY_MB": 1}}),)}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=512),))}, False),
+    ("numa_topology", {"labels": {**NUMA, "numa.0.networks": "phys0,tunnel"}}, {"build": build(networks=("tunnel",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, True),
+    ("numa_topology", {"labels": {**NUMA, "numa.1.networks": "phys0"}}, {"build": build(networks=("phys0",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, False),
     ("numa_topology", {}, {"flavor": flavor(cells=(CellAsk(cpus=1),))}, False),
     ("pci_passthrough", {"inventory": {"CUSTOM_PCI_8086_1520": Inventory(total=2)}}, {"flavor": flavor(resources={"CUSTOM_PCI_8086_1520": 2})}, True),
     ("pci_passthrough", {"inventory": {"CUSTOM_PCI_8086_1520": Inventory(total=2)}, "allocations": (held("i", resources={"CUSTOM_PCI_8086_1520": 1}),)}, {"flavor": flavor(resources={"CUSTOM_PCI_8086_1520": 2})}, False),
@@ -266,3 +268,16 @@ def test_cells_are_laid_so_that_all_fit_where_the_first_choice_of_one_takes_anot
     asks = (CellAsk(cpus=2), CellAsk(cpus=4))
     assert lay({"0": large, "1": small}, asks, Ratios()) == ("1", "0")
     assert lay({"0": small, "1": small}, asks, Ratios()) == ()
+
+
+@pytest.mark.parametrize(
+    ("networks", "asks", "names"),
+    [
+        (("a",), 1, ("0",)), (("b",), 1, ("1",)), (("a", "b"), 1, ()), (("a", "b"), 2, ("0", "1")), (("unknown",), 1, ("0",)),
+    ],
+)  # fmt: skip
+def test_a_network_that_some_cells_are_near_pulls_one_of_the_instances_cells_there(
+    networks: tuple[str, ...], asks: int, names: tuple[str, ...]
+) -> None:
+    cells = {str(i): Cell(shared=frozenset({i}), memory_mb=9, networks=frozenset({one})) for i, one in enumerate("ab")}
+    assert tuple(sorted(lay(cells, (CellAsk(cpus=1),) * asks, Ratios(), networks))) == names

@@ -178,6 +178,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
             image_properties={"hw_architecture": "x86_64"},
             hints={"query": ('[">=", "$free_ram_mb", 1024]',), "different_host": ("web.0", "web.1")},
             cell="c1",
+            networks=("physnet0", "tunnel"),
         ),
     ),
     "cancel": ("requests", Cancel(id="r-7f3a", flavor="m1.medium")),

@@ -221,7 +221,14 @@ def numa_labels(topology: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]
         yield prefix + "siblings", ";".join(_listed(one) for one in cell.get("siblings") or ())
         yield prefix + "memory_mb", str(cell.get("memory") or 0)
         pages = [(one["size_kb"], one["total"] - (one.get("reserved") or 0)) for one in cell.get("mempages") or ()]
+        yield prefix + "networks", ",".join(networks(cell.get("network_metadata")))
         yield prefix + "pages", ",".join(f"{size}:{total}" for size, total in pages)
+
+
+def networks(said: Mapping[str, Any] | None) -> list[str]:
+    """Physical networks, and `tunnel` for tunnelled ones."""
+    said = said or {}
+    return [*sorted(said.get("physnets") or ()), *(["tunnel"] if said.get("tunneled") else [])]
 
 
 def _listed(cpus: Any) -> str:
@@ -314,6 +321,7 @@ def build_of(request: Mapping[str, Any], flavor: Flavor) -> Build:
         image_properties={key: str(value) for key, value in properties.items()},
         hints={key: tuple(value if isinstance(value, list) else [value]) for key, value in hints.items() if value},
         cell=cell or "",
+        networks=tuple(networks(plain(request.get("network_metadata")))),
     )
 
 

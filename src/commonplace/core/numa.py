@@ -3,14 +3,16 @@
     dedicated cpus   are free ones of the cell, by the thread policy; with them memory is not oversubscribed either
     shared cpus      cell's cpus × ratio, memory × ratio; never more than the cell has for one instance
     pages            free pages of the size asked for; memory a multiple of it
+    networks         where cells of the host are near one that is asked for, one of them is among those taken
 
 A host's cells stand in its labels: `numa.N.shared`, `.dedicated`, `.pinned` (cpu lists as in `0-3,8`), `.siblings` (such lists,
-separated by `;`), `.memory_mb`, `.pages` (`SIZE_KB:TOTAL`, separated by commas). What is used of them is in the cells of the host's
-allocations: VCPU, MEMORY_MB, PAGES_<SIZE_KB>.
+separated by `;`), `.memory_mb`, `.pages` (`SIZE_KB:TOTAL`, separated by commas), `.networks` (names, separated by commas). What is
+used of them is in the cells of the host's allocations: VCPU, MEMORY_MB, PAGES_<SIZE_KB>.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 
 from msgspec import Struct
 
@@ -37,6 +39,7 @@ class Cell(Struct, frozen=True):
     pages: tuple[tuple[int, int, int], ...] = ()
     shared_used: int = 0
     memory_used_mb: int = 0
+    networks: frozenset[str] = frozenset()
 
 
 class Ratios(Struct, frozen=True):
@@ -46,14 +49,27 @@ class Ratios(Struct, frozen=True):
     memory: int = RATIO_SCALE
 
 
-def lay(cells: Mapping[str, Cell], asks: tuple[CellAsk, ...], ratios: Ratios) -> tuple[str, ...]:
+def lay(
+    cells: Mapping[str, Cell], asks: tuple[CellAsk, ...], ratios: Ratios, networks: Collection[str] = ()
+) -> tuple[str, ...]:
     """Which host cell each cell of the instance goes to, when there is a way that fits all of them, else ()."""
-    fits = [[name for name, cell in cells.items() if not misfit(cell, ask, ratios)] for ask in asks]
+    fits = [{name for name, cell in cells.items() if not misfit(cell, ask, ratios)} for ask in asks]
+    near = [{name for name, cell in cells.items() if one in cell.networks} for one in networks]
+    near = [names for names in near if names]
+    if not near:
+        return _seats(fits, set(cells))
+    for chosen in combinations(cells, len(asks)):  # at most 12,870 of 16 cells, and only where networks are asked for
+        if all(names & set(chosen) for names in near) and (seats := _seats(fits, set(chosen))):
+            return seats
+    return ()
+
+
+def _seats(fits: Sequence[set[str]], open_to: set[str]) -> tuple[str, ...]:
+    """A cell of `open_to` for each ask, no cell twice (Kuhn's matching); () when there is no such way."""
     taken: dict[str, int] = {}
 
     def seat(index: int, met: set[str]) -> bool:
-        """Find a cell for one ask, moving earlier ones aside where they have another (Kuhn's matching)."""
-        for name in fits[index]:
+        for name in sorted(fits[index] & open_to):
             if name not in met:
                 met.add(name)
                 if name not in taken or seat(taken[name], met):
@@ -61,7 +77,7 @@ def lay(cells: Mapping[str, Cell], asks: tuple[CellAsk, ...], ratios: Ratios) ->
                     return True
         return False
 
-    if not all(seat(index, set()) for index in range(len(asks))):
+    if not all(seat(index, set()) for index in range(len(fits))):
         return ()
     return tuple(sorted(taken, key=taken.__getitem__))
 
@@ -146,6 +162,7 @@ def _without(cell: Cell, amounts: Mapping[str, int]) -> Cell:
         tuple((size, free - amounts.get(f"PAGES_{size}", 0), total) for size, free, total in cell.pages),
         cell.shared_used + amounts.get("VCPU", 0),
         cell.memory_used_mb + amounts.get("MEMORY_MB", 0),
+        cell.networks,
     )
 
 
@@ -174,6 +191,7 @@ def _cell(said: Mapping[str, str]) -> Cell:
         tuple(cpus(text) for text in said.get("siblings", "").split(";") if text),
         int(said.get("memory_mb", "0")),
         tuple((int(size), int(total), int(total)) for size, total in pages),
+        networks=frozenset(name for name in said.get("networks", "").split(",") if name),
     )
 
 

@@ -228,7 +228,8 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
 
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
     Of each item of `traits_any_of` a host has one at least. `host` is the only one that will do, `hosts_ignored` never will. `cell`
-    is the one that an instance moves from. `member_of` are aggregates: each item `NAME`, `!NAME` or `in:NAME,NAME`, all to hold.
+    is the one that an instance moves from; `networks` are the physical ones it is to be near, on hosts with NUMA cells. `member_of`
+    are aggregates: each item `NAME`, `!NAME` or `in:NAME,NAME`, all to hold.
     """
 
     id: Id
@@ -255,6 +256,7 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     image_properties: Properties = {}
     hints: Annotated[dict[Label, Annotated[tuple[Hint, ...], Meta(max_length=64)]], Meta(max_length=16)] = {}
     cell: Label = ""
+    networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):

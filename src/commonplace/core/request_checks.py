@@ -24,6 +24,7 @@ def special(build: Build) -> bool:
         or build.image_properties
         or build.hints
         or build.cell
+        or build.networks
     )
 
 

@@ -255,12 +255,12 @@ def numa_topology(view: View, row: Row, wishes: Wishes) -> str:
     if not cells:
         return "does not say its cells"
     ratios = numa.Ratios(_thousandths(row, "VCPU"), _thousandths(row, "MEMORY_MB"))
-    if numa.lay(cells, asks, ratios):
+    if numa.lay(cells, asks, ratios, wishes.build.networks):
         return ""
     if len(asks) > len(cells):
         return f"has {len(cells)} cells for {len(asks)}"
     alone = (numa.misfit(cell, ask, ratios) for ask in asks for cell in cells.values())
-    return next((why for why in alone if why), "its cells fit one by one and not together")
+    return next((why for why in alone if why), "its cells fit one by one, not together or not near the networks")
 
 
 def _thousandths(row: Row, name: str) -> int:

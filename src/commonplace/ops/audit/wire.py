@@ -205,6 +205,7 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     image_properties: Texts = {}
     hints: Hints = {}
     cell: Label = ""
+    networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
