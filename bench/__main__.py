@@ -15,7 +15,7 @@ from bench import loop
 RESULTS = Path(__file__).parent / "results"
 
 SET: dict[str, list[str]] = {
-    "saturate": ["saturate"],
+    "saturate": ["saturate", "--window", "4096"],
     "churn": ["churn", "--shape", "16vcpu:128gb:4000gb", "--hold", "15", "--window", "512", "--lease", "30"],
     "rate-1000": ["rate", "--rate", "1000"],
 }
