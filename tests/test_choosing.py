@@ -113,6 +113,20 @@ def test_choice_is_among_the_best_of_a_plain_scan(
         assert row is None or row.host.name in wanted
 
 
+@pytest.mark.parametrize("asked", REQUESTS[-2:], ids=range(2))
+@pytest.mark.parametrize("said", [{}, {"cpu_weight_multiplier": "-3"}], ids=["plain", "overridden"])
+def test_hosts_ordered_by_arrays_are_in_the_order_of_their_weights(asked: dict[str, Any], said: dict[str, str]) -> None:
+    random = Random(7)
+    for _ in range(20):
+        fleet = random_fleet(random, random.choice((1, 2, 40)))
+        listed = tuple(name for name in fleet.view.rows if random.random() < 0.5)
+        request = wishes(
+            **{"flavor": FLAVOR, **asked, "aggregates": (Aggregate(name="a", hosts=listed, metadata=said),)}
+        )
+        weighed = [one.row for one in choosing.weigh(fleet.view, fleet.view.by_index, request)]
+        assert choosing.in_weight_order(fleet.view, fleet.view.by_index, request) == weighed
+
+
 def test_ties_and_subsets_are_spread_by_the_seed_and_alike_everywhere() -> None:
     fleet = Fleet()
     for index in range(6):

@@ -58,7 +58,7 @@ def _relative(
     """The same, weighed over all hosts that pass, whosever shard they are in."""
     view = scores.view
     passing = [row for row in _in_order(view, scores.scores, seed, barred) if _passes(view, row, wishes, filters)]
-    best = [one.row for one in weigh(view, _weighable(view, passing, wishes), wishes)]
+    best = in_weight_order(view, _weighable(view, passing, wishes), wishes)
     mine = [row for row in best if view.columns.mine[row.index]]
     return (mine or best)[: wishes.profile.subset_size]
 
@@ -80,6 +80,26 @@ def weigh(view: View, rows: Sequence[Row], wishes: Wishes) -> list[Weighed]:
             parts[index][name] = (value, normal, factor)
     weighed = [Weighed(row, total, part) for row, total, part in zip(rows, totals, parts, strict=True)]
     return sorted(weighed, key=lambda one: one.score, reverse=True)
+
+
+def in_weight_order(view: View, rows: Sequence[Row], wishes: Wishes) -> list[Row]:
+    """The hosts in the order of `weigh`, by arrays and without the parts."""
+    if len(rows) < 2:
+        return list(rows)
+    totals = np.zeros(len(rows))
+    for name, factor in wishes.profile.weighers.items():
+        weigher = RAW[name]
+        overridden = weigher.override in wishes.aggregates.keys
+        if not weigher.concerns(wishes) or not (factor or overridden):
+            continue
+        raw = np.array([weigher.raw(view, row, wishes) for row in rows], np.float64)
+        if weigher.floor is not None:
+            np.maximum(raw, weigher.floor, out=raw)
+        least, most = raw.min() if weigher.floor is None else weigher.floor, raw.max()
+        if least != most:
+            factors = np.array([multiplier(row, wishes, name) for row in rows]) if overridden else factor
+            totals += factors * ((raw - least) / (most - least))
+    return [rows[index] for index in np.argsort(-totals, kind="stable").tolist()]
 
 
 def normalised(raw: Sequence[float], floor: float | None) -> list[float]:

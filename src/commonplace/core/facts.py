@@ -26,7 +26,8 @@ INSTANCE_LABELS = "supported_instances"
 
 def used(row: Row, name: str) -> int:
     """Amount of a class that allocations hold and pending claims will."""
-    return row.host.used.get(name, 0) + sum(overlay.resources.get(name, 0) for overlay in row.pending)
+    held = row.host.used.get(name, 0)
+    return held + sum(overlay.resources.get(name, 0) for overlay in row.pending) if row.pending else held
 
 
 def total(row: Row, name: str) -> int:
