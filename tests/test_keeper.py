@@ -177,6 +177,24 @@ def release(log: Log, allocation: str) -> int:
 # --- start -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_snapshot_that_the_log_lost_after_its_acknowledgement_is_sent_again() -> None:
+    settings = KeeperSettings(snapshot_interval_ms=10_000, snapshot_jitter=0.0, heartbeat_interval_ms=1_000)
+    log = Log()
+    agent = Agent(log, settings=settings).start()
+    agent.tick(10_000)
+    del log.hosts[-1]  # an unclean election
+    for _ in range(9):
+        agent.tick(1_000)
+    agent.settle()
+    before = len(log.hosts)
+    agent.tick(1_000)
+    agent.settle()
+    agent.tick(1_000)
+    kinds = [type(decode("hosts", value or b"")).__name__ for _, _, _, value in log.hosts[before:]]
+    assert kinds == ["Snapshot", "Delta"]
+    assert not log.reader().stale
+
+
 def test_a_new_host_serves_once_its_snapshot_is_read_back_and_takes_no_claim_made_before_its_start() -> None:
     log = Log()
     claim(log, "before", expected=0)

@@ -419,6 +419,8 @@ class Keeper:
             if kept.phase not in (OPENING, SERVING):
                 continue
             due = kept.told_ms + interval
+            if not kept.read_base and kept.told_ms + self.settings.snapshot_interval_ms <= now_ms:
+                self._want_snapshot(kept)  # acknowledged, and lost with the log's tail: nothing else would end the wait
             if due <= now_ms:
                 self.dirty[host] = None
                 due = now_ms + interval
