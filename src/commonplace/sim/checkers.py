@@ -358,6 +358,7 @@ class Checkers:
                 )
         elif (
             promise.effective.key in answers.cancelled
+            and not answers.windowless
             and host.partition not in self._seen.lost_claims
             and not answers.gone
         ):

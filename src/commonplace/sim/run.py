@@ -156,6 +156,8 @@ def restless(world: World) -> str:
                 return f"{host} has leases or reports under way"
         if agent.boots:
             return f"{agent.name} boots instances"
+    if len(world.frontends) < world.config.frontends:
+        return "a frontend is about to come back"
     for frontend in world.frontends:
         if frontend.session.in_flight:
             return f"{frontend.name} awaits {frontend.session.in_flight} answers"
