@@ -62,6 +62,8 @@ def test_flavors_are_set_listed_and_deleted(where: list[str]) -> None:
     assert flavors["gpu"]["resources"] == {"VCPU": 8, "MEMORY_MB": 1024, "VGPU": 1}
     assert flavors["gpu"]["spread"] == 3
     assert flavors["gpu"]["traits_required"] == ["HW_CPU_X86_AVX512F"]
+    assert "spread was" not in run("flavor", "set", "gpu", *shape, "--spread", "3", *where).stderr
+    assert "its spread was 3" in run("flavor", "set", "gpu", *shape, *where).stderr
     assert run("flavor", "delete", "gpu", *where).returncode == 0
     assert "gpu" not in run("flavors", *where, "-o", "name").stdout.split()
     assert_one_line(run("flavor", "delete", "m1.tny", *where), 2, "'m1.tny'", "m1.tiny")

@@ -59,8 +59,14 @@ def set_flavor(
     }
     flavor = _checked(record)
     client.require_broker(settings)
+    before = control.flavors(settings).get(name)
     control.put_flavors(settings, flavor)
     say(f"flavor {name} set")
+    if before is not None and before.spread != spread:
+        say(
+            f"warning: its spread was {before.spread}: a request submitted under the old one and again under the new may go to another "
+            "partition and be decided twice; see that nothing open is submitted again, or give new spreads new names"
+        )
     if profile not in PROFILES and f"profile/{profile}" not in control.read(settings):
         say(f"warning: no profile {profile!r} yet; requests for {name} are refused until it is written to control")
 
