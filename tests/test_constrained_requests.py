@@ -3,11 +3,16 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from commonplace.core import filter_table, request_filters
 from commonplace.core import replica_events as re
 from commonplace.core.ledger import Configure
 from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
+from commonplace.core.request_checks import likeness
 from commonplace.core.resources import Inventory
+from commonplace.core.rules import Wishes
+from commonplace.core.view import Row, View
 from test_replica import Hand
 from world import flavor
 
@@ -142,3 +147,43 @@ def test_flavors_of_two_specs_share_no_ranking(place: Place) -> None:
     assert place.claim().host == "h1"
     place.say(Flavor(name="small", resources=small.resources, extra_specs={"zone": "<or> z2 <or> z3"}))
     assert place.claim().host in ("h2", "h3")
+
+
+def test_a_crowd_of_requests_alike_that_fit_nowhere_is_looked_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    plain = request_filters.availability_zone
+
+    def counted(view: View, row: Row, wishes: Wishes) -> str:
+        asked.append(wishes.build.id)
+        return plain(view, row, wishes)
+
+    one = next(one for one in filter_table.ALWAYS if one.name == "availability_zone")
+    monkeypatch.setattr(one, "plain", counted)
+    place.request(*(Build(id=f"r-{i}", flavor="small", zone="z9", count=1 + i % 2) for i in range(50)))
+    place.turn()
+    assert len(place.decisions()) == 50
+    assert all(one.explanation == place.decisions()[0].explanation for one in place.decisions())
+    assert set(asked) == {"r-0"}
+    place.request(Build(id="r-50", flavor="small", zone="z8"))
+    place.turn()
+    assert asked[-1] == "r-50"
+
+
+@pytest.mark.parametrize(
+    ("change", "alike"),
+    [
+        ({"id": "r-2"}, True), ({"user": "ada"}, False), ({"count": 3}, True), ({"deadline_ms": 5}, True), ({"instances": ("i",)}, True),
+        ({"zone": "z2"}, False), ({"project": "blue"}, False), ({"hints": {"query": ("[]",)}}, False), ({"group": "h"}, False),
+        ({"host": "h1"}, False), ({"image": "i"}, False), ({"traits_any_of": (("CUSTOM_A",),)}, False), ({"cell": "c"}, False),
+    ],
+)  # fmt: skip
+def test_requests_are_alike_where_no_filter_tells_them_apart(change: dict[str, Any], alike: bool) -> None:
+    build = Build(id="r-1", flavor="small", zone="z1")
+    assert (likeness(replace(build, **change)) == likeness(build)) is alike
+
+
+def test_instances_of_a_group_are_not_alike_because_they_do_not_count_for_themselves() -> None:
+    builds = [Build(id="r", flavor="small", group="g", instances=(name,)) for name in ("i-1", "i-2")]
+    assert likeness(builds[0]) != likeness(builds[1])

@@ -130,7 +130,7 @@ def _cell(value: Any) -> str:
             return f"{value:g}"
         case dict():
             return _safe(",".join(f"{k}={_cell(v)}" for k, v in value.items()))
-        case list():
+        case list() | tuple():
             return _safe(",".join(_cell(v) for v in value))
         case _:
             return _safe(str(value))

@@ -18,6 +18,7 @@ from commonplace.core.filters import traits
 from commonplace.core.ranking import ScoreRow, group_full, seed_of
 from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
+from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
 from commonplace.core.rules import Wishes
 from commonplace.core.terms_of_claims import image_of, limits
@@ -110,8 +111,8 @@ class Placer:
         build = work.build
         wishes = Wishes(build, work.ask, work.ask.rules) if work.ask.rules is not None else None
         key = (work.ask, build.group, build.group_max) if build.group_max else (work.ask, "", 0)
-        if wishes is not None:  # what its filters turn away concerns no other request
-            key = (work.ask, build.id, -1)
+        if wishes is not None:  # what its filters turn away concerns only requests like it
+            key = (work.ask, likeness(build), -1)
         if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
             scores.refresh()
             barred = group_full(self.view, build.group, build.group_max)

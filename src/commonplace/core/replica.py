@@ -63,6 +63,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
+from commonplace.core.request_checks import likeness
 from commonplace.core.requests import content_digest
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Row, View
@@ -558,12 +559,13 @@ class Replica:
         """Why no host passes; kept until the view changes, because a full fleet refuses many requests alike."""
         view, build = self.view, work.build
         view.write()
-        at = (work.ask, build.group, build.group_max, view.changed_from + len(view.changed))
-        if work.ask.rules is not None:
-            wishes = Wishes(build, work.ask, work.ask.rules)
-            return explain(view, work.ask, group_full(view, build.group, build.group_max), wishes)
+        rules = work.ask.rules
+        wishes = Wishes(build, work.ask, rules) if rules is not None else None
+        like = build.group if wishes is None else likeness(build)
+        at = (work.ask, like, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
-            self._explained = (at, explain(view, work.ask, group_full(view, build.group, build.group_max)))
+            barred = group_full(view, build.group, build.group_max)
+            self._explained = (at, explain(view, work.ask, barred, wishes))
         return self._explained[1]
 
     def _close(

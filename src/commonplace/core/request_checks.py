@@ -3,8 +3,10 @@
 import difflib
 from ipaddress import ip_address, ip_network
 
+from msgspec.structs import replace
+
 from commonplace.core import query
-from commonplace.core.records import Build
+from commonplace.core.records import Build, encode
 from commonplace.core.request_filters import CIDR_DEFAULT, member_terms
 from commonplace.core.rules import Aggregates
 
@@ -26,6 +28,13 @@ def special(build: Build) -> bool:
         or build.cell
         or build.networks
     )
+
+
+def likeness(build: Build) -> str:
+    """The same for requests that every filter treats alike: what turned one away everywhere turns away the others too."""
+    names = build.instances if build.group else ()
+    like = replace(build, id="alike", count=1, instances=names, deadline_ms=0, lease_ms=0)
+    return encode(like).decode()
 
 
 def misuse(build: Build, aggregates: Aggregates) -> str:
