@@ -29,9 +29,8 @@ USUAL: tuple[Filter, ...] = (
         of_requests.image_properties,
         lambda w: w.build.image_properties or any(of_requests.image_triple(w)),
     ),
-    Filter(
-        "server_group_anti_affinity", of_requests.server_group_anti_affinity, lambda w: False
-    ),  # ranking.group_full asks the index
+    # never asked host by host: ranking.group_full knows from an index which hosts are full, and the ledger checks it again
+    Filter("server_group_anti_affinity", of_requests.server_group_anti_affinity, lambda w: False),
     Filter(
         "server_group_affinity",
         of_requests.server_group_affinity,

@@ -31,8 +31,9 @@ TRAITS_MAX = 256
 COUNT_MAX = 256
 """Most instances one request asks for: its decision names each of them in one record."""
 
-AGGREGATE_HOSTS_MAX = 6_000
-"""Most hosts one aggregate names: at 131 bytes each at most they stay under RECORD_BYTES_MAX; labels select any number."""
+AGGREGATE_HOSTS_MAX = 4_000
+"""Most hosts one aggregate names: at 131 bytes each, beside labels and metadata of 0.36 MB at most, it stays under
+RECORD_BYTES_MAX; labels select any number."""
 
 # `$(?!\n)` and not `$` alone: in Python `$` also matches before a final newline, and names reach terminals and metric labels.
 HostName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
