@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
+from commonplace.errors import BrokerUnavailable, CommonplaceError, NotReady, TopicsNotReady
 from commonplace.kafka import client, lookups
 from commonplace.settings import Settings
 
@@ -43,6 +43,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
         KafkaError._TRANSPORT,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.KAFKA_STORAGE_ERROR,
     ],
 )
 def test_what_a_restarting_broker_refuses_is_asked_again(asker: Consumer, code: int) -> None:
@@ -55,6 +56,12 @@ def test_a_connection_that_is_given_up_for_good_is_a_broker_that_is_away(
     monkeypatch.setattr(lookups, "TIMEOUT_S", 0.2)
     with pytest.raises(BrokerUnavailable):
         lookups.answer(asker, SETTINGS, "topic", refusing(*[KafkaError._DESTROY_BROKER] * 1000))
+
+
+def test_a_disk_that_stays_full_is_told_as_the_brokers(asker: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "TIMEOUT_S", 0.2)
+    with pytest.raises(NotReady, match="see its log and its disk"):
+        lookups.answer(asker, SETTINGS, "topic", refusing(*[KafkaError.KAFKA_STORAGE_ERROR] * 1000))
 
 
 def test_a_topic_that_is_not_there_is_named_with_what_to_do(asker: Consumer) -> None:

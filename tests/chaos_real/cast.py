@@ -30,6 +30,10 @@ EXPECTED: Final = {int(ExitCode.TIMED_OUT), int(ExitCode.NOT_READY)}
 """How a component may end by itself while its broker is away: its supervisor tries anew."""
 
 
+# until its handler is set, the signal that asks for a burst would end it
+_DEAF: Final = ("/bin/sh", "-c", 'trap "" USR1; exec "$@"', "deaf")
+
+
 class Client(Process):
     """A frontend's process: no command of the command line, and no port."""
 
@@ -37,7 +41,7 @@ class Client(Process):
         self.name, self.log, self.port = name, log, 0
         with log.open("ab") as sink:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "chaos_real", "frontend", *arguments],
+                [*_DEAF, sys.executable, "-m", "chaos_real", "frontend", *arguments],
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -216,7 +220,9 @@ class Cast(Stack):
             for at, line in enumerate(lines):
                 if "Traceback (most recent call last)" in line:
                     end = next((x for x in lines[at + 1 :] if x and not x.startswith((" ", "\t"))), "")
-                    found.append(f"{log.name}: {end[:300] or line[-300:]}")
+                    # a signal that comes while Python imports is told so, and ignored, by Python itself
+                    if not end.startswith("KeyboardInterrupt"):
+                        found.append(f"{log.name}: {end[:300] or line[-300:]}")
         return found
 
 

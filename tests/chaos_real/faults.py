@@ -151,7 +151,7 @@ class Faults:
     def _burst(self, injection: Injection) -> None:
         process = self._cast.processes.get(injection.target)
         if process is None or not process.running() or time.monotonic() - self._cast.begun(injection.target) < 5:
-            raise Skipped("it does not run yet")  # before its handler is set the signal would end it
+            raise Skipped("it does not run yet")
         process.signal(signal.SIGUSR1)
 
     # -- broker -----------------------------------------------------------------------------------------------------------

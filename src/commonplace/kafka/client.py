@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
-from commonplace.errors import BrokerUnavailable, CommonplaceError, Denied, SettingsError
+from commonplace.errors import BrokerUnavailable, CommonplaceError, Denied, NotReady, SettingsError
 from commonplace.settings import KAFKA, Settings, is_secret
 
 ANSWER_TIMEOUT_S: Final = 4.0  # one connection attempt and a retry; a person waits for this line
@@ -146,6 +146,8 @@ def explained(error: KafkaException, settings: Settings) -> CommonplaceError:
         return BrokerUnavailable(
             f"no broker at {settings.bootstrap}: start one with `commonplace broker` or name one with -b ({text})"
         )
+    if code == KafkaError.KAFKA_STORAGE_ERROR:
+        return NotReady(f"the broker at {settings.bootstrap}: {text}: see its log and its disk")
     return CommonplaceError(f"the broker at {settings.bootstrap}: {text}")
 
 

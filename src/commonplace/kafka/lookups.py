@@ -68,6 +68,7 @@ _PASSING: Final = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,  # its disk is full or broken: it ends, and comes back when somebody has mended that
 }
 MISSING: Final = {
     KafkaError._UNKNOWN_PARTITION,
