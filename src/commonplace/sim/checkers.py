@@ -117,6 +117,7 @@ class Checkers:
             self.reports.lose(partition, end)
         elif topic == "claims":
             self._lose_claims(partition, end)
+            self._seen.cut_claims.add(partition)
         elif topic == "requests":
             self._lose_requests(partition, end)
             self.answers.skipped[partition] = max(was, self.answers.skipped.get(partition, 0))

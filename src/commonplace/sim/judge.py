@@ -35,6 +35,7 @@ class Judge:
         violated: Callable[[int, str], None],
         *,
         unsure: bool = False,
+        foreign: bool = False,
     ) -> None:
         self.host, self.record, self.after = host, record, after
         self.offset, self.at_ms = at
@@ -42,6 +43,7 @@ class Judge:
         self.before = self.now = host.held
         self.sum = host.sum
         self.blind = host.blind
+        self.foreign = foreign  # its watermark is of a claims topic that is no more
         self.unsure = unsure  # topics lost records: a claim may be answered that was answered before
         self.facts = [facts] if facts is host.facts or host.reported < 0 else [host.facts, facts]
         self.unordered: list[int] = []
@@ -69,7 +71,7 @@ class Judge:
     def _take_claims(self) -> None:
         """Claims at or below the watermark are answered by this report; one that is not was passed over."""
         claims, through = self.host.claims, self.record.claims_through
-        if not claims or claims[0].offset > through:
+        if self.foreign or not claims or claims[0].offset > through:
             return
         told = {entry.offset for entry in self.record.settled}
         excused = self.blind or self.unsure or self.record.settled_omitted or self.record.gap or self.host.reported < 0

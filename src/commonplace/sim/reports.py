@@ -208,8 +208,12 @@ class Reports:
             self._findings.violated(invariant, f"{host.name} {text}", here)
 
         before, leases = host.held, host.leases
-        unsure = host.partition in self._seen.lost_hosts or host.partition in self._seen.lost_claims
-        judge = Judge(host, record, after, facts, (offset, at_ms), self._hashes, violated, unsure=unsure)
+        seen = self._seen
+        foreign = record.claims_topic != seen.ids.get("claims", record.claims_topic)
+        unsure = foreign or host.partition in seen.lost_hosts or host.partition in seen.cut_claims
+        judge = Judge(
+            host, record, after, facts, (offset, at_ms), self._hashes, violated, unsure=unsure, foreign=foreign
+        )
         judge.run()
         for identity in judge.lapsed:
             self._lapsed(host, identity, leases, judge, here)
@@ -269,7 +273,7 @@ class Reports:
         """The watermark lies in the log, never goes back within an epoch, and goes on where the epoch before stopped."""
         if (
             record.claims_topic != self._seen.ids.get("claims", record.claims_topic)
-            or host.partition in self._seen.lost_claims
+            or host.partition in self._seen.cut_claims
         ):
             return
         here, end = ("hosts", host.partition, offset), self._seen.ends.get(("claims", host.partition), 0)

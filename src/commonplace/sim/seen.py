@@ -19,6 +19,7 @@ class Seen:
         self.ends: dict[tuple[str, int], int] = {}
         self.lows: dict[int, int] = {}  # claims partition → first offset kept
         self.lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
+        self.cut_claims: set[int] = set()  # those of them whose offsets were given again
         self.lost_hosts: set[int] = set()  # the same of hosts
         self.bad: dict[Place, str] = {}  # records that somebody must put aside
         self.set_aside: set[Place] = set()
