@@ -1,6 +1,7 @@
 """Filters that go by what aggregates and profiles say of hosts; a profile names them, and they concern nobody where nothing is said."""
 
 from commonplace.core import facts, specs
+from commonplace.core.records import ALLOCATIONS_MAX
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Row, View
 
@@ -54,28 +55,31 @@ def aggregate_type_affinity(view: View, row: Row, wishes: Wishes) -> str:
     return f"its aggregates do not name flavor {wishes.flavor.name}"
 
 
-def builds_max(row: Row, wishes: Wishes) -> int:
-    """Most builds in progress on a host: the smallest that its aggregates say, else the profile's; 0 is no limit."""
-    least = wishes.aggregates.least(row, BUILDS_MAX)
-    return wishes.profile.builds_max if least is None else int(least)
+def builds_max(row: Row, wishes: Wishes) -> int | None:
+    """Most builds in progress on a host: the smallest that its aggregates say, else the profile's; None is no limit."""
+    return _most(wishes.aggregates.least(row, BUILDS_MAX), wishes.profile.builds_max)
 
 
-def instances_max(row: Row, wishes: Wishes) -> int:
-    """Most instances on a host: the smallest that its aggregates say, else the profile's; 0 is no limit."""
-    least = wishes.aggregates.least(row, INSTANCES_MAX)
-    return wishes.profile.instances_max if least is None else int(least)
+def instances_max(row: Row, wishes: Wishes) -> int | None:
+    """Most instances on a host: the smallest that its aggregates say, else the profile's; None is no limit."""
+    return _most(wishes.aggregates.least(row, INSTANCES_MAX), wishes.profile.instances_max)
+
+
+def _most(said: float | None, otherwise: int) -> int | None:
+    """A profile's 0 is no limit, an aggregate's lets nothing in; a ledger holds no more than ALLOCATIONS_MAX in any case."""
+    return otherwise or None if said is None else int(max(0, min(said, ALLOCATIONS_MAX)))
 
 
 def aggregate_io_ops(view: View, row: Row, wishes: Wishes) -> str:
     """Pass hosts with fewer builds in progress than their aggregates, or else the profile, allow."""
     count, most = facts.builds(row), builds_max(row, wishes)
-    return f"{count} builds in progress, at most {most}" if 0 < most <= count else ""
+    return "" if most is None or count < most else f"{count} builds in progress, at most {most}"
 
 
 def aggregate_num_instances(view: View, row: Row, wishes: Wishes) -> str:
     """Pass hosts with fewer instances than their aggregates, or else the profile, allow."""
     count, most = facts.instances(row), instances_max(row, wishes)
-    return f"{count} instances, at most {most}" if 0 < most <= count else ""
+    return "" if most is None or count < most else f"{count} instances, at most {most}"
 
 
 def isolated_hosts(view: View, row: Row, wishes: Wishes) -> str:

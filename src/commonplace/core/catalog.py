@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
 from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
-from commonplace.core.raw_weighers import RAW
+from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
 from commonplace.core.records import (
     TRAITS_MAX,
     Aggregate,
@@ -25,9 +25,6 @@ from commonplace.core.records import (
 from commonplace.core.request_checks import misuse, special
 from commonplace.core.rules import Aggregates, Rules, Wishes
 from commonplace.core.weigher_names import INCREMENTAL
-
-MULTIPLIER_MAX = 1e9
-"""Largest multiplier of a weigher: sums of such stay far from infinity, which would rank a host as filtered."""
 
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "aggregate": Aggregate, "host": HostControl}
 

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from commonplace.core.ranking import NEVER, ScoreRow, first_best
-from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier
+from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier, value_of
 from commonplace.core.rules import Filter, Wishes
 from commonplace.core.view import Floats, Row, View
 from commonplace.core.weigher_names import INCREMENTAL
@@ -73,7 +73,7 @@ def weigh(view: View, rows: Sequence[Row], wishes: Wishes) -> list[Weighed]:
     for name in wishes.profile.weighers if len(rows) > 1 else ():
         if not RAW[name].concerns(wishes):
             continue
-        raw = [RAW[name].raw(view, row, wishes) for row in rows]
+        raw = [value_of(name, view, row, wishes) for row in rows]
         for index, (value, normal) in enumerate(zip(raw, normalised(raw, RAW[name].floor), strict=True)):
             factor = multiplier(rows[index], wishes, name)
             totals[index] += factor * normal
@@ -92,7 +92,7 @@ def in_weight_order(view: View, rows: Sequence[Row], wishes: Wishes) -> list[Row
         overridden = weigher.override in wishes.aggregates.keys
         if not weigher.concerns(wishes) or not (factor or overridden):
             continue
-        raw = np.array([weigher.raw(view, row, wishes) for row in rows], np.float64)
+        raw = np.array([value_of(name, view, row, wishes) for row in rows], np.float64)
         if weigher.floor is not None:
             np.maximum(raw, weigher.floor, out=raw)
         least, most = raw.min() if weigher.floor is None else weigher.floor, raw.max()
@@ -140,7 +140,7 @@ def _with_raw(view: View, scores: Floats, wishes: Wishes) -> Floats:
         row = view.by_index[index]
         try:
             for name in names:
-                scores[index] += multiplier(row, wishes, name) * RAW[name].raw(view, row, wishes)
+                scores[index] += multiplier(row, wishes, name) * value_of(name, view, row, wishes)
         except CannotWeigh:
             scores[index] = NEVER
     return scores

@@ -14,6 +14,12 @@ from commonplace.core.view import Row, View
 
 DEVICES_COUNTED_MAX = 99
 
+RAW_MAX = 1e15
+"""Raw values are cut to ± this, and overrides to ± MULTIPLIER_MAX: their products stay far from infinity, which would rank a host as
+filtered. No amount on the wire is larger than nine times it."""
+MULTIPLIER_MAX = 1e9
+"""Largest multiplier of a weigher."""
+
 Raw = Callable[[View, Row, Wishes], float]
 
 
@@ -145,10 +151,17 @@ RAW: dict[str, Weigher] = {
 """Every weigher by name."""
 
 
+def value_of(name: str, view: View, row: Row, wishes: Wishes) -> float:
+    """A weigher's raw value for one host, cut to what sums can bear."""
+    value = RAW[name].raw(view, row, wishes)
+    return max(-RAW_MAX, min(value, RAW_MAX)) if value == value else 0.0  # not a number: infinities of both signs met
+
+
 def multiplier(row: Row, wishes: Wishes, name: str) -> float:
     """A weigher's multiplier for one host: the smallest that its aggregates say, else the profile's."""
     weigher = RAW[name]
     least = wishes.aggregates.least(row, weigher.override) if weigher.override in wishes.aggregates.keys else None
     if least is None:
         return wishes.profile.weighers.get(name, 0.0)
+    least = max(-MULTIPLIER_MAX, min(least, MULTIPLIER_MAX))
     return -least if weigher.turned else least

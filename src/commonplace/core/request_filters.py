@@ -206,7 +206,7 @@ def _same(triple: tuple[str, ...]) -> list[str]:
 
 def _version_meets(version: str, demanded: str) -> bool:
     """Whether a version (an integer with three digits a part, or dotted) meets every term as in `>=6.0,<7`."""
-    if version.isdigit():
+    if version.isascii() and version.isdigit():
         number = int(version)
         have = [number // 1_000_000, number // 1000 % 1000, number % 1000]
     else:
@@ -235,7 +235,7 @@ def _term_meets(have: list[int], term: str) -> bool:
 
 
 def _parts(version: str) -> list[int]:
-    return [int(part) if part.isdigit() else 0 for part in version.strip().split(".")]
+    return [int(part) if part.isascii() and part.isdigit() else 0 for part in version.strip().split(".")]
 
 
 def json(view: View, row: Row, wishes: Wishes) -> str:

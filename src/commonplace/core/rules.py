@@ -1,6 +1,7 @@
 """What a request goes by besides its ask: its flavor, its profile, the aggregates, and the filters that may concern it."""
 
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any
 
 from commonplace.core.ask import Ask
@@ -56,11 +57,12 @@ class Aggregates:
         return [one.metadata[key] for one in self.of(row) if key in one.metadata]
 
     def least(self, row: Row, key: str) -> float | None:
-        """The smallest number that a host's aggregates say under a key; None where none does, or one says no number."""
+        """The smallest number that a host's aggregates say under a key; None where none does, or one says no finite number."""
         try:
-            return min((float(text) for text in self.values(row, key)), default=None)
+            numbers = [float(text) for text in self.values(row, key)]
         except ValueError:
             return None
+        return min(numbers) if numbers and all(map(isfinite, numbers)) else None
 
     def zone(self, row: Row) -> str:
         """The availability zone of a host."""

@@ -16,8 +16,8 @@ def limits(row: Row, build: Build, ask: Ask) -> tuple[int, int]:
         return ask.builds_max, ask.instances_max
     wishes, named = Wishes(build, ask, ask.rules), {one.name for one in ask.rules.filters}
     return (
-        builds_max(row, wishes) if "aggregate_io_ops" in named else ask.builds_max,
-        instances_max(row, wishes) if "aggregate_num_instances" in named else ask.instances_max,
+        (builds_max(row, wishes) or 0) if "aggregate_io_ops" in named else ask.builds_max,
+        (instances_max(row, wishes) or 0) if "aggregate_num_instances" in named else ask.instances_max,
     )
 
 
