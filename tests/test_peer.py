@@ -1,6 +1,5 @@
 """The adapter for recorded decisions tells agreement, difference and what cannot be decided, and says so by its exit code."""
 
-
 import gzip
 import json
 from pathlib import Path
