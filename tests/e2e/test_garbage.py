@@ -149,7 +149,7 @@ def test_garbage_is_put_aside_with_place_and_reason_counted_and_stops_nothing(wo
             assert now.get(topic, 0) > before[name].get(topic, 0), (name, topic, now)
     refused_as_told(world)
     world.release_all()
-    world.check()
+    world.check(unprovable=True)  # what is written over a host's own records takes evidence with it
 
 
 def missing(world: World, places: dict[tuple[str, int, int], Bad]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from commonplace.core import hosts
-from commonplace.core.records import Bad, Delta, Settled, Snapshot, Start
+from commonplace.core.records import Allocation, Bad, HostDelta, Settled, Snapshot, Start, decode_allocation
 from commonplace.frontend.events import Rows
 
 
@@ -77,7 +77,7 @@ class Settling:
             if not isinstance(record, Bad):
                 self._report(record, offset)
 
-    def _report(self, record: Start | Snapshot | Delta, offset: int) -> None:
+    def _report(self, record: Start | Snapshot | HostDelta, offset: int) -> None:
         epoch = offset if isinstance(record, Start) else record.epoch
         if epoch < self._epochs.get(record.host, -1):
             return
@@ -91,7 +91,7 @@ class Settling:
                     self.outcomes[watched.allocation] = outcome
 
 
-def _outcome(watched: Watched, report: Snapshot | Delta) -> Outcome | None:
+def _outcome(watched: Watched, report: Snapshot | HostDelta) -> Outcome | None:
     """What the report says of the record, or None: not reached yet, or silent (its list of settled ones is bounded)."""
     if report.claims_through < watched.offset:
         return None
@@ -123,11 +123,14 @@ def _by_state(watched: Watched, state: str) -> Outcome | None:
     return None
 
 
-def _state(allocation: str, report: Snapshot | Delta) -> str:
+def _state(allocation: str, report: Snapshot | HostDelta) -> str:
     """How the allocation stands by this report alone: a state, "gone", or "" where only its snapshot would say."""
-    listed = report.allocations if isinstance(report, Snapshot) else report.upserts
+    if isinstance(report, Snapshot):
+        listed: list[Allocation | Bad] = list(report.allocations)
+    else:
+        listed = [decode_allocation(bytes(raw)) for raw in report.upserts]
     for held in listed:
-        if held.id == allocation:
+        if not isinstance(held, Bad) and held.id == allocation:
             return held.state
     if isinstance(report, Snapshot) or allocation in report.removed:
         return "gone"
