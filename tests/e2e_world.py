@@ -303,7 +303,7 @@ class World:
         assert report.verdict == "clean", f"{broken}\n{self.around(broken)}\nlogs in {self.stack.work_dir}"
         lost = {n: dict(tally.reasons) for n, tally in report.tallies.items() if tally.unprovable}
         assert unprovable or not lost, lost
-        self.good = True
+        self.good = not lost  # what was lost stays lost to all later checks
         return report
 
     def _check_decisions(self) -> None:
