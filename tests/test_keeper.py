@@ -252,6 +252,50 @@ def test_a_restart_goes_on_from_the_last_report_with_delta_and_tombstones_the_ep
     assert again.of(ReadClaims) == [ReadClaims(0, 2)]
 
 
+def compact(log: Log) -> None:
+    """What compaction may leave at the latest: the last record of each key, at its offset."""
+    last = {key: offset for offset, _, key, _ in log.hosts}
+    log.hosts = [row if last[row[2]] == row[0] else (row[0], row[1], None, None) for row in log.hosts]
+
+
+def outlived(log: Log, agent: Agent) -> None:
+    """A successor writes its start record and dies; the agent, which has not read that yet, still writes a snapshot, which is void."""
+    Agent(log, name="successor", now_ms=5).begin()
+    agent.receive(ReportFailed("h"))
+    agent.tick(10)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("restarts", [0, 1])  # 0: its last word is a delta; 1: its last word is a snapshot
+def test_a_void_snapshot_that_compaction_left_alone_is_still_the_hosts_past(restarts: int, compacted: bool) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    for number in range(restarts):
+        agent = Agent(log, name=f"again-{number}", now_ms=2).start()
+    outlived(log, agent)
+    if compacted:
+        compact(log)
+    third = Agent(log, name="third", now_ms=9).start()
+    assert third.of(Refused) == []
+    assert set(third.ledger.allocations) == {"a"}
+
+
+def test_what_a_fenced_agent_reports_after_its_successor_has_reported_is_no_past() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    successor = Agent(log, name="successor", now_ms=5).start()
+    release(log, "a")
+    successor.settle()
+    agent.receive(ReportFailed("h"))
+    agent.tick(10)  # holds what its successor released
+    third = Agent(log, name="third", now_ms=9).start()
+    assert third.ledger.allocations == {}
+
+
 @pytest.mark.parametrize("reads", [0, 1, 2])
 def test_a_crash_half_way_through_a_start_loses_nothing(reads: int) -> None:
     log = Log()

@@ -64,9 +64,15 @@ def is_own_start(kept: Kept, key: Key, value: bytes | None) -> bool:
 
 
 def replay(kept: Kept, parsed: Key, offset: int, log_time_ms: int, key: bytes, value: bytes | None) -> None:
-    """Fold one record of the host's past; what can't be used is remembered until something good replaces it."""
+    """Fold one record of the host's past; what can't be used is remembered until something good replaces it.
+
+    A start record without reports takes nothing from the past: what the epoch before it still reported is void for readers, but
+    compaction keeps just that, the last record of a key, and nothing of what it replaced (docs/decisions/0008).
+    """
     past = kept.past
     assert past is not None, f"host {kept.spec.name} is {kept.phase}"
+    if parsed.kind == "start" and value is not None and _is_plain_start(value):
+        return
     if parsed.kind != "start":
         (kept.old_epochs.discard if value is None else kept.old_epochs.add)(parsed.epoch)
     before = (past.epoch, past.generation)
@@ -82,6 +88,12 @@ def replay(kept: Kept, parsed: Key, offset: int, log_time_ms: int, key: bytes, v
             kept.bad_keys.clear()
         else:
             kept.bad_keys.pop(key, None)
+
+
+def _is_plain_start(value: bytes) -> bool:
+    """Whether it is a start record that an agent wrote, or a fence; not one that says the host was forgotten."""
+    record: Any = decode("hosts", value)
+    return isinstance(record, Start) and not record.removed
 
 
 def incomplete(kept: Kept) -> str:

@@ -4,7 +4,7 @@ record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from commonplace.core.hashing import digest64
 from commonplace.core.records import Bad, Delta, Snapshot, Start, decode
@@ -15,6 +15,8 @@ from commonplace.sim.judge import Judge
 from commonplace.sim.model import NO_BASE, Hashes, Host, facts_of, held_by
 from commonplace.sim.owners import Owners
 from commonplace.sim.seen import Raw, Seen
+
+FROM_VOID: Final = "its successor goes on from what a fenced agent still reported"
 
 
 class Reports:
@@ -99,7 +101,8 @@ class Reports:
     def _tombstone(self, host: Host, kind: str, epoch: int, offset: int) -> None:
         if kind == "start":
             return
-        if epoch == host.reported and not host.removed and not self._seen.injecting and not host.blind and host.held:
+        sure = host.blind in ("", FROM_VOID)
+        if epoch == host.reported and not host.removed and not self._seen.injecting and sure and host.held:
             text = f"the {kind} of epoch {epoch} of {host.name} is deleted, on which its ledger rests: no later snapshot stands"
             self._findings.violated(9, text, ("hosts", host.partition, offset), ("hosts", host.partition, host.offset))
         if kind == "snapshot" and epoch == host.epoch and not host.removed:
@@ -110,6 +113,8 @@ class Reports:
         partition, reports = host.partition, self._reports[host.partition]
         void = self._void(host, record, offset, value)
         if void:
+            if host.fresh and record.epoch < host.epoch and not host.removed:
+                host.blind = host.blind or FROM_VOID
             reports[offset] = Report(host, host.held, void)
             return
         if record.epoch > host.epoch:

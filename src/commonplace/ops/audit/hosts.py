@@ -148,6 +148,8 @@ class Hosts:
         if record.epoch < chain.epoch or (record.epoch == chain.epoch and chain.removed):
             figures["reports_void"] += 1
             self._findings.passed(9)
+            if chain.fresh and not chain.removed:
+                chain.blind = chain.blind or "its successor goes on from a void report"
             for promise in self._answers.grants.pop((entry.partition, entry.offset), ()):
                 self._answers.broken(
                     9, promise, f"whose grant is the void report at hosts {entry.partition}/{entry.offset}"
