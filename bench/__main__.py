@@ -2,7 +2,7 @@
 
     python -m bench [--quick]     a JSON file a run under bench/results/, and a table at the end
 
-About 10 minutes; `--quick` is a smoke run of a minute or two whose figures mean nothing.
+About 13 minutes; `--quick` is a smoke run of a minute or two whose figures mean nothing.
 """
 
 import json
@@ -15,7 +15,8 @@ from bench import loop
 RESULTS = Path(__file__).parent / "results"
 
 SET: dict[str, list[str]] = {
-    "saturate": ["saturate", "--window", "4096"],
+    "saturate-pack": ["saturate", "--window", "4096", "--placement", "pack"],
+    "saturate-spread": ["saturate", "--window", "4096"],
     "churn": ["churn", "--shape", "16vcpu:128gb:4000gb", "--hold", "15", "--window", "512", "--lease", "30"],
     "rate-1000": ["rate", "--rate", "1000"],
 }
@@ -25,12 +26,12 @@ QUICK = ["--hosts", "500", "--warmup", "3", "--seconds", "5"]
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The figures that people ask for, a line a run."""
     lines = [
-        f"{'run':12} {'decisions/s':>12} {'placed':>8} {'p50 ms':>8} {'p99 ms':>8} {'conflicts':>10} {'replica µs':>11} {'audit':>6}"
+        f"{'run':16} {'decisions/s':>12} {'placed':>8} {'p50 ms':>8} {'p99 ms':>8} {'conflicts':>10} {'replica µs':>11} {'audit':>6}"
     ]
     for name, r in results.items():
         lat, cpu = r["latency_ms"], r["cpu_us_a_decision"]
         lines.append(
-            f"{name:12} {r['decisions_per_s']:>12} {r['placed_share']:>8.2%} {lat.get('p50', 0):>8} {lat.get('p99', 0):>8} "
+            f"{name:16} {r['decisions_per_s']:>12} {r['placed_share']:>8.2%} {lat.get('p50', 0):>8} {lat.get('p99', 0):>8} "
             f"{r['conflict_fraction']:>10} {cpu.get('r1', 0):>11} {r['audit'][:6]:>6}"
         )
     return "\n".join(lines)

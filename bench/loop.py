@@ -27,8 +27,14 @@ from commonplace.kafka import control
 from commonplace.ops.stack import Stack
 from commonplace.settings import Settings
 
-PROFILE = Profile(name="bench", weighers={"cpu": 1.0, "ram": 1.0}, builds_max=0, instances_max=100)
-"""Spreads; no bound on builds in progress, because an unconfirmed instance counts as one until its lease lapses."""
+SIGN = {"spread": 1.0, "pack": -1.0}
+"""The emptiest host first, or the fullest that it fits on."""
+
+
+def profile(placement: str) -> Profile:
+    """No bound on builds in progress, because an unconfirmed instance counts as one until its lease lapses."""
+    sign = SIGN[placement]
+    return Profile(name="bench", weighers={"cpu": sign, "ram": sign}, builds_max=0, instances_max=50)
 
 
 def flavors(count: int) -> list[Flavor]:
@@ -145,11 +151,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         settings=settings,
         environ=environ,
     ) as stack:
-        control.write(stack.settings, {"profile/bench": encode(PROFILE)})
+        fresh = _catchup(stack, args.hosts)
+        control.write(stack.settings, {"profile/bench": encode(profile(args.placement))})
         with Frontend(stack.settings) as frontend:
             load = Load(frontend, [shape.name for shape in shapes], churn_s=args.hold if args.mode == "churn" else 0.0)
             figures = _measure(stack, load, args)
-        figures["catchup"] = _catchup(stack, args.hosts)
+        figures["catchup_fresh"], figures["catchup"] = fresh, _catchup(stack, args.hosts)
         figures["audit"] = _audit(stack) if args.audit else "not run"
     return figures
 
@@ -181,7 +188,7 @@ def _measure(stack: Stack, load: Load, args: argparse.Namespace) -> dict[str, An
     rejected = sum(_rejected(after[r]) - _rejected(claims[r]) for r in after)
     stack.check()
     return {
-        "mode": args.mode, "hosts": args.hosts, "replicas": args.replicas, "flavors": args.flavors, "partitions": args.partitions,
+        "mode": args.mode, "placement": args.placement, "hosts": args.hosts, "replicas": args.replicas, "flavors": args.flavors, "partitions": args.partitions,
         "seconds": round(seconds, 1), "warmup_s": args.warmup, "lease_s": args.lease, "machine": machine(),
         "decided": load.decided, "decisions_per_s": round(load.decided / seconds),
         "placed_share": round(load.placed / max(1, load.decided), 4), "refused": load.other,
@@ -235,6 +242,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__)
     parser.add_argument("mode", choices=("saturate", "churn", "rate"))
+    parser.add_argument("--placement", choices=tuple(SIGN), default="spread")
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--flavors", type=int, default=8)
