@@ -149,6 +149,7 @@ def test_a_cancel_of_an_unknown_request_needs_its_flavor(session: Session) -> No
         (build(traits_required=("CUSTOM_SLOW",)), "CUSTOM_SLOW is required and forbidden (see flavor m1.small)"),
         (build(group_max=1), "needs a group"),
         (build(count=2, instances=("i-1",)), "1 instances are named for count 2"),
+        (build(project="blue\u200b"), "project 'blue\\u200b' holds a character that terminals do not show"),
         (build(count=2, instances=("i-1", "i-1")), "named twice"),
     ],
 )

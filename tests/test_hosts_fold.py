@@ -1,7 +1,9 @@
 """The fold of `hosts`: any compaction, loss, batching or starting point ends in the state of the reader of everything."""
 
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from commonplace.core.hosts import (
     QUARANTINED,
     SUPERSEDED,
     HostState,
+    Key,
     delta_key,
     fold,
     parse_key,
@@ -280,6 +283,48 @@ def test_key_and_payload_must_agree(key: bytes, value: bytes) -> None:
     parsed = parse_key(key)
     assert parsed is not None
     assert fold(HostState(parsed.host), parsed, 100, 1, value)[0] == QUARANTINED
+
+
+def names_of(told: str, **other: Any) -> tuple[bytes, str]:
+    """An allocation that bears a name, and the name as a reason should tell it."""
+    return encode(msgspec.structs.replace(Allocation(id="b", resources={"VCPU": 1}), **other)), told
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize(("allocation", "told"), [
+    names_of("'b\\n'", id="b\n"),
+    names_of("'b'", project="\x1b[2J"),
+    names_of("'b'", image=("os=\x07",)),
+    names_of("'VCPU\\nr X'", resources={"VCPU\nr X": 1}),
+    names_of("'vcpu'", resources={"vcpu": 1}),
+    names_of("''", resources={"": 1}),
+    names_of("XXX", resources={"X" * 65: 1}),
+    names_of("'0 VCPU'", cells={"0 VCPU": {"VCPU": 1}}),
+    names_of("'\\x85'", cells={"\x85": {"VCPU": 1}}),
+    names_of("'A 1'", cells={"0": {"A 1": 1}}),
+])  # fmt: skip
+def test_names_that_terminals_or_hashed_bytes_would_obey_make_a_report_bad(
+    held: bool, allocation: bytes, told: str
+) -> None:
+    """Whether it is in a snapshot or a delta, and whether the host holds an allocation of that id already."""
+    state = HostState("h")
+    good = snapshot(5, 1, *(["b"] if held else []))
+    fold(state, Key("h", "start", -1), 5, 0, encode(Start(host="h")))
+    fold(state, Key("h", "snapshot", 5), 6, 0, encode(good))
+    assert not state.stale
+    value = encode(Delta(**IN_EPOCH_5, generation=2, base_generation=1))[:-1] + b',"upserts":[' + allocation + b"]}"
+    for key, raw in (
+        (Key("h", "delta", 5), value),
+        (Key("h", "snapshot", 5), encode(Snapshot(**IN_EPOCH_5, generation=3, inventory={}))[:-1]
+         + b',"allocations":[' + allocation + b"]}"),
+    ):  # fmt: skip
+        outcome, reason = fold(state, key, 7, 0, raw)
+        assert outcome == QUARANTINED
+        assert told in reason
+        assert reason.isprintable()
+
+
+IN_EPOCH_5: dict[str, Any] = {"host": "h", "epoch": 5, "claims_topic": "t", "claims_through": 1, "hash": "0" * 16}
 
 
 @pytest.mark.parametrize(

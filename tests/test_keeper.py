@@ -7,7 +7,7 @@ import pytest
 
 from commonplace.core import hashing
 from commonplace.core.hosts import HostState, fold, parse_key, start_key
-from commonplace.core.keeper import Keeper
+from commonplace.core.keeper import GENERATION_MAX, Keeper
 from commonplace.core.keeper_events import (
     AdoptInstance,
     Alarm,
@@ -34,7 +34,7 @@ from commonplace.core.keeper_events import (
 from commonplace.core.ledger import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start, decode, encode
-from commonplace.core.resources import Inventory
+from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.strangers import Strangers
 
 INVENTORY = {"VCPU": Inventory(total=8)}
@@ -348,6 +348,15 @@ def test_a_claim_older_than_its_lease_at_the_start_is_rejected() -> None:
     assert again.keeper.verdicts["rejected"] == 1
 
 
+def test_a_claim_made_after_the_start_is_granted_though_the_brokers_clock_was_put_back() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.time_ms -= 10 * LEASE_MS
+    claim(log, "a")
+    agent.settle()
+    assert list(log.reader().allocations) == ["a"]
+
+
 def test_claims_lost_to_retention_make_a_gap_until_an_operator_clears_it() -> None:
     log = Log()
     agent = Agent(log).start()
@@ -460,7 +469,124 @@ def test_a_report_that_somebody_wrote_in_our_name_is_outbid() -> None:
     assert (state.generation, state.status) == (51, "enabled")
 
 
+def forge(log: Log, **said: Any) -> None:
+    """A good snapshot that hides what the host holds, in its agent's name."""
+    forged = decode("hosts", log.hosts[-1][3] or b"")
+    assert isinstance(forged, Snapshot)
+    for name, value in said.items():
+        setattr(forged, name, value)
+    log.write(f"h/{forged.epoch}".encode(), encode(forged))
+
+
+@pytest.mark.parametrize("said", [{"generation": AMOUNT_MAX}, {"generation": GENERATION_MAX}, {"epoch": 2}])
+def test_a_report_in_our_name_that_this_epoch_cannot_outbid_is_outbid_by_the_next(said: dict[str, int]) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    log.write(b"other/start", encode(Start(host="other")))  # so that an epoch of 2 lies below the record's offset
+    log.hosts.append((len(log.hosts), log.time_ms, *log.hosts[1][2:]))
+    forge(log, **said)
+    claim(log, "a", expected=agent.ledger.hash)  # taken while the start record is on its way
+    agent.settle()
+    state = log.reader()
+    assert (state.stale, list(state.allocations), state.claims_through) == ("", ["a"], 0)
+    assert state.epoch == agent.ledger.epoch > 2
+    assert state.generation < 10
+    assert (b"h/0", None) in [record[2:] for record in log.hosts]
+    again = Agent(log, name="again", now_ms=10).start()
+    assert list(again.ledger.allocations) == ["a"]
+
+
+def test_what_a_report_promised_comes_though_its_epoch_was_given_up_before_it_was_read_back() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    forge_at = log.hosts[1]
+    log.hosts.append((len(log.hosts), log.time_ms, b"h/0", encode(_with_generation(forge_at[3], AMOUNT_MAX))))
+    confirm(log, "a")
+    agent.deliver = False
+    agent.read_claims()  # the report of the confirm is on its way, and lost
+    agent.read_hosts()
+    assert agent.of(StartInstance) == []
+    start = next(send for send in agent.held if send.key == b"h/start")
+    agent.deliver = True
+    log.write(start.key, start.value)
+    agent.settle()
+    assert [effect.allocation.id for effect in agent.of(StartInstance)] == ["a"]
+    assert log.reader().allocations["a"].state == "active"
+
+
+def _with_generation(value: bytes | None, generation: int) -> Snapshot:
+    record = decode("hosts", value or b"")
+    assert isinstance(record, Snapshot)
+    record.generation = generation
+    return record
+
+
+def test_a_start_record_that_the_log_lost_is_written_anew() -> None:
+    settings = KeeperSettings(snapshot_interval_ms=10_000)
+    log = Log()
+    agent = Agent(log, settings=settings).begin()
+    log.hosts.clear()  # an unclean election
+    agent.tick(9_999)
+    assert log.hosts == []
+    agent.tick(1)
+    agent.settle()
+    assert agent.phase == "serving"
+    before = len(log.hosts)
+    agent.tick(20_000)
+    agent.settle()
+    assert not any(key == b"h/start" for _, _, key, _ in log.hosts[before:])
+
+
+def test_a_start_record_of_ours_that_comes_late_is_gone_on_from_and_fences_nobody() -> None:
+    log = Log()
+    agent = Agent(log)
+    agent.deliver = False
+    agent.begin()
+    agent.deliver = True
+    late = agent.held.pop()
+    agent.receive(ReportFailed("h"))
+    agent.settle()
+    claim(log, "a")
+    agent.settle()
+    log.write(late.key, late.value)
+    agent.settle()
+    assert agent.phase == "serving"
+    assert (log.reader().stale, list(log.reader().allocations)) == ("", ["a"])
+
+
+def test_reports_of_a_topic_before_this_one_do_not_keep_a_host_from_starting() -> None:
+    old, log = Log(), Log()
+    for n in range(7):
+        old.write(f"other/{n}".encode(), None)
+    agent = Agent(old).start()
+    claim(old, "a")
+    agent.settle()
+    for _, _, key, value in old.hosts[8:]:  # what a living agent still writes when its topic is made anew
+        log.write(key, value)
+    log.write(b"h/12/delta", b"garbage")
+    again = Agent(log, name="again", now_ms=10).start()
+    assert (again.phase, log.reader().stale) == ("serving", "")
+    assert {key for _, _, key, value in log.hosts if value is None} >= {b"h/7", b"h/7/delta", b"h/12"}
+
+
 # --- fencing ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_of_a_newer_version_fences_like_any_and_is_never_put_aside() -> None:
+    log = Log()
+    first = Agent(log).start()
+    log.write(b"h/0/delta", b'{"type":"delta","v":2,"host":"h"}')
+    first.settle()
+    assert (first.phase, first.of(Quarantine), log.reader().stale) == ("serving", [], "")
+    log.write(b"h/start", b'{"type":"start","v":2,"hosts":["h"]}')
+    first.settle()
+    assert first.of(Fenced) == [Fenced("h", "an agent of version 2", 0)]
+    assert first.of(Quarantine) == []
+    again = Agent(log, name="again", now_ms=10).start()
+    assert again.phase == "refused"
+    assert "version 2 is newer" in again.of(Refused)[0].reason
 
 
 def test_a_second_agent_fences_the_first_which_writes_nothing_more() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,19 @@ def test_a_grant_whose_snapshot_would_pass_the_record_limit_is_refused() -> None
     assert "record limit" in said[-1].detail
 
 
+def test_a_snapshot_full_of_the_largest_grants_stays_under_the_record_limit() -> None:
+    ledger = make(inventory={"VCPU": Inventory(total=10_000)})
+    long = "\U0001f980" * 128  # four bytes each
+    for n in range(1_001):
+        largest = ask(
+            f"a{n:07}", resources={"VCPU": 1}, project=long, user=long, kind=long, group=long, image=(long,) * 16
+        )
+        said = take(ledger, claim(ledger, largest))
+    assert said.reason == "full"
+    assert len(ledger.allocations) > 50
+    assert len(encode(ledger.snapshot("agent"))) < Bounds().report_bytes_max
+
+
 def test_a_report_lists_so_many_settled_claims_and_counts_the_rest() -> None:
     ledger = make(Bounds(settled_max=3))
     for n in range(5):
@@ -326,6 +340,19 @@ def test_found_instances_count_and_only_their_driver_ends_them() -> None:
     assert take(ledger, release(found_id("vm"))).verdict == "ignored"
     ledger.receive(Gone("vm"), 0)
     assert take(ledger, claim(ledger, ask(vcpus=2))).verdict == "granted"
+
+
+def test_a_found_instance_is_counted_whatever_its_driver_calls_it_and_reported_so_that_all_can_read_it() -> None:
+    ledger = make()
+    found = Found(instance="vm", resources={"VCPU": 7}, project="a\u202eb", user="\u00a0", flavor="m1")
+    ledger.receive(found, 0)
+    ledger.receive(found, 0)
+    report = ledger.snapshot("agent")
+    assert [(a.project, a.user, a.flavor) for a in report.allocations] == [("a?b", "?", "m1")]
+    state = HostState("h")
+    assert fold(state, Key("h", "snapshot", report.epoch), report.epoch + 1, 0, encode(report)) == ("applied", "")
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"instance": "vm", "resources": {"vcpus": 7}}, Found)
 
 
 def test_found_names_of_any_length_are_told_apart() -> None:

@@ -120,10 +120,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _expected_claim(self, log_time_ms: int, claim: Claim) -> list[tuple[str, str]]:
         held, asked = self.account.held, claim.allocations
-        if log_time_ms + claim.lease_ms < self.started_ms:
-            return [("rejected", "expired")] * len(asked)
         if claim.mode == "renew":
             return [self._expected_renewal(a.id, claim.lease_ms) for a in asked]
+        if log_time_ms + claim.lease_ms < self.started_ms:
+            return [("rejected", "expired")] * len(asked)
         if any(a.id in held for a in asked):
             return [("ignored", "")]
         reason = self._expected_refusal(claim)

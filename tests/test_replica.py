@@ -395,6 +395,13 @@ def test_an_instance_named_twice_is_refused() -> None:
     assert "named twice" in hand.decisions()[0].message
 
 
+def test_a_name_that_every_ledger_would_turn_away_is_refused_at_once() -> None:
+    hand = Hand("h0")
+    hand.request(Build(id="a", flavor="small", user="ada\u00a0l"))
+    assert hand.decisions()[0].reason == "invalid"
+    assert "user 'ada\\xa0l' holds a character" in hand.decisions()[0].message
+
+
 def test_a_bad_request_is_answered_where_its_id_can_be_read() -> None:
     hand = Hand("h0")
     hand.request(b'{"type":"build","v":1,"id":"a","flavor":"small","colour":"red"}', b"{", b'{"id":"x\\n"}')

@@ -36,7 +36,6 @@ from commonplace.core.records import (
     decode,
     encode,
 )
-from commonplace.core.resources import AMOUNT_MAX
 from commonplace.core.view import View
 from commonplace.frontend import events
 from commonplace.frontend.session import Session
@@ -333,16 +332,11 @@ class Loop:
 
     def _written(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> int:
         """A member writes: whatever came in, that must be good."""
-        if value is not None and not self._outbid(topic, value) and not _echo(topic, value):
+        if value is not None and not _echo(topic, value):
             check_own(topic, value)
         offset = self._append(topic, partition, key, value)
         self._good[topic].append(self._world.log[topic, partition][offset])
         return offset
-
-    def _outbid(self, topic: str, value: bytes) -> bool:
-        """Whether somebody wrote the highest generation there is in an agent's name: the host stays stale until its agent starts anew."""
-        self._given_up = self._given_up or (topic == "hosts" and b'"generation":%d' % (AMOUNT_MAX + 1) in value)
-        return self._given_up
 
 
 def _echo(topic: str, value: bytes) -> bool:

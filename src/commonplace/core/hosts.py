@@ -26,6 +26,8 @@ from commonplace.core.records import (
     Start,
     decode,
     decode_allocation,
+    is_cell_name,
+    is_class_name,
     printable,
 )
 from commonplace.core.resources import Inventory
@@ -39,6 +41,8 @@ NO_EPOCH: Final = -1
 START_SUFFIX: Final = b"/start"
 DELTA_SUFFIX: Final = b"/delta"
 
+_classes: Final[set[tuple[str, ...]]] = set()
+"""Names of resource classes as allocations list them, found good."""
 _shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
 _UNNAMED: Final = (None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
@@ -350,11 +354,31 @@ def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | HostDelta | 
 
 
 def check_names(allocations: Iterable[Allocation]) -> str:
-    """Which name of an allocation must not reach terminals and labels, or ""."""
+    """Which name of an allocation must not reach terminals, labels and the bytes that are hashed, or ""."""
     for a in allocations:
         if not printable(a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group):
             return f"allocation {a.id!r} has a name with control characters"
+        if a.image and not printable(*a.image):
+            return f"allocation {a.id!r} has an image with control characters"
+        wrong = _no_class(a.resources)
+        for cell, amounts in a.cells.items():
+            if not is_cell_name(cell):
+                return f"allocation {a.id!r} lies in the cell {cell!r}, which no cell is called"
+            wrong = _no_class(amounts) if wrong is None else wrong
+        if wrong is not None:
+            return f"allocation {a.id!r} holds {wrong!r}, which no resource class is called"
     return ""
+
+
+def _no_class(amounts: dict[str, int]) -> str | None:
+    """The first name that is no resource class's, None where all are; allocations of a flavor name the same ones."""
+    names = tuple(amounts)
+    if names in _classes:
+        return None
+    wrong = next((name for name in names if not is_class_name(name)), None)
+    if wrong is None and len(_classes) < _SHARED_MAX:
+        _classes.add(names)
+    return wrong
 
 
 class Upserts:
@@ -391,8 +415,7 @@ def upserts_of(state: HostState, record: HostDelta) -> Upserts | Bad:
         told[mark] = allocation
     named = {a.id for a in told.values()}
     if new:
-        held = state.allocations
-        reason = check_names(a for a in new if a.id not in held)
+        reason = check_names(new)
         if reason:
             return Bad(reason)
     if len(named) < len(record.upserts) or (record.removed and not named.isdisjoint(record.removed)):

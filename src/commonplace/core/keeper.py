@@ -9,7 +9,7 @@ started or stopped, tombstones) is an effect only once that report was read back
 """
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
@@ -74,6 +74,9 @@ from commonplace.core.strangers import Strangers
 LAPSE_CHECK_MS = 200
 """Least time between two questions for a partition's end, without which no lease lapses: each costs a round trip."""
 
+GENERATION_MAX = 2**52
+"""A generation past which an epoch is given up: the wire ends at 2^53 − 1, and a report a ms takes 140,000 years to come here."""
+
 
 class Keeper:
     """All hosts of one agent. `receive` is the only place that changes it."""
@@ -101,6 +104,7 @@ class Keeper:
         self.barriers: dict[int, tuple[int, int]] = {}  # partition → (asked at, end) of a lapse under way
         self._lapsed_ms: dict[int, int] = {}  # partition → when its end was last asked for
         self.heartbeats: list[tuple[int, str]] = []
+        self.starts: deque[tuple[int, str, str]] = deque()  # when to write it anew unless read back, host, nonce
         self.verdicts: Counter[str] = Counter()
         self.reports = self.snapshots = 0
         self._serial = 0
@@ -139,6 +143,7 @@ class Keeper:
     def _start(self, kept: Kept, now_ms: int) -> None:
         self._serial += 1
         kept.nonce = f"{self.nonce}-{self._serial:x}"
+        self.starts.append((now_ms + self.settings.snapshot_interval_ms, kept.spec.name, kept.nonce))
         record = Start(host=kept.spec.name, agent=self.name, nonce=kept.nonce)
         self._effects.append(Send(kept.partition, start_key(kept.spec.name), encode(record), kept.spec.name))
 
@@ -162,9 +167,9 @@ class Keeper:
             elif kept.phase == STARTING:
                 self._past_read(kept, offset, log_time_ms, key, value, now_ms)
             elif key.endswith(START_SUFFIX):
-                self._other_start(kept, offset, key, value)
+                self._later_start(kept, offset, key, value, now_ms)
             elif value is not None:
-                self._foreign(kept, offset, key, value)
+                self._foreign(kept, offset, key, value, now_ms)
         if self._ask_range:
             self._effects.append(AskClaimsRange(event.partition))
         if event.records:
@@ -232,19 +237,26 @@ class Keeper:
             self._effects.extend(follows)
         if is_snapshot and not any(later[2] for later in kept.sent):
             kept.read_base = True
+        if is_snapshot and kept.old_epochs:
+            self._delete_old(kept)
         if kept.phase == OPENING and is_snapshot:
             kept.phase = SERVING
-            self._opened(kept)
+            self._build_on(kept)
             self._ready(kept)
 
-    def _opened(self, kept: Kept) -> None:
-        """The epoch's first snapshot stands: nobody needs the reports before it, and what was being built is built on."""
+    def _delete_old(self, kept: Kept) -> None:
+        """The epoch's first snapshot stands: nobody needs the reports before it."""
         host, ledger = kept.spec.name, kept.ledger
         assert ledger is not None
         for epoch in sorted(kept.old_epochs - {ledger.epoch}):
             self._effects.append(Send(kept.partition, snapshot_key(host, epoch), None, host))
             self._effects.append(Send(kept.partition, delta_key(host, epoch), None, host))
         kept.old_epochs.clear()
+
+    def _build_on(self, kept: Kept) -> None:
+        """What was being built when the agent before ended is started again."""
+        host, ledger = kept.spec.name, kept.ledger
+        assert ledger is not None
         for allocation in ledger.allocations.values():
             if allocation.state == "active" and allocation.building:
                 kept.running.add(allocation.id)
@@ -264,25 +276,53 @@ class Keeper:
             self.claims_position[partition] = offset
             self._effects.append(ReadClaims(partition, offset))
 
-    def _other_start(self, kept: Kept, offset: int, key: bytes, value: bytes | None) -> None:
-        """A start record that is not ours: of a later agent it fences us."""
-        if value is None or kept.ledger is None:
+    def _later_start(self, kept: Kept, offset: int, key: bytes, value: bytes | None, now_ms: int) -> None:
+        """A start record past the one we began with: one of ours begins another epoch, that of a later agent fences us."""
+        if value is None or kept.ledger is None or offset <= kept.ledger.epoch:
             return
         record = decode("hosts", value)
         if isinstance(record, Bad):
-            self._foreign(kept, offset, key, value)
-        elif isinstance(record, Start) and offset > kept.ledger.epoch:
-            host = kept.spec.name
-            kept.phase = FENCED
-            kept.sent.clear()
-            self.dirty.pop(host, None)
-            self.actions.pop(host, None)
-            self.left -= 1
-            by = "an operator, who forgot it" if record.removed else record.agent
-            self._effects.append(Fenced(host, by, self.left))
-            self._ready(kept)
+            if record.newer:  # key and offset are all that fences, in every version
+                self._fence(kept, f"an agent of version {record.newer}")
+            else:
+                self._foreign(kept, offset, key, value, now_ms)
+        elif not isinstance(record, Start):
+            return
+        elif record.nonce.startswith(f"{self.nonce}-") and not record.removed:
+            self._go_on(kept, offset, now_ms)
+        else:
+            self._fence(kept, "an operator, who forgot it" if record.removed else record.agent)
 
-    def _foreign(self, kept: Kept, offset: int, key: bytes, value: bytes) -> None:
+    def _fence(self, kept: Kept, by: str) -> None:
+        """The host is another's: nothing more is written for it."""
+        host = kept.spec.name
+        kept.phase = FENCED
+        kept.sent.clear()
+        self.dirty.pop(host, None)
+        self.actions.pop(host, None)
+        self.left -= 1
+        self._effects.append(Fenced(host, by, self.left))
+        self._ready(kept)
+
+    def _outbid(self, kept: Kept, now_ms: int) -> None:
+        """No report of this epoch will be heard any more: begin another, with the ledger as it is. Until then nothing is reported."""
+        kept.read_base = False
+        kept.outbid = True
+        self._start(kept, now_ms)
+
+    def _go_on(self, kept: Kept, offset: int, now_ms: int) -> None:
+        """A start record of ours stands: what was on its way under the epoch before is void, so its consequences wait for a snapshot."""
+        ledger, host = kept.ledger, kept.spec.name
+        assert ledger is not None
+        kept.old_epochs.add(ledger.epoch)
+        ledger.epoch, ledger.generation = offset, 0
+        kept.outbid = False
+        self.actions[host] = [e for _, follows, _ in kept.sent for e in follows] + self.actions.get(host, [])
+        kept.sent.clear()
+        if kept.phase in (OPENING, SERVING):
+            self._snapshot(kept, now_ms)
+
+    def _foreign(self, kept: Kept, offset: int, key: bytes, value: bytes, now_ms: int) -> None:
         """A record under our keys that is not the next we sent: one after a lost one, somebody else's, or garbage."""
         for position, (sent, _, _) in enumerate(kept.sent):
             if sent == value:
@@ -294,22 +334,27 @@ class Keeper:
         parsed, ledger = parse_key(key), kept.ledger
         record = read(parsed, offset, value) if parsed else Bad("key of no known form")
         if isinstance(record, Bad):
-            self._effects.append(Quarantine("hosts", kept.partition, offset, record.reason, key, value))
+            if not record.newer:
+                self._effects.append(Quarantine("hosts", kept.partition, offset, record.reason, key, value))
             self._want_snapshot(kept)
-        elif not isinstance(record, Start) and ledger is not None and record.epoch == ledger.epoch:
+        elif isinstance(record, Start) or ledger is None or record.epoch < ledger.epoch or kept.outbid:
+            return
+        elif record.epoch > ledger.epoch or record.generation >= GENERATION_MAX:
+            self._outbid(kept, now_ms)
+        else:
             # somebody wrote a report in our name: only a higher generation is heard after it
             ledger.generation = max(ledger.generation, record.generation)
             self._want_snapshot(kept)
 
     def _report_failed(self, event: ReportFailed, now_ms: int) -> None:
         kept = self.hosts[event.host]
-        if kept.phase == STARTING:
+        if kept.phase == STARTING or kept.outbid:
             self._start(kept, now_ms)
         else:
             self._want_snapshot(kept)
 
     def _want_snapshot(self, kept: Kept) -> None:
-        if kept.phase in (OPENING, SERVING):
+        if kept.phase in (OPENING, SERVING) and not kept.outbid:
             kept.snapshot_due_ms = 0
             kept.read_base = True  # a snapshot rests on nothing, so it need not wait
             self.dirty[kept.spec.name] = None
@@ -412,6 +457,7 @@ class Keeper:
             if due <= now_ms and partition not in self.barriers and partition in self.claims_position:
                 self._lapsed_ms[partition] = now_ms
                 self._effects.append(CaptureEnd(partition))
+        self._start_again(now_ms)
         heartbeats, interval = self.heartbeats, self.settings.heartbeat_interval_ms
         while heartbeats and heartbeats[0][0] <= now_ms:
             _, host = heapq.heappop(heartbeats)
@@ -425,6 +471,14 @@ class Keeper:
                 self.dirty[host] = None
                 due = now_ms + interval
             heapq.heappush(heartbeats, (due, host))
+
+    def _start_again(self, now_ms: int) -> None:
+        """A start record that was acknowledged and lost with the log's tail is written anew: nothing else would end the wait."""
+        while self.starts and self.starts[0][0] <= now_ms:
+            _, host, nonce = self.starts.popleft()
+            kept = self.hosts[host]
+            if kept.nonce == nonce and (kept.phase == STARTING or kept.outbid):
+                self._start(kept, now_ms)
 
     # -- drivers and operators ----------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ class Kept:
     """One host of an agent.
 
     `past` is what its log says, held while starting. `sent` are the reports not read back: bytes, what follows from them, whether
-    a snapshot. `read_base`: the snapshot that deltas rest on was read back. `old_epochs` still have keys in the log, `bad_keys` hold
+    a snapshot. `read_base`: the snapshot that deltas rest on was read back. `outbid`: somebody wrote reports that none of this epoch can
+    follow, and a start record is on its way. `old_epochs` still have keys in the log, `bad_keys` hold
     records that nothing good replaced. `running` are the allocations whose instances the driver was told of.
     """
 
@@ -30,6 +31,7 @@ class Kept:
         "ledger",
         "nonce",
         "old_epochs",
+        "outbid",
         "partition",
         "past",
         "phase",
@@ -50,7 +52,7 @@ class Kept:
         self.old_epochs: set[int] = set()
         self.bad_keys: dict[bytes, str] = {}
         self.sent: deque[tuple[bytes, list[Effect], bool]] = deque()
-        self.read_base = False
+        self.read_base = self.outbid = False
         self.running: set[str] = set()
         self.told_ms = self.snapshot_due_ms = self.lapse_phase = 0
 
@@ -75,6 +77,8 @@ def replay(kept: Kept, parsed: Key, offset: int, log_time_ms: int, key: bytes, v
         return
     if parsed.kind != "start":
         (kept.old_epochs.discard if value is None else kept.old_epochs.add)(parsed.epoch)
+        if parsed.epoch >= offset:
+            return  # of a topic before this one, or garbage: under such a key nothing good can have stood
     before = (past.epoch, past.generation)
     outcome, reason = fold(past, parsed, offset, log_time_ms, value)
     if outcome == QUARANTINED or (reason and past.version):
@@ -117,6 +121,7 @@ def recovered(kept: Kept, epoch: int, log_time_ms: int, now_ms: int, bounds: Bou
 def resume(ledger: Ledger, at: ClaimsRange) -> str:
     """Set where the ledger's claims go on; returns what an operator must see, or ""."""
     alarm = ""
+    ledger.claims_end_at_start = at.high
     if not ledger.claims_topic:
         ledger.claims_through = at.high - 1  # a new host: nobody can have claimed it
     elif ledger.claims_topic != at.topic_id:

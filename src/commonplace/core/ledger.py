@@ -8,9 +8,9 @@
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from commonplace.core import hashing
@@ -19,8 +19,8 @@ from commonplace.core.records import (
     ALLOCATIONS_MAX,
     SETTLED_MAX,
     Allocation,
-    Asked,
     Claim,
+    ClassName,
     Confirm,
     Delta,
     Id,
@@ -32,7 +32,7 @@ from commonplace.core.records import (
     Status,
     Verdict,
 )
-from commonplace.core.resources import Inventory, misfit
+from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory, misfit
 
 NO_OFFSET: Final = -1
 FOUND_PREFIX: Final = "found:"
@@ -94,7 +94,7 @@ class Found(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=T
     """The driver found an instance running that it was not told to start; it counts unless an allocation explains it."""
 
     instance: Id
-    resources: Asked
+    resources: Annotated[dict[ClassName, Amount], Meta(max_length=32)]
     project: Label = ""
     user: Label = ""
     kind: Label = ""
@@ -169,6 +169,7 @@ class Ledger:
         "bounds",
         "builds",
         "bytes",
+        "claims_end_at_start",
         "claims_through",
         "claims_topic",
         "epoch",
@@ -205,6 +206,8 @@ class Ledger:
         self.bounds = bounds
         self.host, self.epoch, self.started_log_time_ms = host, epoch, started_log_time_ms
         self.claims_topic, self.claims_through = claims_topic, claims_through
+        # a claim from here on is younger than the start record, whatever the log's clock says
+        self.claims_end_at_start = AMOUNT_MAX
         self.generation = 0
         self.inventory: Mapping[str, Inventory] = {}
         self.limits: dict[str, tuple[int, int, int, int]] = {}  # class → capacity, min_unit, unit_max, step_size
@@ -294,7 +297,8 @@ class Ledger:
             claim.mode == "renew"
         ):  # of what is held, whatever the log's clock says: the replica takes its being held for a yes
             return self._renew(taken.offset, claim, now_ms)
-        if taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:
+        waited = taken.offset < self.claims_end_at_start
+        if waited and taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:
             return self._reject(taken.offset, claim, "expired", "its lease ran out before this agent started")
         if any(asked.id in self.allocations for asked in claim.allocations):
             self._settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
@@ -443,11 +447,11 @@ class Ledger:
         allocation = Allocation(
             id=found_id(found.instance),
             instance=found.instance,
-            flavor=found.flavor,
-            project=found.project,
-            user=found.user,
-            kind=found.kind,
-            group=found.group,
+            flavor=_shown(found.flavor),
+            project=_shown(found.project),
+            user=_shown(found.user),
+            kind=_shown(found.kind),
+            group=_shown(found.group),
             resources=found.resources,
             state="active",
             origin="found",
@@ -630,7 +634,12 @@ def _without_zeros(resources: Mapping[str, int]) -> dict[str, int]:
 
 
 def _names(a: Allocation) -> str:
-    return "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group))
+    return "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group, *a.image))
+
+
+def _shown(name: str) -> str:
+    """A driver's name for something, fit for a report: whatever runs must be counted, so what nobody may read gives way."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _bytes(allocation: Allocation) -> int:

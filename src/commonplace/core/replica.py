@@ -63,7 +63,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
-from commonplace.core.request_checks import likeness
+from commonplace.core.request_checks import likeness, unshowable
 from commonplace.core.requests import content_digest
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Row, View
@@ -366,6 +366,8 @@ class Replica:
         terms = self.catalog.terms(build)
         if terms.refusal:
             return terms.refusal
+        if why := unshowable(build):
+            return why
         if build.instances and len(build.instances) != build.count:
             return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
         if len(set(build.instances)) != len(build.instances):

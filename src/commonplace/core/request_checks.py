@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from msgspec.structs import replace
 
 from commonplace.core import query
-from commonplace.core.records import Build, encode
+from commonplace.core.records import Build, encode, printable
 from commonplace.core.request_filters import CIDR_DEFAULT, member_terms
 from commonplace.core.rules import Aggregates
 
@@ -28,6 +28,15 @@ def special(build: Build) -> bool:
         or build.cell
         or build.networks
     )
+
+
+def unshowable(build: Build) -> str:
+    """Which name that its allocations would bear may not stand in a report, so that every host would turn it away; "" when none."""
+    for field in ("project", "user", "kind", "group"):
+        name = getattr(build, field)
+        if not printable(name):
+            return f"{field} {name!a} holds a character that terminals do not show: leave it out"
+    return ""
 
 
 def likeness(build: Build) -> str:

@@ -26,4 +26,4 @@ def image_of(build: Build, ask: Ask) -> tuple[str, ...]:
     if ask.rules is None or not ask.rules.profile.weighers.get("image_properties"):
         return ()
     pairs = (f"{key}={value}" for key, value in sorted(build.image_properties.items()))
-    return tuple(pair for pair in pairs if len(pair) <= PAIR_CHARS_MAX)[:PAIRS_MAX]
+    return tuple(pair for pair in pairs if len(pair) <= PAIR_CHARS_MAX and pair.isprintable())[:PAIRS_MAX]

@@ -165,6 +165,8 @@ class AgentProcess(Process):
         keeper, due = self.keeper, []
         if keeper.heartbeats:
             due.append(keeper.heartbeats[0][0])
+        if keeper.starts:
+            due.append(keeper.starts[0][0])
         interval = keeper.settings.lapse_interval_ms
         for partition, heap in keeper.leases.items():
             if heap and partition not in keeper.barriers:

@@ -3,6 +3,7 @@
 record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ judge.py ─▶ followed
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -363,12 +364,20 @@ class Reports:
 
 
 def unprintable(record: Any) -> Bad | None:
-    """Names of allocations reach terminals and metric labels, so control characters in them make a record bad."""
+    """Names of allocations reach terminals and metric labels, so control characters in them make a record bad; so do other classes."""
     shown = record.allocations if isinstance(record, Snapshot) else record.upserts if isinstance(record, Delta) else ()
     for a in shown:
-        if not "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group)).isprintable():
+        names = (a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group, *a.image)
+        if not "".join(names).isprintable():
             return Bad("a name with control characters")
+        if not all(map(_CLASS.fullmatch, (*a.resources, *(name for amounts in a.cells.values() for name in amounts)))):
+            return Bad("a name that no resource class has")
+        if not all(cell.isascii() and cell.isprintable() and cell and " " not in cell for cell in a.cells):
+            return Bad("a name that no cell has")
     return None
+
+
+_CLASS: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 def parse_key(key: bytes | None) -> tuple[str, str, int]:
