@@ -20,6 +20,7 @@ Examples:
   commonplace submit --flavor m1.small --wait --confirm
   commonplace submit --flavor m1.large --count 3 --group web --group-max 1 --wait -o json
 Exit codes with --wait: 0 placed, 3 no valid host, 4 lapsed before the confirm, 5 timed out or expired, 7 rejected.
+With --check: 4 when the state that the plan rests on has moved.
 """
 
 RESULT_EXIT = {
@@ -62,6 +63,9 @@ def submit(
     hint: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="same_host, different_host, query …; repeatable.")
     ] = None,
+    check: Annotated[
+        str, typer.Option(metavar="DIGEST", help="Submit only if what this plan rests on has not moved.")
+    ] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, max=604_800, help="Seconds to wait.")] = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
@@ -91,6 +95,10 @@ def submit(
             image_properties=properties,
             hints=hints,
         )
+        if check:
+            from commonplace.ops import plan
+
+            plan.check(common.settings(), build, check)
         pending = frontend.submit(build, timeout=timeout)
         if not wait and not confirm:
             frontend.flush(timeout)

@@ -46,7 +46,7 @@ def _absolute(
     """The best `subset_size` hosts of the own shard, or of all when none of those passes."""
     view, most = scores.view, wishes.profile.subset_size
     for row_scores in (scores.own, scores.scores):
-        ranked = _in_order(view, _with_raw(view, row_scores, wishes), seed, barred)
+        ranked = _in_order(view, with_raw(view, row_scores, wishes), seed, barred)
         if best := list(islice((row for row in ranked if _passes(view, row, wishes, filters)), most)):
             return best
     return []
@@ -58,7 +58,7 @@ def _relative(
     """The same, weighed over all hosts that pass, whosever shard they are in."""
     view = scores.view
     passing = [row for row in _in_order(view, scores.scores, seed, barred) if _passes(view, row, wishes, filters)]
-    best = in_weight_order(view, _weighable(view, passing, wishes), wishes)
+    best = in_weight_order(view, weighable(view, passing, wishes), wishes)
     mine = [row for row in best if view.columns.mine[row.index]]
     return (mine or best)[: wishes.profile.subset_size]
 
@@ -115,7 +115,7 @@ def _passes(view: View, row: Row, wishes: Wishes, filters: tuple[Filter, ...]) -
     return not any(one.plain(view, row, wishes) for one in filters)
 
 
-def _weighable(view: View, rows: list[Row], wishes: Wishes) -> list[Row]:
+def weighable(view: View, rows: list[Row], wishes: Wishes) -> list[Row]:
     """Hosts that report what they are weighed by; only metrics can be lacking."""
     if not wishes.profile.metrics or "metrics" not in wishes.profile.weighers:
         return rows
@@ -130,7 +130,7 @@ def _has_metrics(view: View, row: Row, wishes: Wishes) -> bool:
     return True
 
 
-def _with_raw(view: View, scores: Floats, wishes: Wishes) -> Floats:
+def with_raw(view: View, scores: Floats, wishes: Wishes) -> Floats:
     """Scores with what the weighers without columns add: for every host that passed so far, hence a scan where a profile names one."""
     names = [n for n in wishes.profile.weighers if n not in INCREMENTAL and RAW[n].concerns(wishes)]
     if not names:

@@ -12,12 +12,13 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from msgspec import Struct
 
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.records import Explanation, Miss
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Floats, Row, View
+from commonplace.core.view import Bools, Floats, Row, View
 from commonplace.core.weighers import WEIGHERS
 
 NEVER = -np.inf
@@ -174,31 +175,51 @@ def group_full(view: View, group: str, group_max: int) -> list[int]:
     return [index for index, members in view.groups.get(group, {}).items() if members >= group_max]
 
 
+class Failures(Struct, frozen=True):
+    """Which hosts each filter turns away, in the order of the filters; `known`: all but the removed ones.
+
+    `plains` says of one host why, by the filter's name; `group` has none.
+    """
+
+    known: Bools
+    masks: list[tuple[str, Bools]]
+    plains: dict[str, Callable[[Row], str]]
+
+
+def failures(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes | None = None) -> Failures:
+    """Every filter asked of every host, those that failed another included: for refusals and on request only."""
+    view.write()
+    columns, n = view.columns, view.columns.rows
+    known = np.ones(n, np.bool_)
+    known[[i for i in np.flatnonzero(~columns.usable[:n]) if view.by_index[i].host.removed]] = False
+    masks = [(name, known & ~column(view, slice(None), ask)) for name, _, column in FILTERS]
+    plains: dict[str, Callable[[Row], str]] = {name: partial(_plain, plain, view, ask) for name, plain, _ in FILTERS}
+    for one in wishes.concerned() if wishes is not None else ():
+        plains[one.name] = partial(_plain, one.plain, view, wishes)
+        turned_away = (known[row.index] and plains[one.name](row) != "" for row in view.by_index)
+        masks.append((one.name, np.fromiter(turned_away, np.bool_, n)))
+    group = np.zeros(n, np.bool_)
+    group[list(barred)] = True
+    masks.append(("group", known & group))
+    return Failures(known, masks, plains)
+
+
 def explain(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes | None = None) -> Explanation:
     """How many hosts each filter turned away, each host counted once, at the first that did; `without`: how many that one alone did.
 
     Names the closest miss. Removed hosts are none. One pass of every filter over all hosts, so for refusals only.
     """
-    view.write()
-    columns, n = view.columns, view.columns.rows
-    out = [i for i in np.flatnonzero(~columns.usable[:n]) if view.by_index[i].host.removed]
-    known = np.ones(n, np.bool_)
-    known[out] = False
-    failures = [(name, known & ~column(view, slice(None), ask)) for name, _, column in FILTERS]
-    plains: dict[str, Callable[[Row], str]] = {name: partial(_plain, plain, view, ask) for name, plain, _ in FILTERS}
-    for one in wishes.concerned() if wishes is not None else ():
-        plains[one.name] = partial(_plain, one.plain, view, wishes)
-        turned_away = (known[row.index] and plains[one.name](row) != "" for row in view.by_index)
-        failures.append((one.name, np.fromiter(turned_away, np.bool_, n)))
-    group = np.zeros(n, np.bool_)
-    group[list(barred)] = True
-    failures.append(("group", known & group))
-    times = np.sum([failed for _, failed in failures], axis=0)
+    return counted(view, ask, failures(view, ask, barred, wishes))
+
+
+def counted(view: View, ask: Ask, failed_of: Failures) -> Explanation:
+    """What `explain` says, of failures worked out already."""
+    left = failed_of.known
+    times = np.sum([failed for _, failed in failed_of.masks], axis=0)
     counts: dict[str, int] = {}
     without: dict[str, int] = {}
-    last: tuple[str, np.ndarray] | None = None
-    left = known
-    for name, failed in failures:
+    last: tuple[str, Bools] | None = None
+    for name, failed in failed_of.masks:
         first, alone = failed & left, failed & (times == 1)
         if alone.any():
             without[name] = int(alone.sum())
@@ -206,8 +227,8 @@ def explain(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes |
             counts[name] = int(first.sum())
             last = (name, alone if name in without else first)
             left = left & ~first
-    closest = _closest(view, ask, *last, plains) if last else None
-    return Explanation(evaluated=n - len(out), filters=counts, without=without, closest=closest)
+    miss = closest(view, ask, *last, failed_of.plains) if last else None
+    return Explanation(evaluated=int(failed_of.known.sum()), filters=counts, without=without, closest=miss)
 
 
 def _plain(plain: Callable[[View, Row, Any], str], view: View, asked: Any, row: Row) -> str:
@@ -215,8 +236,8 @@ def _plain(plain: Callable[[View, Row, Any], str], view: View, asked: Any, row: 
     return plain(view, row, asked)
 
 
-def _closest(view: View, ask: Ask, name: str, failed: np.ndarray, plains: Mapping[str, Callable[[Row], str]]) -> Miss:
-    """Of the hosts that the last filter turned away, the one that lacks least, as a share of what was asked."""
+def closest(view: View, ask: Ask, name: str, failed: Bools, plains: Mapping[str, Callable[[Row], str]]) -> Miss:
+    """Of the hosts that a filter turned away, the one that lacks least, as a share of what was asked."""
     rows = np.flatnonzero(failed)
     if name == "group":
         return Miss(host=view.by_index[rows[0]].host.name, filter=name, detail="its members are as many as allowed")

@@ -55,7 +55,7 @@ def refusal(record: Decision) -> list[str]:
     if explained.evaluated == 0:
         lines.append("no host reports to this pool: start agents or `commonplace fleet`, see `commonplace hosts`")
     elif explained.closest is not None:
-        lines.append(f"closest: {explained.closest.host}, {_short(explained.closest)}")
+        lines.append(f"closest: {explained.closest.host}, {short(explained.closest)}")
         lines += _would_fit(explained, explained.closest)
     elif record.message:
         lines.append(record.message)
@@ -112,7 +112,7 @@ def _would_fit(explained: Explanation, closest: Miss) -> list[str]:
     for name, count in explained.without.items():
         if name == closest.filter and closest.resource:
             if closest.had > 0 and not closest.detail:
-                parts.insert(0, f"with {_amount(closest.had, closest.resource)}")
+                parts.insert(0, f"with {amount(closest.had, closest.resource)}")
         else:
             parts.append(f"{WAIVED.get(name, f'without {name}')} ({count} host{'s' * (count != 1)})")
     return [f"would fit: {', or '.join(parts)}"] if parts else []
@@ -121,15 +121,17 @@ def _would_fit(explained: Explanation, closest: Miss) -> list[str]:
 def _detail(miss: Miss) -> str:
     if not miss.resource:
         return f"{miss.detail} ({miss.host})" if miss.detail else ""
-    return f"needs {_amount(miss.needed, miss.resource)}, most free {miss.had} on {miss.host}"
+    return f"needs {amount(miss.needed, miss.resource)}, most free {miss.had} on {miss.host}"
 
 
-def _short(miss: Miss) -> str:
+def short(miss: Miss) -> str:
+    """What a host is short of, or why else it will not do."""
     if miss.resource and miss.needed > miss.had:
         also = f", {miss.detail}" if miss.detail else ""
-        return f"short of {_amount(miss.needed - miss.had, miss.resource)}{also}"
+        return f"short of {amount(miss.needed - miss.had, miss.resource)}{also}"
     return miss.detail or f"turned away by {miss.filter}"
 
 
-def _amount(amount: int, resource: str) -> str:
-    return f"{amount} {UNITS.get(resource, resource)}"
+def amount(value: int, resource: str) -> str:
+    """An amount of a resource class, as people say it."""
+    return f"{value} {UNITS.get(resource, resource)}"

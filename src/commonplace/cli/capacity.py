@@ -1,0 +1,88 @@
+"""`commonplace capacity`: how many more instances of each flavor fit, and what of the free resources is of no use."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commonplace.cli import common
+from commonplace.cli.output import emit, emit_line
+from commonplace.errors import UsageError
+
+if TYPE_CHECKING:
+    from commonplace.ops.capacity import Capacity
+
+app = typer.Typer()
+
+ALTERNATIVES = "figures of flavors are alternatives, not sums: an instance of one takes the room of others"
+
+
+@app.command(
+    epilog="\b\nExamples:\n  commonplace capacity\n  commonplace capacity m1.large -o wide\n  commonplace capacity -o json"
+)
+def capacity(
+    flavor: Annotated[list[str] | None, typer.Argument(metavar="FLAVOR…", help="Only these; all when none.")] = None,
+) -> None:
+    """Count per flavor how many more instances fit, by zone and host class; fragmented and stranded resources."""
+    from commonplace.ops.capacity import capacity as counted
+    from commonplace.ops.capacity_cells import counter
+    from commonplace.ops.fleet_view import FleetView
+
+    settings = common.settings()
+    with FleetView(settings) as fleet:
+        fleet.read()
+        unknown = set(flavor or ()) - fleet.catalog.flavors.keys()
+        if unknown:
+            raise UsageError(fleet.catalog.refusal(min(unknown)))
+        found = counted(fleet.view, fleet.catalog, counter(settings), tuple(flavor or ()))
+    match common.output():
+        case "table" | "wide" as form:
+            emit_line(found, text="\n".join(_lines(found, wide=form == "wide")))
+        case "name":
+            emit(found.flavors, name="flavor")
+        case _:
+            emit(found)
+
+
+def _lines(found: "Capacity", wide: bool) -> list[str]:
+    from commonplace.ops.explain_render import grid
+
+    lines = [f"pool {found.pool}: {found.ready} of {found.hosts} hosts may be ranked"]
+    flavors = [_flavor(one, wide) for one in found.flavors]
+    head = ("FLAVOR", "FITS", "HOSTS", "MIX", "ZONES", "HOST CLASSES")
+    lines += ["", *grid(head, flavors, right=(1, 2, 3)), f"({ALTERNATIVES})"]
+    lines += [f"{one.flavor}: {one.refusal}" for one in found.flavors if one.refusal]
+    resources = [
+        (
+            one.resource,
+            str(one.capacity),
+            str(one.free),
+            str(one.usable),
+            f"{one.fragmented:.1%}",
+            f"{one.stranded} ({one.stranded_share:.1%})",
+        )
+        for one in found.resources
+    ]
+    head = ("RESOURCE", "CAPACITY", "FREE", "USABLE", "FRAGMENTED", "STRANDED")
+    lines += ["", *grid(head, resources, right=(1, 2, 3, 4, 5))]
+    lines.append("usable: free where an instance drawn from the mix fits; stranded: free where no flavor fits any more")
+    if found.elsewhere:
+        lines.append(f"{found.elsewhere} flavors are served by other pools: name one with --pool")
+    return lines
+
+
+def _flavor(one: Any, wide: bool) -> tuple[str, ...]:
+    return (
+        one.flavor,
+        str(one.fits),
+        str(one.hosts),
+        f"{one.mix:.0%}",
+        _shares(one.zones, wide),
+        _shares(one.classes, wide),
+    )
+
+
+def _shares(sums: dict[str, int], wide: bool) -> str:
+    """The largest three, all with -o wide."""
+    shown = list(sums.items()) if wide else list(sums.items())[:3]
+    more = f", +{len(sums) - len(shown)}" if len(sums) > len(shown) else ""
+    return ", ".join(f"{name} {count}" for name, count in shown) + more or "-"
