@@ -1,5 +1,6 @@
 """The simulated world: the same seed is the same world, every fault occurs, every checker is fed, and what fails can be shortened."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,12 +14,15 @@ import pytest
 from cli import assert_one_line
 from cli import run as cli
 from commonplace.core import ledger
+from commonplace.core.records import HostControl, decode, encode
 from commonplace.sim import faults, plan
 from commonplace.sim.batch import Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
+from commonplace.sim.decoding import changed, remembered
 from commonplace.sim.draw import ON_RECORDS, PROFILES, draw
 from commonplace.sim.run import run, run_seed
 from commonplace.sim.shrink import shrink
+from commonplace.sim.world import World
 
 SRC = Path(__file__).parent.parent / "src"
 DIGESTS = (
@@ -97,6 +101,41 @@ def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
     assert round(alone.virtual_s, 3) == round(shared.virtual_s, 3)
     alone.virtual_s = shared.virtual_s = 0.0
     assert alone == shared
+
+
+# --- shared records ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_changes_a_decoded_record_that_all_readers_share() -> None:
+    with remembered() as memory:
+        for profile in PROFILES:
+            run_range(1, 5, profile)
+        assert sum(len(remembering.known) for remembering in memory.values()) > 1_000
+        assert changed(memory) == []
+
+
+def test_a_changed_record_would_be_told() -> None:
+    value = encode(HostControl(name="h0"))
+    with remembered() as memory:
+        decode("control", value).name = "h1"
+        assert changed(memory) == [value]
+    assert decode("control", value).name == "h0"
+
+
+def test_a_world_that_is_over_leaves_little_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def left() -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            run_seed(3)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    left()  # what is made once
+    dissolved = left()
+    monkeypatch.setattr(World, "dissolve", lambda world: None)
+    assert left() > 3 * dissolved
 
 
 # --- the protocol --------------------------------------------------------------------------------------------------------

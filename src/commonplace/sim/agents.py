@@ -141,12 +141,14 @@ class AgentProcess(Process):
             self._open()
         clock = self.clock()
         self._drivers(clock)
-        for partition in sorted(self.asked):
-            self._look(partition)
+        if self.asked:
+            for partition in sorted(self.asked):
+                self._look(partition)
         self.do(self.keeper.receive(Tick(), clock))
-        captured, self.captured = self.captured, []
-        for end in captured:
-            self.do(self.keeper.receive(end, self.clock()))
+        if self.captured:
+            captured, self.captured = self.captured, []
+            for end in captured:
+                self.do(self.keeper.receive(end, self.clock()))
         if self.over:
             self.world.ended(self, self.over)
             return None

@@ -15,8 +15,8 @@ from commonplace.sim.run import run_seed
 CHUNK: Final = 50
 """Schedules of one task: a few seconds, so that progress is seen and no process waits long for the last one."""
 
-WORLDS_KEPT: Final = 10
-"""Worlds that are over and not yet collected: some 5 MB each."""
+COLLECT_EVERY: Final = 50
+"""Schedules between two collections: worlds dissolve when they are over, and little is left to collect."""
 
 FAILURES_MAX: Final = 100
 """Failing seeds that are kept with their first violation; the rest is counted."""
@@ -61,7 +61,7 @@ def run_range(first: int, last: int, profile: str) -> Tally:
     """Run the seeds from `first` to `last`, both included, in this process."""
     tally, started = Tally(), time.process_time()
     gc.collect()
-    gc.freeze()  # what is here stays; each world is one big cycle, collected a few at a time
+    gc.freeze()  # what is here stays
     gc.disable()
     for seed in range(first, last + 1):
         outcome = run_seed(seed, profile)
@@ -79,7 +79,7 @@ def run_range(first: int, last: int, profile: str) -> Tally:
             violation = outcome.violations[0]
             one.failures = [Failure(seed, violation.invariant, violation.sentence, violation.places)]
         tally.add(one)
-        if seed % WORLDS_KEPT == 0:
+        if seed % COLLECT_EVERY == 0:
             gc.collect()
     gc.enable()
     gc.unfreeze()

@@ -60,6 +60,7 @@ class Process:
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
+        world.everybody.append(self)
         self.random = Random(world.seed_of(name)).random
         self.alive = True
         self.paused_ms = 0  # stopped until then
@@ -148,9 +149,13 @@ class Process:
     def read(self, now: int) -> bool:
         """Read what is new, as far as faults and chance let it; False when records were lost and the state must be dropped."""
         world, config = self.world, self.world.config
-        dirty, self.dirty = self.dirty, []
+        dirty = self.dirty
+        if not dirty:
+            return True
+        self.dirty = []
         if len(dirty) > 1:
             dirty.sort(key=_rank)
+        trace, faulty, skip = world.trace, world.faulty, config.skip
         for source in dirty:
             source.dirty = False
             if source.held:
@@ -163,12 +168,12 @@ class Process:
                 self.wake(until)
                 continue
             most = ALL
-            if world.faulty:
+            if faulty:
                 chance = self.random() * 1_000
-                if chance < config.skip:
+                if chance < skip:
                     self.mark(source)
                     continue
-                if chance < config.skip + config.partial:
+                if chance < skip + config.partial:
                     most = 1 + int(self.random() * 3)
             before = source.position
             try:
@@ -179,8 +184,8 @@ class Process:
                 continue
             if source.position < topic.end(partition):
                 self.mark(source)
-            if world.trace is not None:
-                world.trace.reads(self.name, topic.name, partition, before, source.position)
+            if trace is not None:
+                trace.reads(self.name, topic.name, partition, before, source.position)
             source.handler(source, records)
             if not self.sources:
                 break  # it died, or starts anew
@@ -299,6 +304,10 @@ class Process:
         self.forget_sources()
         left, self.outbox, self.inbox = self.outbox, [], []
         return left
+
+    def dissolve(self) -> None:
+        """Let go of everything, once the world is over."""
+        vars(self).clear()
 
 
 def _rank(source: Source) -> int:

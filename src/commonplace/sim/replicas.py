@@ -158,13 +158,15 @@ class ReplicaProcess(Process):
 
     def _plan(self, now: int) -> None:
         """Wake when something is due."""
-        world = self.world
-        at = min(self.group_ms, self.report_ms + world.config.report_ms)
-        if self.commits:
-            at = min(at, self.commit_ms + COMMIT_INTERVAL_MS)
-        if self.busy():
-            at = min(at, now + world.config.tick_ms)
-        self.wake(max(at, now + 1))
+        config = self.world.config
+        at = self.report_ms + config.report_ms
+        if self.group_ms < at:
+            at = self.group_ms
+        if self.commits and self.commit_ms + COMMIT_INTERVAL_MS < at:
+            at = self.commit_ms + COMMIT_INTERVAL_MS
+        if now + config.tick_ms < at and self.busy():
+            at = now + config.tick_ms
+        self.wake(at if at > now else now + 1)
 
     def busy(self) -> bool:
         """Whether the core waits for anything but records."""
@@ -412,6 +414,12 @@ class ReplicaProcess(Process):
         places = range(self.world.config.partitions)
         positions = {f"hosts [{p}]": self.sources["hosts", p].position for p in places if ("hosts", p) in self.sources}
         self.send("report", "replicas", 0, self.name.encode(), encode(self.replica.report(state, positions)))
+
+    def dissolve(self) -> None:
+        """Let go of the core too, whose handlers are its own methods."""
+        vars(self.replica.placer).clear()
+        vars(self.replica).clear()
+        super().dissolve()
 
     def positions(self) -> tuple[int, ...]:
         """How far it has folded `hosts`."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 from commonplace.core.kept import FENCED, REFUSED, SERVING
 from commonplace.core.view import View
 from commonplace.sim import faults, plan
+from commonplace.sim.decoding import remembered
 from commonplace.sim.draw import draw
 from commonplace.sim.findings import Violation
 from commonplace.sim.probe import probe
@@ -46,7 +47,10 @@ def run_seed(seed: int, profile: str = "swarm", trace: Trace | None = None) -> O
 
 def run(schedule: plan.Schedule, trace: Trace | None = None) -> Outcome:
     """Run one schedule to its end."""
-    return _outcome(lived(schedule, trace))
+    world = lived(schedule, trace)
+    outcome = _outcome(world)
+    world.dissolve()
+    return outcome
 
 
 def lived(schedule: plan.Schedule, trace: Trace | None = None, *, probing: bool = True) -> World:
@@ -54,6 +58,11 @@ def lived(schedule: plan.Schedule, trace: Trace | None = None, *, probing: bool 
 
     With `probing` the world at rest is asked for an instance, which stands in its logs as any other.
     """
+    with remembered():
+        return _lived(schedule, trace, probing)
+
+
+def _lived(schedule: plan.Schedule, trace: Trace | None, probing: bool) -> World:
     world: World | None = None
     try:
         world = World(schedule, faults.apply, trace)

@@ -3,11 +3,11 @@
 items and faults, as data ──▶ heap of (time, serial, what) ──▶ processes: turns and flushes ──▶ logs ──▶ checkers
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
+from heapq import heappop, heappush
 from typing import Any, Final
 from zlib import crc32
 
@@ -57,6 +57,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.sent: dict[str, int] = {}
         self.timers = 0
+        self.everybody: list[Process] = []  # who ever lived
         self.answers: list[tuple[str, str, Decision | Refusal]] = []
         self.acknowledged: dict[str, Build] = {}
         self.refused: set[str] = set()
@@ -171,8 +172,8 @@ class World:
 
     def at(self, when_ms: int, what: Callable[..., object], *told: Any) -> None:
         """Have something happen at a time."""
-        self._serial += 1
-        heapq.heappush(self._heap, (when_ms, self._serial, what, told))
+        self._serial = serial = self._serial + 1
+        heappush(self._heap, (when_ms, serial, what, told))
 
     def after(self, delay_ms: int, who: Process, what: Callable[[], object]) -> None:
         """Have a living process do something later; the world does not settle before."""
@@ -186,7 +187,7 @@ class World:
 
     def run_until(self, until_ms: int) -> None:
         """Let everything happen that is due by then."""
-        heap, pop = self._heap, heapq.heappop
+        heap, pop = self._heap, heappop
         trace = self.trace
         events = 0
         while heap and heap[0][0] <= until_ms:
@@ -222,12 +223,13 @@ class World:
         return offset
 
     def _wake_readers(self, topic: str, partition: int) -> None:
+        now, latency_ms = self.now + 1, self.latency_ms
         for source in self.readers[topic][partition]:
             if not source.dirty:
                 owner = source.owner
                 source.dirty = True
                 owner.dirty.append(source)
-                owner.wake(owner.soon())
+                owner.wake(now + int(owner.random() * latency_ms))  # soon
 
     def mark(self, topic: str, partition: int) -> None:
         """A transaction's marker takes an offset: no reader meets it, but their positions move past it."""
@@ -496,6 +498,14 @@ class World:
                 names = [row.host.name for row in view.by_index if not row.host.removed]
                 self.checkers.fleet(replica.nonce, dict(enumerate(replica.positions())), names)
                 self.checkers.accounts(replica.nonce, replica.folded, view.outcomes)
+
+    def dissolve(self) -> None:
+        """Let go of everything: a world is one big ring of references, which a collector would have to walk."""
+        for process in self.everybody:
+            process.dissolve()
+        checkers = self.checkers
+        for ring in (checkers.reports, checkers.owners, checkers.answers, checkers, self):
+            vars(ring).clear()
 
     def next_ms(self) -> int:
         """When the next thing is due."""
