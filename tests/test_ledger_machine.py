@@ -146,8 +146,6 @@ class LedgerMachine(RuleBasedStateMachine):
         held, asked = self.account.held, claim.allocations
         if self.status != "enabled":
             return "disabled"
-        if claim.mode == "strict" and claim.expected != hashing.to_hex(self._hash()):
-            return "stale"
         group = asked[0].group
         in_group = sum(h.group == group for h in held.values()) + len(asked)
         building = sum(h.building for h in held.values()) + len(asked)
@@ -155,8 +153,12 @@ class LedgerMachine(RuleBasedStateMachine):
             not set(claim.traits_required) <= set(self.traits)
             or set(claim.traits_forbidden) & set(self.traits)
             or (claim.group_max and group and in_group > claim.group_max)
-            or (claim.builds_max and building > claim.builds_max)
-            or (claim.instances_max and len(held) + len(asked) > claim.instances_max)
+        ):
+            return "constraint"
+        if claim.mode == "strict" and claim.expected != hashing.to_hex(self._hash()):
+            return "stale"
+        if (claim.builds_max and building > claim.builds_max) or (
+            claim.instances_max and len(held) + len(asked) > claim.instances_max
         ):
             return "constraint"
         vcpus, memory = (sum(a.resources[name] for a in asked) for name in ("VCPU", "MEMORY_MB"))

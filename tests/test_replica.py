@@ -22,6 +22,7 @@ from commonplace.core.records import (
     encode,
 )
 from commonplace.core.replica import DEADLINES_SWEPT_MIN, RESEND_MIN_MS, Replica
+from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory
 from world import CLAIMS_ID, flavor
 
@@ -114,7 +115,7 @@ class Hand:
         """Requests are read; the partition's history is empty."""
         raws = []
         for record in records:
-            key = b"small" if isinstance(record, bytes) else record.flavor.encode()
+            key = b"small" if isinstance(record, bytes) else request_key(record, flavor(record.flavor)).encode()
             offset, at_ms, _, value = self._raw(
                 "requests", key, record if isinstance(record, bytes) else encode(record)
             )

@@ -16,6 +16,7 @@ def cancel(
     requests: Annotated[list[str], typer.Argument(metavar="REQUEST", help="Ids; a unique prefix will do.")],
 ) -> None:
     """Withdraw requests: one that is undecided is rejected as cancelled, what a decision placed is released."""
+    from commonplace.core.requests import serialised_group
     from commonplace.frontend import Frontend
     from commonplace.frontend.lookup import find
 
@@ -28,7 +29,7 @@ def cancel(
                 raise UsageError(
                     f"request {entry.request}: its flavor is not in the log any more, nor is it to be cancelled"
                 )
-            frontend.cancel(entry.request, flavor)
+            frontend.cancel(entry.request, flavor, serialised_group(entry.build) if entry.build else "")
         frontend.flush()
     for entry in found:
         say(f"cancel of {entry.request} written; `commonplace decision show {entry.request}` shows what came of it")

@@ -40,7 +40,9 @@ def submit(
     ] = None,
     project: Annotated[str, typer.Option(metavar="PROJECT", help="Whose it is.")] = "",
     user: Annotated[str, typer.Option(metavar="USER", help="Who asks.")] = "",
-    group: Annotated[str, typer.Option(metavar="GROUP", help="Anti-affinity group.")] = "",
+    group: Annotated[
+        str, typer.Option(metavar="GROUP", help="Group of instances that --group-… and --spread-over go by.")
+    ] = "",
     group_max: Annotated[
         int, typer.Option(metavar="N", min=0, help="At most so many of the group on one host; 0: no limit.")
     ] = 0,
@@ -49,6 +51,12 @@ def submit(
     group_policy: Annotated[
         str, typer.Option(metavar="POLICY", help="affinity, soft-affinity, soft-anti-affinity, or as --group-max.")
     ] = "",
+    spread_over: Annotated[
+        str, typer.Option(metavar="LABEL", help="Spread the group over the values of a label: zone, rack …")
+    ] = "",
+    max_skew: Annotated[
+        int, typer.Option(metavar="N", min=0, help="By how many members two values of --spread-over may differ.")
+    ] = 0,
     profile: Annotated[str, typer.Option(metavar="NAME", help="Profile to rank by, instead of the flavor's.")] = "",
     zone: Annotated[str, typer.Option(metavar="ZONE", help="Availability zone.")] = "",
     host: Annotated[str, typer.Option(metavar="HOST", help="The only host that will do.")] = "",
@@ -86,6 +94,8 @@ def submit(
             traits_required=tuple(trait or ()),
             traits_forbidden=tuple(forbid or ()),
             group_policy=group_policy,
+            spread_over=spread_over,
+            max_skew=max_skew,
             profile=profile,
             zone=zone,
             host=host,

@@ -19,6 +19,7 @@ ALWAYS: tuple[Filter, ...] = (
     Filter("availability_zone", of_requests.availability_zone, lambda w: w.build.zone),
     Filter("member_of", of_requests.member_of, lambda w: w.build.member_of),
     Filter("traits_any_of", of_requests.traits_any_of, lambda w: w.build.traits_any_of),
+    Filter("spread_over", of_requests.spread_over, lambda w: w.build.max_skew),
 )
 """Asked under every profile: a request that names these means them."""
 

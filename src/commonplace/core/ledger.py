@@ -351,17 +351,23 @@ class Ledger:
         return Change(None, held)
 
     def _refusal(self, claim: Claim) -> tuple[Reason, str]:
-        """Why a claim must not be granted: every check of `fits`, and before them the compare-and-swap of `strict`."""
+        """Why a claim must not be granted: every check of `fits`, and the compare-and-swap of `strict`.
+
+        What a fresh view would not heal is told first: traits and group, then that the claim is stale.
+        """
         if self.status != "enabled":
             return "disabled", f"the host is {self.status}"
-        if claim.mode == "strict" and claim.expected != hashing.to_hex(self.hash):
-            return "stale", f"the state is {hashing.to_hex(self.hash)}"
         for trait in claim.traits_required:
             if trait not in self.traits:
                 return "constraint", f"lacks {trait}"[:128]
         for trait in claim.traits_forbidden:
             if trait in self.traits:
                 return "constraint", f"has {trait}"[:128]
+        group = claim.allocations[0].group
+        if claim.group_max and group and self.groups.get(group, 0) + len(claim.allocations) > claim.group_max:
+            return "constraint", f"group {group}"[:110] + " is full"
+        if claim.mode == "strict" and claim.expected != hashing.to_hex(self.hash):
+            return "stale", f"the state is {hashing.to_hex(self.hash)}"
         return self._overfull(claim)
 
     def _overfull(self, claim: Claim) -> tuple[Reason, str]:
@@ -370,9 +376,6 @@ class Ledger:
         malformed = _malformed(asked)
         if malformed:
             return "constraint", malformed
-        group = asked[0].group
-        if claim.group_max and group and self.groups.get(group, 0) + len(asked) > claim.group_max:
-            return "constraint", f"group {group}"[:110] + " is full"
         if claim.builds_max and self.builds + len(asked) > claim.builds_max:
             return "constraint", f"{self.builds} builds in progress"
         if claim.instances_max and len(self.allocations) + len(asked) > claim.instances_max:

@@ -20,7 +20,7 @@ from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
-from commonplace.core.rules import Wishes
+from commonplace.core.rules import Standing, Wishes
 from commonplace.core.terms_of_claims import image_of, limits
 from commonplace.core.view import Row, View
 from commonplace.core.work import OPEN, Held, Pending, Work
@@ -49,6 +49,7 @@ class Placer:
     """Turns queued instances into claims and claims into held allocations.
 
     `held` and `unplaced` are told the outcome: a slot that holds its allocation, an instance for which no host passes or none was won.
+    `standing` says where a serialised group stands.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Placer:
         held: Callable[[Work], None],
         unplaced: Callable[[Work, str], None],
         stray: Callable[[Row, Allocation], None],
+        standing: Callable[[Work], Standing | None],
     ) -> None:
         self.name, self.nonce, self.view, self.settings, self.claims_topic = name, nonce, view, settings, claims_topic
         self._send, self._held, self._unplaced, self._stray = send, held, unplaced, stray
+        self._standing = standing
         self.counts = Counts()
         self.queue: list[Item] = []
         self.parked: list[Item] = []  # nothing fits now, but a pending claim may yet fail and make room
@@ -109,7 +112,13 @@ class Placer:
 
     def _place(self, scores: ScoreRow, work: Work, index: int, now_ms: int) -> None:
         build = work.build
-        wishes = Wishes(build, work.ask, work.ask.rules) if work.ask.rules is not None else None
+        if build.max_skew and any(slot.pending is not None for slot in work.slots):
+            self.parked.append(
+                (work, index)
+            )  # one instance at a time: a claim that fails would leave the others too far apart
+            return None
+        rules = work.ask.rules
+        wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
         key = (work.ask, build.group, build.group_max) if build.group_max else (work.ask, "", 0)
         if wishes is not None:  # what its filters turn away concerns only requests like it
             key = (work.ask, likeness(build), -1)
@@ -336,7 +345,7 @@ class Placer:
             self._unplaced(
                 work, f"every one of {work.attempts} claims was turned down, the last one as {reason or 'lapsed'}"
             )
-        else:
+        elif work.called:  # else all that it lacks is queued when its turn comes
             self.queue.append((work, index))
 
     def timeouts(self, now_ms: int) -> None:

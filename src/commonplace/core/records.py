@@ -227,6 +227,7 @@ Hint = Annotated[str, Meta(max_length=4096)]
 class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
 
+    `max_skew` bounds by how many members of `group` any two values of the label `spread_over` may differ.
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
     Of each item of `traits_any_of` a host has one at least. `host` is the only one that will do, `hosts_ignored` never will. `cell`
     is the one that an instance moves from; `networks` are the physical ones it is to be near, on hosts with NUMA cells. `member_of`
@@ -258,13 +259,19 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     hints: Annotated[dict[Label, Annotated[tuple[Hint, ...], Meta(max_length=64)]], Meta(max_length=16)] = {}
     cell: Label = ""
     networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    spread_over: Label = ""
+    max_skew: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
-    """Withdraws the request `id`, sent under that request's key; what its effective decision names is released."""
+    """Withdraws the request `id`, sent under that request's key; what its effective decision names is released.
+
+    `group` is named where the key is the group's.
+    """
 
     id: Id
     flavor: Id
+    group: Label = ""
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------------------------

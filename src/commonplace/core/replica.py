@@ -18,6 +18,7 @@ import numpy as np
 
 from commonplace.core.ask import tail_of
 from commonplace.core.catalog import Catalog
+from commonplace.core.group_turns import GroupTurns, standing
 from commonplace.core.hashing import digest64
 from commonplace.core.history import History, Known, Undecided
 from commonplace.core.keeper_events import Quarantine
@@ -64,8 +65,8 @@ from commonplace.core.replica_events import (
     Turn,
 )
 from commonplace.core.request_checks import likeness, unshowable
-from commonplace.core.requests import content_digest
-from commonplace.core.rules import Wishes
+from commonplace.core.requests import content_digest, key_misfit, serialised, serialised_group
+from commonplace.core.rules import Standing, Wishes
 from commonplace.core.view import Row, View
 from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
 
@@ -121,8 +122,11 @@ class Replica:
         self.catalog = Catalog(settings.pool)
         self.history = History(settings.decisions_kept_max, settings.idempotency_window_ms)
         self.placer = Placer(
-            name, nonce, self.view, settings, claims_topic, self._emit, self._answer, self._unplaced, self._stray
-        )
+            name, nonce, self.view, settings, claims_topic, self._emit, self._answer, self._unplaced, self._stray,
+            self._standing,
+        )  # fmt: skip
+        self.turns = GroupTurns()
+        self.folded: dict[int, int] = {}  # partition of `hosts` → offset of the last record read
         self.parts: dict[int, Part] = {}
         self.works: dict[str, Work] = {}
         self._rejected: dict[tuple[int, str], str] = {}  # answered without a work, not read back: request → content
@@ -184,6 +188,8 @@ class Replica:
     # -- state --------------------------------------------------------------------------------------------------------------------------
 
     def _hosts(self, event: HostsRead, now_ms: int) -> None:
+        if event.records:
+            self.folded[event.partition] = event.records[-1][0]
         if self.ready:
             self._fold_hosts(event.partition, event.records, now_ms)
         else:
@@ -253,6 +259,7 @@ class Replica:
             self.works.pop(request).state = DROPPED
         self._rejected = {at: content for at, content in self._rejected.items() if at[0] != event.partition}
         self.history.drop(event.partition)
+        self.turns.drop(event.partition)
         self._resends = [entry for entry in self._resends if entry[2].partition != event.partition]
         heapq.heapify(self._resends)
 
@@ -288,11 +295,19 @@ class Replica:
             request = decode("requests", value) if value is not None else Bad("no value")
             if isinstance(request, Bad):
                 self._bad_request(part, partition, record, request.reason)
-            elif not _key_fits(key, request):
-                self._bad_request(part, partition, record, f"key {key!r:.80} is not of flavor {request.flavor!r}")
+            elif why := self._misplaced(partition, key, request):
+                self._bad_request(part, partition, record, why)
             else:
                 good.append((offset, log_time_ms, request))
         self._admit_all(partition, part, good, now_ms)
+
+    def _misplaced(self, partition: int, key: bytes | None, request: Build | Cancel) -> str:
+        """Why a request may not stand where it stands: a group on two partitions would have two owners."""
+        partitions = self.settings.request_partitions
+        if partitions and serialised_group(request) and partition_of(key or b"", partitions) != partition:
+            of = partition_of(key or b"", partitions)
+            return f"key {key!r:.80} of a group belongs on partition {of}: use the partitioner murmur2, and a new id"
+        return key_misfit(key, request)
 
     def _bad_request(self, part: Part, partition: int, record: Raw, reason: str) -> None:
         """Put a bad request aside, and answer it where it can be told whose it is."""
@@ -352,7 +367,8 @@ class Replica:
         if self._rejected.get((partition, build.id), "") not in ("", content):
             return self._reuse(partition, offset, build, content)
         reason = self._refusal(build)
-        if not reason and len(self.placer.queue) + len(self.placer.parked) >= self.settings.queue_max:
+        waiting = len(self.placer.queue) + len(self.placer.parked) + self.turns.waiting
+        if not reason and waiting >= self.settings.queue_max:
             reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it later, under a new id"
             answer = self._rejection(build.id, partition, offset, "overloaded", reason, build, content)
             return self._decide(partition, build.id, [offset], answer, 0)
@@ -402,18 +418,37 @@ class Replica:
             tail_of(ask, build.group),
         )
         self.works[build.id] = work
+        if serialised(build):
+            self.turns.join(work)
         self._note_deadline(work)
         if deadline_ms <= now_ms and all(a.state != "active" for _, a in held):  # out of date: no claim is worth it
             work.strays = [(row, allocation.id) for row, allocation in held]
             return self._expired(work, now_ms)
         if held:
             self._take_up(work, held, now_ms)
-        for index, slot in enumerate(work.slots):
-            if slot.held is None and slot.pending is None:
-                self.placer.queue.append((work, index))
+        if work.called:
+            self._queue(work)
         if all(slot.held is not None for slot in work.slots):
             self._answer(work, now_ms)
         return None
+
+    def _queue(self, work: Work) -> None:
+        """Have every instance ranked that holds nothing and has nothing claimed."""
+        for index, slot in enumerate(work.slots):
+            if slot.held is None and slot.pending is None:
+                self.placer.queue.append((work, index))
+
+    def _standing(self, work: Work) -> Standing | None:
+        """Where the group of a serialised request stands."""
+        return standing(self.view, work, self._is_member) if serialised(work.build) else None
+
+    def _is_member(self, allocation: Allocation) -> bool:
+        """Whether a leased allocation is one that an effective decision names; so is what was decided too long ago to be remembered."""
+        known = self.history.get(allocation.request)
+        if known is None:
+            return allocation.request not in self.works
+        decision = decode("decisions", known.value)
+        return isinstance(decision, Bad) or any(placed.allocation == allocation.id for placed in decision.placed)
 
     def _note_deadline(self, work: Work) -> None:
         """Remember when a request expires; the heap is swept when most of it is of requests decided long before their deadline."""
@@ -562,7 +597,7 @@ class Replica:
         view, build = self.view, work.build
         view.write()
         rules = work.ask.rules
-        wishes = Wishes(build, work.ask, rules) if rules is not None else None
+        wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
         like = build.group if wishes is None else likeness(build)
         at = (work.ask, like, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
@@ -731,6 +766,8 @@ class Replica:
         if decision.reason == ID_REUSED:
             return ""  # answers another content; never the effective one
         self._rejected.pop((partition, request), None)
+        if decision.group and decision.placed:
+            self.turns.note(partition, decision, self.folded)
         if not self.history.first(request, partition, log_time_ms, value or b""):
             self.placer.counts.void += 1
             return ""
@@ -742,6 +779,8 @@ class Replica:
     def _effective(self, work: Work, other: Decision | None) -> None:
         """The effective decision of a request of ours was read back; `other` when it is not the one we sent."""
         del self.works[work.build.id]
+        if serialised(work.build):
+            self.turns.leave(work)
         if other is None and work.placed and not work.strays and not work.cancels:
             return  # the common case: ours, and nothing of it to give back
         if other is not None:
@@ -785,6 +824,8 @@ class Replica:
 
     def _turn(self, event: Turn, now_ms: int) -> None:
         if self.ready:
+            for work in self.turns.due(self.folded):
+                self._queue(work)
             self.placer.turn(now_ms)
         for partition, part in self.parts.items():
             committed = part.undecided.committed
@@ -882,9 +923,3 @@ def _id_in(value: bytes | None) -> str:
         return str(msgspec.convert(found, Id))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
-
-
-def _key_fits(key: bytes | None, request: Build | Cancel) -> bool:
-    """Whether a request's key is its flavor, or `flavor/k`."""
-    flavor, slash, k = (key or b"").decode(errors="replace").partition("/")
-    return flavor == request.flavor and (not slash or (k.isdigit() and len(k) <= 4))

@@ -28,6 +28,8 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     deadline_ms: int = 30_000
     score_rows_max: int = 256
     peer_timeout_ms: int = 15_000
+    request_partitions: int = 0
+    """Partitions of `requests`, to see that a group's key stands on its own; 0: not known, not looked at."""
 
 
 # --- events ---

@@ -26,6 +26,8 @@ def special(build: Build) -> bool:
         or build.image_properties
         or build.hints
         or build.cell
+        or build.spread_over
+        or build.max_skew
         or build.networks
     )
 
@@ -48,10 +50,11 @@ def likeness(build: Build) -> str:
 
 def misuse(build: Build, aggregates: Aggregates) -> str:
     """Why a request cannot be served as it stands: what, and what to do; "" when it can."""
-    return _group(build) or _hosts(build) or _member_of(build, aggregates) or _hints(build)
+    return group_misuse(build) or _hosts(build) or _member_of(build, aggregates) or _hints(build)
 
 
-def _group(build: Build) -> str:
+def group_misuse(build: Build) -> str:
+    """Why what a request says of its group cannot be, or ""."""
     policy = build.group_policy
     if policy and not build.group:
         return f"group_policy is {policy} but no group is named: name the group"
@@ -59,6 +62,19 @@ def _group(build: Build) -> str:
         return "group_policy is anti-affinity without group_max: say how many of the group one host may have, mostly 1"
     if policy in ("affinity", "soft-affinity", "soft-anti-affinity") and build.group_max:
         return f"group_max {build.group_max} is anti-affinity, group_policy is {policy}: drop one of the two"
+    return _spread(build) if build.spread_over or build.max_skew else ""
+
+
+def _spread(build: Build) -> str:
+    label, skew = build.spread_over, build.max_skew
+    if not label:
+        return f"max_skew is {skew} without spread_over: name the label over whose values the group is spread, zone or rack"
+    if not skew:
+        return f"spread_over is {label} without max_skew: say by how many members two values may differ, mostly 1"
+    if not build.group:
+        return f"spread_over is {label} but no group is named, whose members it counts: name the group"
+    if build.group_policy in ("affinity", "soft-affinity"):
+        return f"spread_over {label} spreads the group, group_policy {build.group_policy} keeps it together: drop one of the two"
     return ""
 
 

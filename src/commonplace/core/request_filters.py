@@ -7,14 +7,19 @@ from ipaddress import ip_address, ip_network
 from json import loads
 
 from commonplace.core import facts, numa, query, specs
+from commonplace.core.filters import traits
 from commonplace.core.resources import RATIO_SCALE
-from commonplace.core.rules import Wishes
+from commonplace.core.rules import Standing, Wishes
 from commonplace.core.view import Row, View
 
 CAPABILITIES = "capabilities"
 ADDRESS_BITS = "cpu_info.maxphysaddr.bits"
 CIDR_DEFAULT = "/24"
 DEVICE_CLASSES = ("PCI_DEVICE", "CUSTOM_PCI_")
+_SELECTING = frozenset(
+    {"requested_host", "ignored_hosts", "availability_zone", "member_of", "traits_any_of", "image_properties"}
+)
+"""Filters that select hosts whatever they hold: where these leave none, a value of a label is no place to spread to."""
 
 _SAME: tuple[dict[str, str], ...] = (
     {
@@ -96,8 +101,53 @@ def server_group_anti_affinity(view: View, row: Row, wishes: Wishes) -> str:
 
 def server_group_affinity(view: View, row: Row, wishes: Wishes) -> str:
     """Pass hosts with members of the group, and every host while it has none anywhere."""
-    hosts = view.groups.get(wishes.build.group, {})
+    hosts = _standing(view, wishes).rows
     return "" if not hosts or row.index in hosts else "none of the group, which is on other hosts"
+
+
+def spread_over(view: View, row: Row, wishes: Wishes) -> str:
+    """Pass hosts whose value of the label has, with this instance, at most `max_skew` members more than the value with fewest."""
+    label, most = wishes.build.spread_over, wishes.build.max_skew
+    value = _domain(row, wishes)
+    if value is None:
+        return f"has no label {label}"
+    members_at = _domains(view, wishes)
+    here, least = members_at.get(value, 0), min(members_at.values(), default=0)
+    if here + 1 - least <= most:
+        return ""
+    return f"{label} {value} has {here} of the group and another {least}: more than {most} apart with this one"
+
+
+def _standing(view: View, wishes: Wishes) -> Standing:
+    if wishes.standing is None:
+        wishes.standing = Standing(view.groups.get(wishes.build.group, {}))
+    return wishes.standing
+
+
+def _domain(row: Row, wishes: Wishes) -> str | None:
+    """A host's value of the label that the request spreads over; its zone is that of its aggregates."""
+    label = wishes.build.spread_over
+    return wishes.aggregates.zone(row) if label == "zone" else row.host.labels.get(label)
+
+
+def _domains(view: View, wishes: Wishes) -> dict[str, int]:
+    """Members at each value of the label: of every value with an enabled host that the request could have, were there room."""
+    standing = _standing(view, wishes)
+    if standing.domains is None:
+        found: dict[str, int] = {}
+        asked = [one for one in wishes.concerned() if one.name in _SELECTING]
+        for row in view.by_index:
+            value = _domain(row, wishes)
+            if value is None or value in found or row.host.removed or row.status != "enabled":
+                continue
+            if not traits(view, row, wishes.ask) and not any(one.plain(view, row, wishes) for one in asked):
+                found[value] = 0
+        for index, here in standing.rows.items():
+            value = _domain(view.by_index[index], wishes)
+            if value in found:
+                found[value] += here
+        standing.domains = found
+    return standing.domains
 
 
 def different_host(view: View, row: Row, wishes: Wishes) -> str:

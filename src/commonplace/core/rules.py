@@ -1,6 +1,6 @@
 """What a request goes by besides its ask: its flavor, its profile, the aggregates, and the filters that may concern it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 from typing import Any
 
@@ -92,13 +92,26 @@ class Rules:
         return isinstance(other, Rules) and self.made_of == other.made_of
 
 
+class Standing:
+    """Where the group of a serialised request stands: row → members. `domains` is worked out of it once (request_filters.py)."""
+
+    __slots__ = ("domains", "rows")
+
+    def __init__(self, rows: Mapping[int, int]) -> None:
+        self.rows = rows
+        self.domains: dict[str, int] | None = None
+
+
 class Wishes:
-    """One request as filters and weighers see it: the request itself, its ask, and its rules."""
+    """One request as filters and weighers see it: the request itself, its ask, its rules, and where its group stands.
 
-    __slots__ = ("ask", "build", "rules")
+    Without a standing its group stands where the view shows members, pending claims included.
+    """
 
-    def __init__(self, build: Build, ask: Ask, rules: Rules) -> None:
-        self.build, self.ask, self.rules = build, ask, rules
+    __slots__ = ("ask", "build", "rules", "standing")
+
+    def __init__(self, build: Build, ask: Ask, rules: Rules, standing: Standing | None = None) -> None:
+        self.build, self.ask, self.rules, self.standing = build, ask, rules, standing
 
     @property
     def flavor(self) -> Flavor:

@@ -70,6 +70,7 @@ class Work:
         "ask",
         "attempts",
         "build",
+        "called",
         "cancels",
         "conflicts",
         "content",
@@ -97,6 +98,7 @@ class Work:
         self.resources: dict[str, int] = dict(ask.resources)
         self.slots = [Slot() for _ in range(build.count)]
         self.state = OPEN
+        self.called = True  # whether it may be ranked: a member of a serialised group waits for its turn
         self.attempts = self.conflicts = 0
         self.first_claim_ms = 0
         self.answer = b""

@@ -85,9 +85,9 @@ class AsyncFrontend:
         """Give back what a decision placed; see `Frontend.release`."""
         return await asyncio.to_thread(self.frontend.release, decision, *allocations, wait=wait, timeout=timeout)
 
-    async def cancel(self, request: str, flavor: str = "") -> None:
+    async def cancel(self, request: str, flavor: str = "", group: str = "") -> None:
         """Withdraw a request; see `Frontend.cancel`."""
-        self.frontend.cancel(request, flavor)
+        self.frontend.cancel(request, flavor, group)
 
     def _future(self, pending: Pending) -> "asyncio.Future[Decision]":
         future: asyncio.Future[Decision] = self._loop.create_future()

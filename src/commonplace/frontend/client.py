@@ -168,14 +168,15 @@ class Frontend:
         """Give back what a decision placed, or the allocations named; `wait` as for `confirm`."""
         return self._settle(AskRelease(decision, next(self._tokens), allocations), decision, wait, timeout)
 
-    def cancel(self, request: str, flavor: str = "") -> None:
+    def cancel(self, request: str, flavor: str = "", group: str = "") -> None:
         """Withdraw a request: undecided, it is rejected as cancelled; what its decision names is released.
 
-        Returns once the record is on its way. `flavor` is needed for requests this frontend did not submit.
+        Returns once the record is on its way. `flavor` is needed for requests this frontend did not submit, and `group`
+        where they asked for affinity or a spread.
         """
         with self._lock:
             self._require_open()
-            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor), _now_ms())
+            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor, group), _now_ms())
         _raise_refused(effects)
         self._perform(effects, self._unawaited_delivered)
 

@@ -57,11 +57,12 @@ class Looked(Struct, gc=False):
 
 
 class Withdraw(Struct, gc=False):
-    """Cancel a request; `flavor` is needed where this session does not know the request."""
+    """Cancel a request; `flavor`, and `group` where that is serialised, are needed where this session does not know the request."""
 
     request: str
     token: int
     flavor: str = ""
+    group: str = ""
 
 
 class AskConfirm(Struct, gc=False):

@@ -28,7 +28,7 @@ from commonplace.core.records import (
     decode,
     encode,
 )
-from commonplace.core.requests import digest_of, request_key
+from commonplace.core.requests import GROUP_KEY, digest_of, request_key, serialised_group
 from commonplace.frontend import checks
 from commonplace.frontend.events import (
     Answer,
@@ -81,6 +81,8 @@ class _Known(Struct, gc=False):
     decision: Decision
     content: str
     confirm_until_ms: int | None
+    group: str = ""
+    """Its key's group, where that is serialised."""
 
 
 class Session:
@@ -214,7 +216,9 @@ class Session:
     def _partition(self, key: str) -> int:
         partition = self._partitions.get(key)
         if partition is None:
-            partition = self._partitions[key] = partition_of(key, self._requests_partitions)
+            partition = partition_of(key, self._requests_partitions)
+            if not key.startswith(GROUP_KEY):  # groups come and go, flavors and spreads are few
+                self._partitions[key] = partition
         return partition
 
     # --- sent, decided, timed out ---
@@ -279,7 +283,8 @@ class Session:
     def _settle(self, name: bytes, waiting: _Waiting, decision: Decision, confirm_until_ms: int | None) -> list[Effect]:
         self._forget(name, waiting)
         if decision.reason != ID_REUSED:  # that one is about this submit, not about the id
-            self._known[name] = _Known(decision, _content(waiting), confirm_until_ms)
+            group = serialised_group(waiting.build)
+            self._known[name] = _Known(decision, _content(waiting), confirm_until_ms, group)
             self._known_order.append(name)
             if len(self._known_order) > KEPT_MAX:
                 del self._known[self._known_order.popleft()]
@@ -342,7 +347,7 @@ class Session:
         return SendClaimRecord(partition, record.host.encode(), encode(record), token, record.allocation)
 
     def _withdraw(self, event: Withdraw) -> list[Effect]:
-        flavor = self._flavor_of(event)
+        flavor, group = self._key_parts(event)
         if not flavor:
             message = (
                 f"request {checks.shown(event.request)} is not known here: name its flavor, which its key is made of"
@@ -350,7 +355,7 @@ class Session:
             return [_refused(event.token, message)]
         if flavor not in self.flavors:
             return [_refused(event.token, checks.unknown_flavor(flavor, self.flavors))]
-        record = Cancel(id=event.request, flavor=flavor)
+        record = Cancel(id=event.request, flavor=flavor, group=group)
         value = encode(record)
         checked = decode("requests", value)
         if isinstance(checked, Bad):
@@ -358,13 +363,14 @@ class Session:
         key = request_key(record, self.flavors[flavor])
         return [SendRequest(self._partition(key), key.encode(), value, event.token)]
 
-    def _flavor_of(self, event: Withdraw) -> str:
+    def _key_parts(self, event: Withdraw) -> tuple[str, str]:
+        """Flavor and serialised group of a request, which its key is made of."""
         name = event.request.encode()
         if (waiting := self._waiting.get(name)) is not None:
-            return waiting.build.flavor
+            return waiting.build.flavor, serialised_group(waiting.build)
         if (known := self._known.get(name)) is not None and known.decision.flavor:
-            return known.decision.flavor
-        return event.flavor
+            return known.decision.flavor, known.group
+        return event.flavor, event.group
 
 
 def _answers(decision: Decision, waiting: _Waiting) -> bool:

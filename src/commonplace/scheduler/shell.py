@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from commonplace.clock import wall_s
 from commonplace.collector import calm
 from commonplace.core.keeper_events import Quarantine, quarantined
@@ -110,7 +112,7 @@ class Scheduler:
             f"{name[:40]}.{secrets.token_hex(4)}",
             facts[self.topics.hosts].partitions,
             facts[self.topics.claims].topic_id,
-            replica_settings(settings),
+            replace(replica_settings(settings), request_partitions=facts[self.topics.requests].partitions),
         )
         self.tail = Tail(settings)
         self.outbox = Outbox(settings)

@@ -90,9 +90,8 @@ class Answers:
         record = decode("requests", value) if value is not None else Bad("no value")
         if isinstance(record, Bad):
             return record.reason
-        flavor, slash, spread = (key or b"").decode(errors="replace").partition("/")
-        if flavor != record.flavor or (slash and not spread.isdigit()):
-            return "key is not its flavor"
+        if not _may_stand_under((key or b"").decode(errors="replace"), record):
+            return "key is not its flavor or group"
         at = (partition, record.id)
         if isinstance(record, Cancel):
             if at in self.asked:
@@ -293,6 +292,15 @@ class Answers:
                 if effective.content not in ("", content) and (key, content) not in self.reused:
                     text = f"request {key[1]} came with a used id and other content, and was never told so"
                     self._findings.violated(4, text, ("requests", key[0], other.offset))
+
+
+def _may_stand_under(key: str, record: Build | Cancel) -> bool:
+    """Whether a request's key is its group, where affinity or skew is asked for, else its flavor."""
+    grouped = isinstance(record, Cancel) or record.group_policy == "affinity" or record.max_skew > 0
+    if grouped and record.group:
+        return key == f"group/{record.group}"
+    flavor, slash, spread = key.partition("/")
+    return flavor == record.flavor and (not slash or spread.isdigit())
 
 
 def digest(build: Build) -> str:

@@ -96,7 +96,7 @@ def hash_with_state(patch: Patch) -> None:
 
 def ignore_group_max(patch: Patch) -> None:
     """The ledger does not check how many of a group it holds."""
-    patch.wrap(Ledger, "_overfull", lambda f, self, claim: f(self, replace(claim, group_max=0)))
+    patch.wrap(Ledger, "_refusal", lambda f, self, claim: f(self, replace(claim, group_max=0)))
 
 
 # --- start and restart -----------------------------------------------------------------------------------------------

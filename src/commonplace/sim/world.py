@@ -90,6 +90,7 @@ class World:
             idempotency_window_ms=c.idempotency_window_ms,
             deadline_ms=c.deadline_ms,
             peer_timeout_ms=3 * c.report_ms,
+            request_partitions=c.request_partitions,
         )
         self.keeper_settings = KeeperSettings(
             snapshot_interval_ms=c.snapshot_ms,

@@ -85,10 +85,9 @@ class Answers:
             record = self._requests.broken(entry, "a request without a value")
         if isinstance(record, Broken):
             return
-        key = (entry.key or b"").decode("utf-8", "replace")
-        flavor, _, spread = key.partition("/")
-        if flavor != record.flavor or (spread and not spread.isdecimal()):
-            self._requests.broken(entry, f"key {key[:128]!r} is not of flavor {record.flavor!r}")
+        why = _wrong_key((entry.key or b"").decode("utf-8", "replace"), record)
+        if why:
+            self._requests.broken(entry, why)
             if isinstance(record, Build):
                 self._add(entry, record, excused=True)
             return
@@ -228,3 +227,16 @@ class Answers:
         if seen.whole(partition):
             return False
         return timestamp_ms < self._first_ms.get(partition, 1 << 62) or seen.gone(partition) > 0
+
+
+def _wrong_key(key: str, record: Build | Cancel) -> str:
+    """Why a request does not belong under its key, or "": that is its group where affinity or skew is asked for, else its flavor."""
+    if isinstance(record, Cancel):
+        group = record.group
+    else:
+        group = record.group if record.group_policy == "affinity" or record.max_skew else ""
+    if group:
+        return "" if key == f"group/{group}" else f"key {key[:128]!r} is not of group {group!r}"
+    flavor, _, spread = key.partition("/")
+    wrong = flavor != record.flavor or (spread and not spread.isdecimal())
+    return f"key {key[:128]!r} is not of flavor {record.flavor!r}" if wrong else ""

@@ -206,6 +206,8 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     hints: Hints = {}
     cell: Label = ""
     networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    spread_over: Label = ""
+    max_skew: Limit = 0
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -214,6 +216,7 @@ class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknow
     v: int = 1
     id: Id
     flavor: Id
+    group: Label = ""
 
 
 class Position(Struct, frozen=True, gc=False):

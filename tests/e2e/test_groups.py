@@ -1,0 +1,66 @@
+"""Groups under races, with real processes: what one host may have of a group is settled by the host, whoever decides."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commonplace.core.records import Flavor, Profile
+from e2e_world import World
+from kafka_fixtures import KafkaUnderTest
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(240)]
+
+HOSTS = 64
+REPLICAS = ("r1", "r2", "r3", "r4")
+FREE = Profile(name="free", builds_max=0, instances_max=0)
+SPREAD = Flavor(name="wide", resources={"VCPU": 1, "MEMORY_MB": 512}, profile="free", spread=24)
+
+
+@pytest.fixture
+def fleet(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Sixty-four hosts and four replicas."""
+    if not kafka.real:
+        pytest.skip(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
+    world = World(
+        kafka.bootstrap, prefix, tmp_path, hosts=HOSTS, replicas=len(REPLICAS), flavors=[SPREAD], profiles=[FREE]
+    )
+    yield world
+    world.close()
+
+
+def test_one_group_at_once_through_four_replicas_has_one_member_on_each_host_and_the_next_is_refused(
+    fleet: World,
+) -> None:
+    fleet.await_share(*REPLICAS)
+    decisions = fleet.answered(fleet.submit(HOSTS, group="g", group_max=1))
+    assert [decision.result for decision in decisions if decision.result != "placed"] == []
+    assert len({decision.placed[0].host for decision in decisions}) == HOSTS
+    assert len({decision.replica for decision in decisions}) >= 2
+    assert len(keys_of(fleet, "g")) > 1  # by the flavor's spread, not by the group
+
+    (refused,) = fleet.answered(fleet.submit(1, group="g", group_max=1))
+    assert refused.result == "no_valid_host"
+    assert refused.explanation is not None
+    assert refused.explanation.filters == {"group": HOSTS}
+    assert refused.explanation.closest is not None
+    assert "as many as allowed" in refused.explanation.closest.detail
+    fleet.release_all()
+    fleet.check()
+
+
+def keys_of(world: World, group: str) -> set[bytes | None]:
+    """The keys under which members of a group stand on `requests`."""
+    return {entry.key for entry in world.read("requests") if f'"group":"{group}"'.encode() in (entry.value or b"")}
+
+
+def test_members_that_belong_together_or_apart_go_through_one_owner_and_hold(fleet: World) -> None:
+    together = fleet.submit(12, group="t", group_policy="affinity")
+    apart = fleet.submit(12, group="a", spread_over="rack", max_skew=1)
+    placed = [decision.placed[0].host for decision in fleet.answered(together)]
+    assert len(set(placed)) == 1
+    fleet.answered(apart)
+    assert keys_of(fleet, "t") == {b"group/t"}
+    assert len({decision.replica for decision in fleet.answered(apart)}) == 1
+    fleet.release_all()
+    fleet.check()
