@@ -28,10 +28,12 @@ class Halting(Scheduler):
 
 
 class Groups(World):
-    """Hosts with racks, one partition of requests, and schedulers that can be made deaf."""
+    """Hosts with racks, one partition of requests where nothing else is said, and schedulers that can be made deaf."""
 
-    def __init__(self, racks: Iterable[str] = ("a", "a", "b", "b", "c", "c"), vcpus: int = 16) -> None:
-        super().__init__(request_partitions=1)
+    def __init__(
+        self, racks: Iterable[str] = ("a", "a", "b", "b", "c", "c"), vcpus: int = 16, request_partitions: int = 1
+    ) -> None:
+        super().__init__(request_partitions=request_partitions)
         self.holding = False
         self.held: list[tuple[int, bytes | None, bytes | None]] = []  # claims that are on their way
         self.flavor(flavor("small"))
@@ -57,7 +59,7 @@ class Groups(World):
         return ledger
 
     def halting(self, name: str = "r1", owned: Iterable[int] | None = None, **settings: Any) -> Halting:
-        made = Halting(self, name, re.ReplicaSettings(request_partitions=1, **settings), owned)
+        made = Halting(self, name, re.ReplicaSettings(request_partitions=self.request_partitions, **settings), owned)
         self.members.append(made)
         return made
 

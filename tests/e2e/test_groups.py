@@ -1,5 +1,6 @@
 """Groups under races, with real processes: what one host may have of a group is settled by the host, whoever decides."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from commonplace.core.records import Flavor, Profile
 from e2e_world import World
-from kafka_fixtures import KafkaUnderTest
+from kafka_fixtures import KafkaUnderTest, skip_or_fail
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(240)]
 
@@ -17,13 +18,14 @@ FREE = Profile(name="free", builds_max=0, instances_max=0)
 SPREAD = Flavor(name="wide", resources={"VCPU": 1, "MEMORY_MB": 512}, profile="free", spread=24)
 
 
-@pytest.fixture
-def fleet(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[World]:
-    """Sixty-four hosts and four replicas."""
+@pytest.fixture(scope="module")
+def fleet(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Sixty-four hosts and four replicas, for both tests."""
     if not kafka.real:
-        pytest.skip(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
+        skip_or_fail(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
+    prefix, work_dir = f"groups-{uuid.uuid4().hex[:8]}", Path(tmp_path_factory.mktemp("stack"))
     world = World(
-        kafka.bootstrap, prefix, tmp_path, hosts=HOSTS, replicas=len(REPLICAS), flavors=[SPREAD], profiles=[FREE]
+        kafka.bootstrap, prefix, work_dir, hosts=HOSTS, replicas=len(REPLICAS), flavors=[SPREAD], profiles=[FREE]
     )
     yield world
     world.close()
