@@ -4,11 +4,23 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from commonplace.core import filters, request_filters
 from commonplace.core.filter_table import ALWAYS, ON_COLUMNS, TABLE, USUAL, canonical, filters_of, unknown
 from commonplace.core.numa import Cell, Ratios, lay
-from commonplace.core.records import Aggregate, Allocation, Build, CellAsk, Flavor, Profile
+from commonplace.core.records import (
+    Aggregate,
+    Allocation,
+    Assigned,
+    Build,
+    CellAsk,
+    Device,
+    DeviceAsk,
+    Flavor,
+    HostCell,
+    Profile,
+)
 from commonplace.core.resources import Inventory
 from commonplace.core.specs import matches
 from commonplace.core.view import Row, View
@@ -37,10 +49,16 @@ def metadata(**said: str) -> tuple[Aggregate, ...]:
 
 
 KVM = {"supported_instances": "x86_64:kvm:hvm,i686:qemu:hvm", "hypervisor_version": "6002000"}
-NUMA = {
-    "numa.0.shared": "0-1", "numa.0.dedicated": "2-5", "numa.0.siblings": "2,3;4,5", "numa.0.memory_mb": "512",
-    "numa.1.dedicated": "8-11", "numa.1.siblings": "8,9;10,11", "numa.1.memory_mb": "512", "numa.1.pages": "4:131072,2048:64",
-}  # fmt: skip
+CELL_0 = HostCell(cpus="0-1", cpus_dedicated="2-5", siblings=("2,3", "4,5"), memory_mb=512)
+CELL_1 = HostCell(cpus_dedicated="8-11", siblings=("8,9", "10,11"), memory_mb=512, pages={4: 131072, 2048: 64})
+NUMA = {"0": CELL_0, "1": CELL_1}
+GPUS = {
+    "0": replace(
+        CELL_0,
+        devices=(Device(id="g0", resource_class="VGPU", shares=4), Device(id="g1", resource_class="VGPU", shares=4)),
+    ),
+    "1": CELL_1,
+}
 ISOLATED: dict[str, Any] = {"isolated_hosts": ("h1",), "isolated_images": ("windows",)}
 OPEN: dict[str, Any] = {**ISOLATED, "isolated_hosts_for_isolated_images_only": False}
 
@@ -107,15 +125,28 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], bool], ...] = (
     ("json", {"labels": {"spare": "False"}}, {"build": build(hints={"query": ('["and", "$spare"]',)})}, False),
     ("json", {}, {"build": build(hints={"query": ('["=", "$nothing", 2, 2]',)})}, True),
     ("json", {}, {"build": build(hints={"query": ('["<", "text", 2]',)})}, False),
-    ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4, memory_mb=512), CellAsk(cpus_dedicated=4, memory_mb=512)))}, True),
-    ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4),) * 3)}, False),
-    ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus=2), CellAsk(cpus=1)))}, False),
-    ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=64, page_kb=2048),))}, True),
-    ("numa_topology", {"labels": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=129, page_kb=-2),))}, False),
-    ("numa_topology", {"labels": NUMA, "allocations": (held("i", cells={"0": {"MEMORY_MB": 1}, "1": {"MEMORY_MB": 1}}),)}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=512),))}, False),
-    ("numa_topology", {"labels": {**NUMA, "numa.0.networks": "phys0,tunnel"}}, {"build": build(networks=("tunnel",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, True),
-    ("numa_topology", {"labels": {**NUMA, "numa.1.networks": "phys0"}}, {"build": build(networks=("phys0",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, False),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4, memory_mb=512), CellAsk(cpus_dedicated=4, memory_mb=512)))}, True),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4),) * 3)}, False),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus=2), CellAsk(cpus=1)))}, False),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=64, page_kb=2048),))}, True),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=129, page_kb=-2),))}, False),
+    ("numa_topology", {"cells": NUMA, "allocations": (held("i", cells={"0": {"MEMORY_MB": 1}, "1": {"MEMORY_MB": 1}}),)}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=512),))}, False),
+    ("numa_topology", {"cells": {**NUMA, "0": replace(CELL_0, networks=("phys0", "tunnel"))}}, {"build": build(networks=("tunnel",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, True),
+    ("numa_topology", {"cells": {**NUMA, "1": replace(CELL_1, networks=("phys0",))}}, {"build": build(networks=("phys0",)), "flavor": flavor(cells=(CellAsk(cpus=1),))}, False),
     ("numa_topology", {}, {"flavor": flavor(cells=(CellAsk(cpus=1),))}, False),
+    ("numa_topology", {}, {"flavor": flavor(resources={"PCPU": 2})}, True),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(resources={"PCPU": 4})}, True),
+    ("numa_topology", {"cells": NUMA}, {"flavor": flavor(resources={"PCPU": 5})}, False),
+    ("numa_topology", {"cells": GPUS}, {"flavor": flavor(devices=(DeviceAsk(resource_class="VGPU", count=2, shares=4),))}, True),
+    ("numa_topology", {"cells": GPUS}, {"flavor": flavor(devices=(DeviceAsk(resource_class="VGPU", count=3, shares=1),))}, False),
+    ("numa_topology", {"cells": GPUS}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4, memory_mb=9),), devices=(DeviceAsk(resource_class="VGPU", policy="required"),))}, True),
+    ("numa_topology", {"cells": GPUS, "allocations": (held("i", cells={"0": {"PCPU": 1}}, assigned={"0": Assigned(cpus="2")}),)}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4, memory_mb=9),), devices=(DeviceAsk(resource_class="VGPU", policy="required"),))}, False),
+    ("numa_topology", {"cells": GPUS, "allocations": (held("i", cells={"0": {"PCPU": 1}}, assigned={"0": Assigned(cpus="2")}),)}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=4, memory_mb=9),), devices=(DeviceAsk(resource_class="VGPU", policy="preferred"),))}, True),
+    ("numa_topology", {"cells": GPUS, "allocations": (held("i", cells={"0": {"VGPU": 3}}, assigned={"0": Assigned(devices={"g0": 3})}),)}, {"flavor": flavor(devices=(DeviceAsk(resource_class="VGPU", count=2, shares=2),))}, False),
+    ("numa_topology", {"cells": {"0": replace(GPUS["0"], socket=0), "1": replace(CELL_1, socket=0)}}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=64, page_kb=2048),), devices=(DeviceAsk(resource_class="VGPU", policy="socket"),))}, True),
+    ("numa_topology", {"cells": {"0": replace(GPUS["0"], socket=0), "1": replace(CELL_1, socket=1)}}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1, memory_mb=64, page_kb=2048),), devices=(DeviceAsk(resource_class="VGPU", policy="socket"),))}, False),
+    ("numa_topology", {"cells": {"1": CELL_1, "far": HostCell(devices=GPUS["0"].devices)}}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1),), devices=(DeviceAsk(resource_class="VGPU", policy="legacy"),))}, True),
+    ("numa_topology", {"cells": {"1": CELL_1, "far": HostCell(devices=GPUS["0"].devices)}}, {"flavor": flavor(cells=(CellAsk(cpus_dedicated=1),), devices=(DeviceAsk(resource_class="VGPU", policy="required"),))}, False),
     ("pci_passthrough", {"inventory": {"CUSTOM_PCI_8086_1520": Inventory(total=2)}}, {"flavor": flavor(resources={"CUSTOM_PCI_8086_1520": 2})}, True),
     ("pci_passthrough", {"inventory": {"CUSTOM_PCI_8086_1520": Inventory(total=2)}, "allocations": (held("i", resources={"CUSTOM_PCI_8086_1520": 1}),)}, {"flavor": flavor(resources={"CUSTOM_PCI_8086_1520": 2})}, False),
     ("aggregate_instance_extra_specs", {}, {"flavor": flavor(extra_specs={"ssd": "true", "aggregate_instance_extra_specs:cores": "<or> 8 <or> 16", "capabilities:x": "1"}), "aggregates": metadata(ssd="true", cores="4, 8")}, True),

@@ -11,7 +11,19 @@ from commonplace.core.choosing import choose
 from commonplace.core.filter_table import ALWAYS, BY_CHOICE, USUAL
 from commonplace.core.ranking import ScoreRow, explain
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import ALLOCATIONS_MAX, Aggregate, Allocation, Build, CellAsk, Flavor, Profile
+from commonplace.core.records import (
+    ALLOCATIONS_MAX,
+    Aggregate,
+    Allocation,
+    Assigned,
+    Build,
+    CellAsk,
+    Device,
+    DeviceAsk,
+    Flavor,
+    HostCell,
+    Profile,
+)
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import Inventory
 from commonplace.core.terms_of_claims import limits
@@ -24,8 +36,7 @@ WORDS = (
 )  # fmt: skip
 LABELS = (
     "zone", "cell", "hypervisor_type", "hypervisor_version", "host_ip", "supported_instances", "supported_instances.1", "cpu_info",
-    "cpu_info.maxphysaddr.bits", "cpu_info.a.b", "numa.0.shared", "numa.0.dedicated", "numa.0.pinned", "numa.0.siblings", "numa.0.memory_mb",
-    "numa.0.pages", "numa.0.networks", "numa.", "numa.x", "numa.1.shared",
+    "cpu_info.maxphysaddr.bits", "cpu_info.a.b",
 )  # fmt: skip
 METADATA = (
     "filter_tenant_id", "instance_type", "max_io_ops_per_host", "max_instances_per_host", "ram_weight_multiplier",
@@ -42,6 +53,7 @@ def said(names: tuple[str, ...]) -> st.SearchStrategy[dict[str, str]]:
     return st.dictionaries(st.sampled_from(names), word, max_size=6)
 
 
+word_of_device = st.sampled_from(("0000:3b:00.0", "a", "-"))
 numbers = st.integers(0, 4) | st.sampled_from((2**53 - 1,))
 asks = st.builds(
     CellAsk,
@@ -50,11 +62,38 @@ asks = st.builds(
     memory_mb=numbers,
     page_kb=st.sampled_from((-3, -2, -1, 0, 4)),
 )
+device_asks = st.builds(
+    DeviceAsk,
+    resource_class=st.sampled_from(("VGPU", "CUSTOM_FPGA")),
+    count=st.integers(1, 3),
+    shares=st.integers(1, 3),
+    policy=st.sampled_from(("required", "preferred", "legacy", "socket")),
+)
+cpu_lists = st.sampled_from(("", "0", "0-3", "2,5", "0-4095"))
+reported = st.builds(
+    HostCell,
+    cpus=cpu_lists,
+    cpus_dedicated=cpu_lists,
+    siblings=st.sampled_from(((), ("0,1", "2,3"), ("0-3",), ("5",))),
+    memory_mb=numbers,
+    pages=st.dictionaries(st.sampled_from((4, 2048)), numbers),
+    devices=st.lists(
+        st.builds(Device, id=word_of_device, resource_class=st.just("VGPU"), shares=st.integers(1, 3)),
+        max_size=2,
+        unique_by=lambda d: d.id,
+    ).map(tuple),
+    networks=st.lists(word, max_size=2).map(tuple),
+    socket=st.integers(-1, 1),
+)
+assigned = st.dictionaries(
+    st.sampled_from(("0", "1", "x")),
+    st.builds(Assigned, cpus=cpu_lists, devices=st.dictionaries(word_of_device, st.integers(1, 9))),
+)
 host = st.fixed_dictionaries({
     "labels": said(LABELS),
     "load": st.dictionaries(st.sampled_from(("failed_builds", "free_disk_mb", "idle")), st.floats(allow_nan=False, allow_infinity=False)),
     "cells": st.dictionaries(st.sampled_from(("0", "1", "x")), st.dictionaries(st.sampled_from(("VCPU", "MEMORY_MB", "PAGES_4")), numbers)),
-    "image": st.lists(word, max_size=2),
+    "image": st.lists(word, max_size=2), "reported": st.dictionaries(st.sampled_from(("0", "1")), reported), "assigned": assigned,
 })  # fmt: skip
 request = st.fixed_dictionaries({
     "zone": word, "member_of": st.lists(word, max_size=2).map(tuple), "image": word, "image_properties": said(PROPERTIES), "cell": word,
@@ -73,6 +112,7 @@ request = st.fixed_dictionaries({
     st.lists(said(METADATA), max_size=2),
     said(SPECS),
     st.lists(asks, max_size=2),
+    st.lists(device_asks, max_size=2),
     st.sampled_from(("absolute", "relative")),
 )
 def test_no_filter_or_weigher_raises_whatever_is_said(
@@ -81,6 +121,7 @@ def test_no_filter_or_weigher_raises_whatever_is_said(
     metadata: list[dict[str, str]],
     specs: dict[str, str],
     cells: list[CellAsk],
+    devices: list[DeviceAsk],
     scale: Any,
 ) -> None:
     fleet = Fleet()
@@ -91,9 +132,11 @@ def test_no_filter_or_weigher_raises_whatever_is_said(
             group="g",
             resources={"VCPU": 1},
             cells=drawn["cells"],
+            assigned=drawn["assigned"],
             image=tuple(drawn["image"]),
         )
-        fleet.host(f"h{index}", {"VCPU": Inventory(total=4)}, [held], labels=drawn["labels"], load=drawn["load"])
+        told = {name: drawn[name] for name in ("labels", "load")}
+        fleet.host(f"h{index}", {"VCPU": Inventory(total=4)}, [held], cells=drawn["reported"], **told)
     aggregates = [
         Aggregate(name=name, hosts=("h0", "h1"), metadata=pairs) for name, pairs in zip("ab", metadata, strict=False)
     ]
@@ -109,15 +152,15 @@ def test_no_filter_or_weigher_raises_whatever_is_said(
         subset_size=2,
     )
     build = Build(id="r-1", flavor="m1", **asked)
-    flavor = Flavor(name="m1", resources={"VCPU": 1}, extra_specs=specs, cells=tuple(cells))
+    flavor = Flavor(name="m1", resources={"VCPU": 1}, extra_specs=specs, cells=tuple(cells), devices=tuple(devices))
     wanted = wishes(build, flavor, profile, aggregates)
     if misuse(build, wanted.aggregates):
         return
     scores = ScoreRow(fleet.view, wanted.ask)
     scores.refresh()
     row = choose(scores, wanted, b"seed")
-    told = explain(fleet.view, wanted.ask, (), wanted)
-    assert (row is None) is (sum(told.filters.values()) == told.evaluated)
+    explained = explain(fleet.view, wanted.ask, (), wanted)
+    assert (row is None) is (sum(explained.filters.values()) == explained.evaluated)
     for one in (*ALWAYS, *USUAL, *BY_CHOICE):
         if one.applies(wanted):
             assert all(isinstance(one.plain(fleet.view, other, wanted), str) for other in fleet.view.by_index)

@@ -19,6 +19,7 @@ from commonplace.core.records import (
     VERSION,
     Aggregate,
     Allocation,
+    Assigned,
     Bad,
     Build,
     Cancel,
@@ -27,8 +28,11 @@ from commonplace.core.records import (
     Confirm,
     Decision,
     Delta,
+    Device,
+    DeviceAsk,
     Explanation,
     Flavor,
+    HostCell,
     HostControl,
     Miss,
     Placed,
@@ -79,6 +83,41 @@ ACTIVE = Allocation(
     cells={"0": {"VCPU": 2}},
     state="active",
 )
+CELLS = {
+    "0": HostCell(
+        cpus="0-3,24-27",
+        cpus_dedicated="4-11,28-35",
+        siblings=("4,28", "5,29", "6,30", "7,31", "8,32", "9,33", "10,34", "11,35"),
+        memory_mb=24576,
+        pages={4: 4194304, 2048: 4096},
+        devices=(Device(id="0000:3b:00.0", resource_class="CUSTOM_GPU_L4", vendor="10de", product="27b8", shares=4),),
+        networks=("physnet0",),
+        socket=0,
+    ),
+    "1": HostCell(cpus="12-23,36-47", memory_mb=24576, socket=1),
+}
+PARTS = {"0": {"PCPU": 4, "MEMORY_MB": 4096, "PAGES_2048": 2048, "CUSTOM_GPU_L4": 2}}
+CELLED = Allocation(
+    id="9f31c2-1b",
+    request="r-7f3b",
+    instance="r-7f3b.0",
+    flavor="n1.large",
+    resources={"PCPU": 4, "MEMORY_MB": 4096, "CUSTOM_GPU_L4": 2},
+    cells=PARTS,
+)
+GIVEN = msgspec.structs.replace(
+    CELLED,
+    state="active",
+    lease_ms=300000,
+    assigned={"0": Assigned(cpus="4-5,28-29", devices={"0000:3b:00.0": 2})},
+)
+CELLS_INVENTORY = {
+    "VCPU": Inventory(total=32, allocation_ratio_thousandths=4000),
+    "PCPU": Inventory(total=16),
+    "MEMORY_MB": Inventory(total=49152),
+    "CUSTOM_GPU_L4": Inventory(total=4),
+}
+CELLS_PART = host_part(CELLS_INVENTORY, (), LABELS, "enabled", CELLS)
 HOST_PART = host_part(INVENTORY, TRAITS, LABELS, "enabled")
 
 
@@ -143,6 +182,35 @@ RECORDS: dict[str, tuple[str, Record]] = {
             group_max=1,
             builds_max=8,
             instances_max=50,
+        ),
+    ),
+    "snapshot_cells": (
+        "hosts",
+        Snapshot(
+            host="host-0043",
+            epoch=18,
+            generation=1,
+            claims_topic="oQ2hT9bXQ0mK6m3m1JtS5g",
+            claims_through=120,
+            hash=to_hex((CELLS_PART + allocation_hash(GIVEN)) & MASK),
+            agent="agent-3",
+            inventory=CELLS_INVENTORY,
+            labels=LABELS,
+            allocations=[GIVEN],
+            cells=CELLS,
+        ),
+    ),
+    "claim_cells": (
+        "claims",
+        Claim(
+            host="host-0043",
+            request="r-7f3b",
+            replica="r1",
+            expected=to_hex(CELLS_PART),
+            lease_ms=300000,
+            allocations=[CELLED],
+            threads="require",
+            shares={"CUSTOM_GPU_L4": 2},
         ),
     ),
     "confirm": ("claims", Confirm(host="host-0042", request="r-7f3a", allocation="9f31c2-1a")),
@@ -224,9 +292,10 @@ RECORDS: dict[str, tuple[str, Record]] = {
         "control",
         Flavor(
             name="n1.large",
-            resources=ASKED,
+            resources={"VCPU": 2, "PCPU": 4, "MEMORY_MB": 4096, "CUSTOM_GPU_L4": 2},
             extra_specs={"capabilities:hypervisor_type": "s== kvm"},
             cells=(CellAsk(cpus_dedicated=4, memory_mb=4096, page_kb=2048, threads="require"), CellAsk(cpus=2)),
+            devices=(DeviceAsk(resource_class="CUSTOM_GPU_L4", shares=2, policy="required"),),
         ),
     ),
     "profile_relative": (

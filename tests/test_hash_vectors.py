@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from commonplace.core.hashing import MASK, allocation_hash, host_bytes, host_part, id_hash, tail_bytes, to_hex
 from commonplace.core.partition import murmur2, partition_of
-from commonplace.core.records import Allocation, Build, encode
+from commonplace.core.records import Allocation, Build, HostCell, encode
 from commonplace.core.resources import Inventory
 
 VECTORS = Path(__file__).parent / "vectors" / "hash.json"
@@ -34,6 +34,22 @@ HOSTS: dict[str, dict[str, Any]] = {
     "traits are sorted and told once": {"traits": ["HW_CPU_X86_AVX2", "CUSTOM_SSD", "HW_CPU_X86_AVX2"]},
     "labels with spaces and without value": {"labels": {"zone": "z1", "rack row": "4 b", "empty": ""}},
     "label beyond ASCII": {"labels": {"città": "Zürich"}},
+    "cells": {
+        "inventory": {"VCPU": {"total": 8}, "CUSTOM_GPU": {"total": 4}},
+        "cells": {
+            "1": {"cpus": "4-7", "memory_mb": 8192},
+            "0": {
+                "cpus": "0-1",
+                "cpus_dedicated": "2-3",
+                "siblings": ["2,3"],
+                "memory_mb": 8192,
+                "pages": {"2048": 512, "4": 1024},
+                "devices": [{"id": "0000:3b:00.0", "class": "CUSTOM_GPU", "vendor": "10de", "shares": 4}],
+                "networks": ["physnet1", "physnet0"],
+                "socket": 0,
+            },
+        },
+    },
     "draining": {"inventory": {"VCPU": {"total": 8}}, "status": "draining"},
 }
 ALLOCATIONS: dict[str, dict[str, Any]] = {
@@ -70,9 +86,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
 NAMES = ["", "a", "host-00042", "m1.small", "m1.small/2", "città", "r-7f3a.0"]
 
 
-def host_args(given_: dict[str, Any]) -> tuple[dict[str, Inventory], list[str], dict[str, str], str]:
+def host_args(
+    given_: dict[str, Any],
+) -> tuple[dict[str, Inventory], list[str], dict[str, str], str, dict[str, HostCell]]:
     inventory = {name: Inventory(**item) for name, item in given_.get("inventory", {}).items()}
-    return inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled")
+    cells = msgspec.convert(given_.get("cells", {}), dict[str, HostCell], str_keys=True)
+    return inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled"), cells
 
 
 def allocation_bytes(allocation: Allocation) -> bytes:

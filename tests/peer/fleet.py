@@ -34,7 +34,11 @@ class Fleet:
         epoch, inventory = self._offset, dict(inventory or {})
         self._fold(start_key(name), Start(host=name), at_ms)
         part = hashing.host_part(
-            inventory, said.get("traits", ()), said.get("labels", {}), said.get("status", "enabled")
+            inventory,
+            said.get("traits", ()),
+            said.get("labels", {}),
+            said.get("status", "enabled"),
+            said.get("cells", {}),
         )
         total = (part + sum(hashing.allocation_hash(one) for one in allocations)) & hashing.MASK
         snapshot = Snapshot(

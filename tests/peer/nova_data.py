@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from commonplace.core.ask import PROFILES
+from commonplace.core.cpu_lists import text_of
 from commonplace.core.facts import dotted
 from commonplace.core.filter_table import canonical
-from commonplace.core.records import Aggregate, Allocation, Build, CellAsk, Flavor, Profile
+from commonplace.core.records import Aggregate, Allocation, Assigned, Build, CellAsk, Flavor, HostCell, Profile
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.core.rules import Aggregates, Wishes
@@ -89,6 +90,7 @@ def view_of(case: Mapping[str, Any], hosts: Sequence[Mapping[str, Any]], name: s
             allocations(host, group, name),
             NOW_MS if up else NOW_MS - 2 * SILENT_AFTER_MS,
             labels=labels(host),
+            cells=host_cells(plain(host.get("numa_topology"))),
             load=load(host),
             status="disabled" if service.get("disabled") else "enabled",
         )
@@ -163,7 +165,12 @@ def allocations(host: Mapping[str, Any], group: Mapping[str, Any], name: str) ->
     used = {"VCPU": host.get("vcpus_used") or 0, "MEMORY_MB": max(0, total - free)}
     if any(used.values()) or host.get("numa_topology"):
         found.append(
-            held("used", resources={key: amount for key, amount in used.items() if amount}, cells=cells_used(host))
+            held(
+                "used",
+                resources={key: amount for key, amount in used.items() if amount},
+                cells=cells_used(host),
+                assigned=pinned(host) or None,
+            )
         )
     return found
 
@@ -197,7 +204,6 @@ def labels(host: Mapping[str, Any]) -> dict[str, str]:
     service = plain(host.get("service")) or {}
     said.update(dotted("service", service))
     said.update(dotted("cpu_info", parsed(host.get("cpu_info"))))
-    said.update(numa_labels(plain(host.get("numa_topology"))))
     said.update(dotted("cell", host.get("cell_uuid")))
     triples = plain(host.get("supported_instances")) or ()
     said.update({f"supported_instances.{index}": ":".join(triple) for index, triple in enumerate(triples)})
@@ -212,27 +218,27 @@ def parsed(text: Any) -> Any:
         return text
 
 
-def numa_labels(topology: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+def host_cells(topology: Mapping[str, Any] | None) -> dict[str, HostCell]:
     """A host's cells."""
-    for cell in (topology or {}).get("cells", ()):
-        prefix = f"numa.{cell['id']}."
-        for name, key in (("shared", "cpuset"), ("dedicated", "pcpuset"), ("pinned", "pinned_cpus")):
-            yield prefix + name, _listed(cell.get(key))
-        yield prefix + "siblings", ";".join(_listed(one) for one in cell.get("siblings") or ())
-        yield prefix + "memory_mb", str(cell.get("memory") or 0)
-        pages = [(one["size_kb"], one["total"] - (one.get("reserved") or 0)) for one in cell.get("mempages") or ()]
-        yield prefix + "networks", ",".join(networks(cell.get("network_metadata")))
-        yield prefix + "pages", ",".join(f"{size}:{total}" for size, total in pages)
+    return {
+        str(cell["id"]): HostCell(
+            cpus=text_of(cell.get("cpuset") or ()),
+            cpus_dedicated=text_of(cell.get("pcpuset") or ()),
+            siblings=tuple(text_of(one) for one in cell.get("siblings") or ()),
+            memory_mb=cell.get("memory") or 0,
+            pages={
+                one["size_kb"]: max(0, one["total"] - (one.get("reserved") or 0)) for one in cell.get("mempages") or ()
+            },
+            networks=tuple(networks(cell.get("network_metadata"))),
+        )
+        for cell in (topology or {}).get("cells", ())
+    }
 
 
 def networks(said: Mapping[str, Any] | None) -> list[str]:
     """Physical networks, and `tunnel` for tunnelled ones."""
     said = said or {}
     return [*sorted(said.get("physnets") or ()), *(["tunnel"] if said.get("tunneled") else [])]
-
-
-def _listed(cpus: Any) -> str:
-    return ",".join(str(cpu) for cpu in sorted(cpus or ()))
 
 
 def cells_used(host: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -243,6 +249,12 @@ def cells_used(host: Mapping[str, Any]) -> dict[str, dict[str, int]]:
         amounts |= {f"PAGES_{one['size_kb']}": one.get("used") or 0 for one in cell.get("mempages") or ()}
         used[str(cell["id"])] = {key: amount for key, amount in amounts.items() if amount}
     return used
+
+
+def pinned(host: Mapping[str, Any]) -> dict[str, Assigned]:
+    """Which cpus of a host's cells are given to instances."""
+    cells = (plain(host.get("numa_topology")) or {}).get("cells", ())
+    return {str(one["id"]): Assigned(cpus=text_of(one["pinned_cpus"])) for one in cells if one.get("pinned_cpus")}
 
 
 # --- requests, options, aggregates -----------------------------------------------------------------------------------

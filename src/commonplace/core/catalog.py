@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
 from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
+from commonplace.core.laying import misuse as cells_misuse
 from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
 from commonplace.core.records import (
     TRAITS_MAX,
@@ -189,6 +190,8 @@ def _misfit(kind: str, name: str, record: Flavor | Profile | Aggregate | HostCon
     named = getattr(record, "name", "")
     if not isinstance(record, KEYS.get(kind, Routing)) or named != name:
         return f"key is {kind}/{name}, record is a {type(record).__name__.lower()} of {named!r}"
+    if isinstance(record, Flavor) and (why := cells_misuse(record)):
+        return f"flavor {record.name}: {why}"
     return _profile_misfit(record) if isinstance(record, Profile) else ""
 
 

@@ -5,8 +5,8 @@
     host  nodename  hypervisor_hostname  uuid
 
 Labels that stand for something: `hypervisor_type`, `hypervisor_version` (an integer, 6000000 for 6.0.0), `host_ip`, `cell`, `zone`,
-`supported_instances` (`ARCHITECTURE:HYPERVISOR:MODE`, separated by commas; more in `supported_instances.1` and so on), `cpu_info.…`,
-`numa.…` (numa.py). Load that does: `free_disk_mb` (what the driver measured; else it is worked out), `failed_builds`, and every metric
+`supported_instances` (`ARCHITECTURE:HYPERVISOR:MODE`, separated by commas; more in `supported_instances.1` and so on), `cpu_info.…`.
+Load that does: `free_disk_mb` (what the driver measured; else it is worked out), `failed_builds`, and every metric
 by its name.
 """
 

@@ -20,6 +20,11 @@ ALWAYS: tuple[Filter, ...] = (
     Filter("member_of", of_requests.member_of, lambda w: w.build.member_of),
     Filter("traits_any_of", of_requests.traits_any_of, lambda w: w.build.traits_any_of),
     Filter("spread_over", of_requests.spread_over, lambda w: w.build.max_skew),
+    Filter(
+        "numa_topology",
+        of_requests.numa_topology,
+        lambda w: w.flavor.cells or w.flavor.devices or "PCPU" in w.flavor.resources,
+    ),
 )
 """Asked under every profile: a request that names these means them."""
 
@@ -46,7 +51,6 @@ USUAL: tuple[Filter, ...] = (
     Filter("same_host", of_requests.same_host, lambda w: w.hint("same_host")),
     Filter("simple_cidr_affinity", of_requests.simple_cidr_affinity, lambda w: w.hint("build_near_host_ip")),
     Filter("json", of_requests.json, lambda w: w.hint("query")),
-    Filter("numa_topology", of_requests.numa_topology, lambda w: w.flavor.cells),
     Filter(
         "pci_passthrough",
         of_requests.pci_passthrough,

@@ -1,29 +1,39 @@
 """The state hash: a composable content hash of what placement depends on (rule 2, docs/protocol.md).
 
-    H(inventory, traits, labels, status) + Σ H(allocation)   mod 2^64
+    H(inventory, traits, labels, cells, status) + Σ H(allocation)   mod 2^64
 
 Sums commute, so the order of allocations never matters and whoever knows a state can predict the hash after a claim. H is BLAKE2b to 8
 bytes, big endian, with a fixed public key; the canonical bytes are lines of text, which the names (no control characters) cannot forge.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
-from commonplace.core.records import Allocation
+from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory, Resources
 
 KEY = b"commonplace/state/1"
 MASK = 2**64 - 1
 
 
-def host_part(inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str) -> int:
+def host_part(
+    inventory: Mapping[str, Inventory],
+    traits: Iterable[str],
+    labels: Mapping[str, str],
+    status: str,
+    cells: Mapping[str, HostCell] = {},
+) -> int:
     """Hash of what a host is, apart from its allocations."""
-    return _h(host_bytes(inventory, traits, labels, status))
+    return _h(host_bytes(inventory, traits, labels, status, cells))
 
 
 def host_bytes(
-    inventory: Mapping[str, Inventory], traits: Iterable[str], labels: Mapping[str, str], status: str
+    inventory: Mapping[str, Inventory],
+    traits: Iterable[str],
+    labels: Mapping[str, str],
+    status: str,
+    cells: Mapping[str, HostCell] = {},
 ) -> bytes:
     """Canonical bytes of the host part: one line a fact, sorted within each kind."""
     lines = ["host"]
@@ -34,8 +44,27 @@ def host_bytes(
     lines.extend(f"t {trait}" for trait in sorted(set(traits)))
     # a label's name may hold spaces, so its length keeps name and value apart
     lines.extend(f"l {len(name.encode())} {name} {value}" for name, value in sorted(labels.items()))
+    for name, cell in sorted(cells.items()):
+        lines.extend(_cell_lines(name, cell))
     lines.append(f"s {status}")
     return "\n".join(lines).encode()
+
+
+def cells_bytes(cells: Mapping[str, HostCell]) -> bytes:
+    """Canonical bytes of cells: equal for cells that are alike."""
+    return "\n".join(line for name, cell in sorted(cells.items()) for line in _cell_lines(name, cell)).encode()
+
+
+def _cell_lines(name: str, cell: HostCell) -> Iterator[str]:
+    """A cell's lines; cpu lists as they are written, devices by id."""
+    yield f"c {name} {cell.memory_mb} {cell.socket}"
+    yield f"cs {name} {cell.cpus}"
+    yield f"cd {name} {cell.cpus_dedicated}"
+    yield from (f"ct {name} {threads}" for threads in sorted(cell.siblings))
+    yield from (f"cp {name} {size_kb} {count}" for size_kb, count in sorted(cell.pages.items()))
+    for one in sorted(cell.devices, key=lambda device: device.id):
+        yield f"cv {name} {one.id} {one.resource_class} {one.shares} {one.vendor} {one.product}"
+    yield from (f"cn {name} {network}" for network in sorted(cell.networks))
 
 
 def allocation_hash(allocation: Allocation) -> int:

@@ -15,11 +15,13 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
+from commonplace.core.cells import Cells, after, cells_of
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     REPORTS,
     Allocation,
     Bad,
+    HostCell,
     HostDelta,
     Settled,
     Snapshot,
@@ -44,12 +46,13 @@ DELTA_SUFFIX: Final = b"/delta"
 _classes: Final[set[tuple[str, ...]]] = set()
 """Names of resource classes as allocations list them, found good."""
 _shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
-_UNNAMED: Final = (None, None, None, None, None)
+_UNNAMED: Final = (None, None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
 _NOTHING: Final[dict[int, Allocation]] = {}
 _NONE_SETTLED: Final[list[Settled]] = []
 _NO_LOAD: Final[dict[str, float]] = {}
 _NO_CELLS: Final[dict[str, dict[str, int]]] = {}
+_NO_HOST_CELLS: Final[dict[str, HostCell]] = {}
 _leases: Final[dict[int, int]] = {}
 _NO_GONE: Final[list[str]] = []
 
@@ -100,16 +103,19 @@ def delta_key(host: str, epoch: int) -> bytes:
 class HostState:
     """What the log says of one host. `stale` names why it must not be ranked, "" when it may; `used` sums the allocations per class.
 
-    `base` is the content of the snapshot that deltas rest on; it is the same object as `allocations` until a delta came.
+    `base` is the content of the snapshot that deltas rest on; it is the same object as `allocations` until a delta came. `cells` are
+    the NUMA cells as they stand, with what the allocations hold of them; empty for a host that reports none.
     """
 
     __slots__ = (
         "agent",
         "allocations",
         "base",
+        "base_cells",
         "base_generation",
         "base_status",
         "builds",
+        "cells",
         "claims_through",
         "claims_topic",
         "epoch",
@@ -127,6 +133,7 @@ class HostState:
         "log_time_ms",
         "name",
         "removed",
+        "reported_cells",
         "settled",
         "snapshot_inventory",
         "stale",
@@ -165,6 +172,9 @@ class HostState:
         self.base = self.allocations
         self.base_status: tuple[str, bool] = ("enabled", False)
         self.snapshot_inventory: Shape = ({}, frozenset(), {})
+        self.reported_cells: dict[str, HostCell] = _NO_HOST_CELLS
+        self.base_cells = self.reported_cells
+        self.cells: Cells = _NO_HOST_CELLS  # type: ignore[assignment]  # empty either way
         self.host_changed = False  # by a delta, against the snapshot
         # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
         self.told: dict[int, Allocation] = _NOTHING
@@ -218,7 +228,9 @@ class HostState:
         self.status, self.gap = record.status, record.gap
         self.base_status = (record.status, record.gap)
         self.host_changed = False
-        self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status)
+        self.reported_cells = self.base_cells = record.cells or _NO_HOST_CELLS
+        self.cells = cells_of(self.reported_cells)
+        self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status, record.cells)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
         self.fresh = [a for a in record.allocations if a.id not in known]
@@ -241,7 +253,9 @@ class HostState:
             self.log_time_ms = max(log_time_ms, self.log_time_ms)
             return APPLIED
         self.generation, self.stale, self.version = record.generation, "", 0
-        named = (record.inventory, record.traits, record.labels, record.status, record.gap) != _UNNAMED
+        named = (
+            record.inventory, record.traits, record.labels, record.status, record.gap, record.cells
+        ) != _UNNAMED  # fmt: skip
         if named or self.host_changed:
             self.host_changed = named
             self._host_part(record)
@@ -257,10 +271,15 @@ class HostState:
             traits if record.traits is None else frozenset(record.traits),
             labels if record.labels is None else record.labels,
             status if record.status is None else record.status,
+            self.base_cells if record.cells is None else record.cells,
         )
         self.gap = gap if record.gap is None else record.gap
-        if new != (self.inventory, self.traits, self.labels, self.status):
-            self.inventory, self.traits, self.labels, self.status = new
+        if new != (self.inventory, self.traits, self.labels, self.status, self.reported_cells):
+            if new[4] != self.reported_cells:
+                self.cells = cells_of(new[4])
+                for allocation in self.allocations.values():
+                    self.cells = after(self.cells, allocation.cells, allocation.assigned, 1)
+            self.inventory, self.traits, self.labels, self.status, self.reported_cells = new
             part = hashing.host_part(*new)
             self.hash = (self.hash - self.host_hash + part) & hashing.MASK
             self.host_hash = part
@@ -310,6 +329,8 @@ class HostState:
             used[name] = used.get(name, 0) + sign * amount
         if allocation.building:
             self.builds += sign
+        if allocation.cells and self.cells:
+            self.cells = after(self.cells, allocation.cells, allocation.assigned, sign)
         if allocation.group:
             left = self.groups.get(allocation.group, 0) + sign
             if left:

@@ -196,7 +196,8 @@ class Keeper:
             return
         spec = kept.spec
         kept.ledger = recovered(kept, offset, log_time_ms, now_ms, self.settings.bounds)
-        kept.ledger.receive(Configure(spec.inventory, spec.traits, spec.labels, self._status(spec.name)), now_ms)
+        here = Configure(spec.inventory, spec.traits, spec.labels, self._status(spec.name), cells=spec.cells or None)
+        kept.ledger.receive(here, now_ms)
         kept.phase = RESUMING
         self._ask_range = True
         for allocation in kept.ledger.allocations.values():
@@ -491,6 +492,7 @@ class Keeper:
                 inventory=spec.inventory if said.inventory is None else said.inventory,
                 traits=spec.traits if said.traits is None else said.traits,
                 labels=spec.labels if said.labels is None else said.labels,
+                cells=spec.cells if said.cells is None else said.cells,
             )
         ledger = kept.ledger
         if ledger is None or kept.phase not in (RESUMING, OPENING, SERVING) or self._explained(kept, ledger, said):

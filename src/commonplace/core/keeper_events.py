@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from commonplace.core.ledger import Bounds, Configure, Failed, Found, Gone, Up
-from commonplace.core.records import Allocation, HostControl, Quarantined
+from commonplace.core.records import Allocation, HostCell, HostControl, Quarantined
 from commonplace.core.resources import Inventory
 
 Raw = tuple[int, int, bytes | None, bytes | None]
@@ -31,6 +31,7 @@ class HostSpec(Struct, frozen=True, kw_only=True):
     inventory: Mapping[str, Inventory]
     traits: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
+    cells: Mapping[str, HostCell] = {}
 
 
 # --- events ----------------------------------------------------------------------------------------------------------------------------

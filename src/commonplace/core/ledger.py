@@ -14,15 +14,19 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from commonplace.core import hashing
+from commonplace.core.cells import Cells, Terms, after, assign, cells_of, ratios_of, refusal
 from commonplace.core.hosts import HostState
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     SETTLED_MAX,
     Allocation,
+    Assigned,
+    CellName,
     Claim,
     ClassName,
     Confirm,
     Delta,
+    HostCell,
     Id,
     Label,
     Reason,
@@ -31,6 +35,7 @@ from commonplace.core.records import (
     Snapshot,
     Status,
     Verdict,
+    encode,
 )
 from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory, misfit
 
@@ -95,6 +100,8 @@ class Found(Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=T
 
     instance: Id
     resources: Annotated[dict[ClassName, Amount], Meta(max_length=32)]
+    cells: Annotated[dict[CellName, Annotated[dict[ClassName, Amount], Meta(max_length=32)]], Meta(max_length=16)] = {}
+    assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
     project: Label = ""
     user: Label = ""
     kind: Label = ""
@@ -116,6 +123,7 @@ class Configure(Struct, frozen=True, gc=False):
     labels: Mapping[str, str] | None = None
     status: Status | None = None
     gap_cleared: bool = False
+    cells: Mapping[str, HostCell] | None = None
 
 
 Event = Taken | Unreadable | Lapse | Up | Failed | Found | Gone | Configure
@@ -169,6 +177,7 @@ class Ledger:
         "bounds",
         "builds",
         "bytes",
+        "cells",
         "claims_end_at_start",
         "claims_through",
         "claims_topic",
@@ -185,6 +194,7 @@ class Ledger:
         "limits",
         "load",
         "removed",
+        "reported_cells",
         "settled",
         "settled_omitted",
         "started_log_time_ms",
@@ -213,6 +223,8 @@ class Ledger:
         self.limits: dict[str, tuple[int, int, int, int]] = {}  # class → capacity, min_unit, unit_max, step_size
         self.traits: tuple[str, ...] = ()
         self.labels: Mapping[str, str] = {}
+        self.reported_cells: Mapping[str, HostCell] = {}
+        self.cells: Cells = {}  # the same with what the allocations hold of them
         self.status: Status = "enabled"
         self.gap = False
         self.load: dict[str, float] = {}
@@ -339,6 +351,7 @@ class Ledger:
             group=asked.group,
             resources=asked.resources if all(asked.resources.values()) else _without_zeros(asked.resources),
             cells=asked.cells,
+            assigned=assign(self.cells, asked.cells, _terms(claim)) if asked.cells else None,
             image=asked.image,
             state=state,
             building=True,
@@ -373,7 +386,7 @@ class Ledger:
     def _overfull(self, claim: Claim) -> tuple[Reason, str]:
         """What of the host's bounds and room the claim would pass."""
         asked = claim.allocations
-        malformed = _malformed(asked)
+        malformed = _malformed(asked, bool(self.cells))
         if malformed:
             return "constraint", malformed
         if claim.builds_max and self.builds + len(asked) > claim.builds_max:
@@ -385,7 +398,19 @@ class Ledger:
             or self.bytes + sum(map(_bytes, asked)) > self.bounds.allocation_bytes_max
         ):
             return "full", "its report would pass the record limit"
-        return self._no_room(asked)
+        reason, why = self._no_room(asked)
+        return self._no_cells(claim) if self.cells and not reason else (reason, why)
+
+    def _no_cells(self, claim: Claim) -> tuple[Reason, str]:
+        """The first cell that cannot give what is asked of it, each allocation on what those before it leave."""
+        cells, terms, ratios = self.cells, _terms(claim), ratios_of(self.inventory)
+        for asked in claim.allocations:
+            reason, why = refusal(cells, asked, terms, ratios)
+            if reason:
+                return reason, why
+            if len(claim.allocations) > 1:
+                cells = after(cells, asked.cells, assign(cells, asked.cells, terms), 1)
+        return "", ""
 
     def _no_room(self, asked: list[Allocation]) -> tuple[Reason, str]:
         """The first resource class that has no room for all that is asked together."""
@@ -456,6 +481,8 @@ class Ledger:
             kind=_shown(found.kind),
             group=_shown(found.group),
             resources=found.resources,
+            cells=found.cells,
+            assigned=found.assigned,
             state="active",
             origin="found",
         )
@@ -475,9 +502,17 @@ class Ledger:
         self.labels = self.labels if to.labels is None else to.labels
         self.status = self.status if to.status is None else to.status
         self.gap = self.gap and not to.gap_cleared
-        part = hashing.host_part(self.inventory, self.traits, self.labels, self.status)
+        if to.cells is not None:
+            self._report_cells(to.cells)
+        part = hashing.host_part(self.inventory, self.traits, self.labels, self.status, self.reported_cells)
         self.hash = (self.hash - self.host_hash + part) & hashing.MASK
         self.host_hash = part
+
+    def _report_cells(self, reported: Mapping[str, HostCell]) -> None:
+        self.bytes += _cells_bytes(reported) - _cells_bytes(self.reported_cells)
+        self.reported_cells, self.cells = reported, cells_of(reported)
+        for allocation in self.allocations.values():
+            self.cells = after(self.cells, allocation.cells, allocation.assigned, 1)
 
     def assume_active(self) -> None:
         """Claims were lost to retention: what is held now stays held, and the host says `gap` until an operator clears it."""
@@ -502,6 +537,8 @@ class Ledger:
         self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
         self.bytes += sign * _bytes(allocation)
         self.builds += sign * allocation.building
+        if allocation.cells and self.cells:
+            self.cells = after(self.cells, allocation.cells, allocation.assigned, sign)
         used = self.used
         for name, amount in allocation.resources.items():
             used[name] = used.get(name, 0) + sign * amount
@@ -542,7 +579,7 @@ class Ledger:
         self.generation += 1
         self.base = self.generation
         self.base_ids = frozenset(self.allocations)
-        self.base_host = (self.inventory, self.traits, self.labels)
+        self.base_host = (self.inventory, self.traits, self.labels, self.reported_cells)
         self.base_host_hash = self.host_hash
         self.base_status = (self.status, self.gap)
         self.upserted, self.removed = {}, {}
@@ -564,6 +601,7 @@ class Ledger:
             settled=settled,
             settled_omitted=omitted,
             load=self.load,
+            cells=dict(self.reported_cells),
         )
 
     def delta(self) -> Delta:
@@ -591,13 +629,14 @@ class Ledger:
 
     def _host_changes(self, told: Delta) -> None:
         """What of the host itself differs from the snapshot that the delta rests on."""
-        inventory, traits, labels = self.base_host
+        inventory, traits, labels, cells = self.base_host
         status, gap = self.base_status
         told.status = None if self.status == status else self.status
         told.gap = None if self.gap == gap else self.gap
         told.inventory = None if self.inventory == inventory else dict(self.inventory)
         told.traits = None if self.traits == traits else self.traits
         told.labels = None if self.labels == labels else dict(self.labels)
+        told.cells = None if self.reported_cells == cells else dict(self.reported_cells)
 
     def _told(self) -> tuple[list[Settled], int]:
         told, omitted = self.settled, self.settled_omitted
@@ -615,7 +654,7 @@ def found_id(instance: str) -> str:
     return f"{FOUND_PREFIX}{instance[:96]}~{hashing.digest64(instance.encode()):016x}"
 
 
-def _malformed(asked: Iterable[Allocation]) -> str:
+def _malformed(asked: Iterable[Allocation], has_cells: bool) -> str:
     """What is wrong with a claim's allocations whatever the host, or "": names go into reports that all must be able to read."""
     ids = set()
     for allocation in asked:
@@ -623,12 +662,21 @@ def _malformed(asked: Iterable[Allocation]) -> str:
             return "an allocation without an id" if not allocation.id else "one allocation id twice"
         if allocation.id.startswith(FOUND_PREFIX):
             return f"allocation ids beginning with {FOUND_PREFIX} are of found instances"
-        if allocation.cells:
+        if allocation.cells and not has_cells:
             return "the host has no cells"
         ids.add(allocation.id)
         if not _names(allocation).isprintable():
             return "a name with control characters"
     return ""
+
+
+def _terms(claim: Claim) -> Terms:
+    return Terms(claim.threads, claim.shares)
+
+
+def _cells_bytes(cells: Mapping[str, HostCell]) -> int:
+    """Bytes of a host's cells in a snapshot; without them a ledger counts as it always did."""
+    return len(encode(dict(cells))) if cells else 0
 
 
 def _without_zeros(resources: Mapping[str, int]) -> dict[str, int]:
@@ -647,4 +695,5 @@ def _shown(name: str) -> str:
 
 def _bytes(allocation: Allocation) -> int:
     """Bytes of an allocation in a snapshot, from above: 4 a character of a name, 300 for all keys, 90 for a resource class."""
-    return 300 + 4 * len(_names(allocation)) + 90 * len(allocation.resources)
+    there = 300 + 4 * len(_names(allocation)) + 90 * len(allocation.resources)
+    return there + len(encode((allocation.cells, allocation.assigned))) if allocation.cells else there

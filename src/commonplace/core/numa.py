@@ -5,27 +5,29 @@
     pages            free pages of the size asked for; memory a multiple of it
     networks         where cells of the host are near one that is asked for, one of them is among those taken
 
-A host's cells stand in its labels: `numa.N.shared`, `.dedicated`, `.pinned` (cpu lists as in `0-3,8`), `.siblings` (such lists,
-separated by `;`), `.memory_mb`, `.pages` (`SIZE_KB:TOTAL`, separated by commas), `.networks` (names, separated by commas). What is
-used of them is in the cells of the host's allocations: VCPU, MEMORY_MB, PAGES_<SIZE_KB>.
+What is used of a cell is in the cells of the host's allocations (VCPU, PCPU, MEMORY_MB, PAGES_<SIZE_KB>, classes of devices), and which
+cpus and devices in what the ledger assigned them (cells.py).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 
 from msgspec import Struct
 
+from commonplace.core.cpu_lists import Cpus
 from commonplace.core.records import CellAsk
 from commonplace.core.resources import RATIO_SCALE
 
-CELLS_MAX = 16
-"""Cells of one host: 8 sockets in two halves each."""
-CPUS_MAX = 4096
-CELL_PREFIX = "numa."
 _KB = 1024
 
-Cpus = frozenset[int]
+
+class DeviceRoom(Struct, frozen=True, gc=False):
+    """One device of a cell: how many of its shares are free, and how many it has."""
+
+    resource_class: str
+    id: str
+    free: int
+    shares: int
 
 
 class Cell(Struct, frozen=True):
@@ -40,6 +42,13 @@ class Cell(Struct, frozen=True):
     shared_used: int = 0
     memory_used_mb: int = 0
     networks: frozenset[str] = frozenset()
+    devices: tuple[DeviceRoom, ...] = ()
+    socket: int = -1
+
+    @property
+    def free_dedicated(self) -> Cpus:
+        """Dedicated cpus that no instance has."""
+        return self.dedicated - self.pinned
 
 
 class Ratios(Struct, frozen=True):
@@ -50,27 +59,40 @@ class Ratios(Struct, frozen=True):
 
 
 def lay(
-    cells: Mapping[str, Cell], asks: tuple[CellAsk, ...], ratios: Ratios, networks: Collection[str] = ()
+    cells: Mapping[str, Cell],
+    asks: tuple[CellAsk, ...],
+    ratios: Ratios,
+    networks: Collection[str] = (),
+    also: Callable[[tuple[str, ...]], bool] | None = None,
 ) -> tuple[str, ...]:
-    """Which host cell each cell of the instance goes to, when there is a way that fits all of them, else ()."""
+    """Which host cell each cell of the instance goes to, when there is a way that fits all of them, else ().
+
+    Each in turn takes the first of `cells` that leaves the others a place. `also` says whether a set of host cells will do.
+    """
     fits = [{name for name, cell in cells.items() if not misfit(cell, ask, ratios)} for ask in asks]
     near = [{name for name, cell in cells.items() if one in cell.networks} for one in networks]
     near = [names for names in near if names]
-    if not near:
-        return _seats(fits, set(cells))
-    for chosen in combinations(cells, len(asks)):  # at most 12,870 of 16 cells, and only where networks are asked for
-        if all(names & set(chosen) for names in near) and (seats := _seats(fits, set(chosen))):
+    if not near and also is None:
+        return _seats(fits, tuple(cells))
+    for chosen in combinations(
+        cells, len(asks)
+    ):  # at most 12,870 of 16 cells, and only where networks or devices are asked for
+        if (
+            all(not names.isdisjoint(chosen) for names in near)
+            and (also is None or also(chosen))
+            and (seats := _seats(fits, chosen))
+        ):
             return seats
     return ()
 
 
-def _seats(fits: Sequence[set[str]], open_to: set[str]) -> tuple[str, ...]:
+def _seats(fits: Sequence[set[str]], open_to: tuple[str, ...]) -> tuple[str, ...]:
     """A cell of `open_to` for each ask, no cell twice (Kuhn's matching); () when there is no such way."""
     taken: dict[str, int] = {}
 
     def seat(index: int, met: set[str]) -> bool:
-        for name in sorted(fits[index] & open_to):
-            if name not in met:
+        for name in open_to:
+            if name in fits[index] and name not in met:
                 met.add(name)
                 if name not in taken or seat(taken[name], met):
                     taken[name] = index
@@ -92,9 +114,9 @@ def misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
 def _memory_misfit(cell: Cell, ask: CellAsk) -> str:
     sizes = sorted(size for size, _, _ in cell.pages)
     if ask.page_kb:
-        wanted = {-1: sizes[:1], -2: sizes[1:], -3: sizes}.get(ask.page_kb, [ask.page_kb])
-        if any(size in wanted and _in_pages(ask, size, free) for size, free, _ in cell.pages):
+        if page_kb(cell, ask):
             return ""
+        wanted = _sizes(cell, ask)
         return f"no free pages of {'/'.join(map(str, wanted)) or 'that size'} kB for {ask.memory_mb} MB"
     if cell.pages:
         return (
@@ -103,6 +125,17 @@ def _memory_misfit(cell: Cell, ask: CellAsk) -> str:
             else f"{ask.memory_mb} MB are more than its pages of {sizes[0]} kB hold"
         )
     return f"needs {ask.memory_mb} MB, a cell has {cell.memory_mb}" if ask.memory_mb > cell.memory_mb else ""
+
+
+def page_kb(cell: Cell, ask: CellAsk) -> int:
+    """Size of the pages that an instance gets: the largest that it takes and the cell has enough of; 0 when there are none."""
+    wanted = _sizes(cell, ask)
+    return max((size for size, free, _ in cell.pages if size in wanted and _in_pages(ask, size, free)), default=0)
+
+
+def _sizes(cell: Cell, ask: CellAsk) -> list[int]:
+    sizes = sorted(size for size, _, _ in cell.pages)
+    return {-1: sizes[:1], -2: sizes[1:], -3: sizes}.get(ask.page_kb, [ask.page_kb])
 
 
 def _in_pages(ask: CellAsk, size_kb: int, count: int) -> bool:
@@ -120,7 +153,7 @@ def _shared_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
 
 
 def _dedicated_misfit(cell: Cell, ask: CellAsk) -> str:
-    wanted, free = ask.cpus_dedicated, cell.dedicated - cell.pinned
+    wanted, free = ask.cpus_dedicated, cell.free_dedicated
     if wanted > len(free):
         return f"needs {wanted} dedicated cpus, {len(free)} free"
     if ask.cpus > len(cell.shared):
@@ -131,7 +164,7 @@ def _dedicated_misfit(cell: Cell, ask: CellAsk) -> str:
     threads = max(map(len, cores), default=1)
     idle = [len(core & free) for core in cores]
     if ask.threads == "require":
-        most = max((n * sum(count >= n for count in idle) for n in range(2, threads + 1)), default=0)
+        most = max((side * sum(count >= side for count in idle) for side in range(2, threads + 1)), default=0)
         return f"needs {wanted} threads on shared cores, {most} free" if most < wanted else ""
     if ask.threads == "isolate":
         if threads > 1 and cell.dedicated != cell.shared:
@@ -141,68 +174,57 @@ def _dedicated_misfit(cell: Cell, ask: CellAsk) -> str:
     return ""
 
 
-def cells_of(labels: Mapping[str, str], used: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, Cell]:
-    """The cells that a host's labels describe, by number, less what its allocations hold of each; unreadable ones are left out."""
-    lines = tuple(sorted((name, text) for name, text in labels.items() if name.startswith(CELL_PREFIX)))
-    cells = dict(_cells(lines))
-    for allocated in used:
-        for name, amounts in allocated.items():
-            if name in cells:
-                cells[name] = _without(cells[name], amounts)
-    return cells
+def pick_cpus(cell: Cell, wanted: int, threads: str) -> Cpus:
+    """The dedicated cpus that an instance for which `misfit` has nothing to say gets, the same for the same cell.
+
+    Whole cores as far as they go, then the core with least to spare; `require` takes as many threads of each core as it can, `isolate`
+    whole cores, whose other threads stay idle. Of equal cores the one with the lowest cpu.
+    """
+    free = cell.free_dedicated
+    cores = cell.siblings or tuple(frozenset({cpu}) for cpu in cell.dedicated)
+    idle = [sorted(core & free) for core in cores]
+    most = max(map(len, cores), default=1)
+    if threads == "isolate":
+        whole = sorted(cpus for cpus in idle if len(cpus) == most)
+        return frozenset(cpu for core in whole[:wanted] for cpu in core)
+    if threads == "require":
+        side = max(n for n in range(2, most + 1) if n * sum(len(cpus) >= n for cpus in idle) >= wanted)
+        roomy = sorted((cpus for cpus in idle if len(cpus) >= side), key=lambda cpus: (len(cpus), cpus))
+        return frozenset([cpu for cpus in roomy for cpu in cpus[:side]][:wanted])
+    idle.extend([cpu] for cpu in free.difference(*cores))
+    return _packed([cpus for cpus in idle if cpus], wanted)
 
 
-def _without(cell: Cell, amounts: Mapping[str, int]) -> Cell:
-    return Cell(
-        cell.shared,
-        cell.dedicated,
-        cell.pinned,
-        cell.siblings,
-        cell.memory_mb,
-        tuple((size, free - amounts.get(f"PAGES_{size}", 0), total) for size, free, total in cell.pages),
-        cell.shared_used + amounts.get("VCPU", 0),
-        cell.memory_used_mb + amounts.get("MEMORY_MB", 0),
-        cell.networks,
+def _packed(idle: list[list[int]], wanted: int) -> Cpus:
+    taken: list[int] = []
+    while left := wanted - len(taken):
+        fitting = [cpus for cpus in idle if len(cpus) <= left]
+        core = (
+            min(fitting, key=lambda cpus: (-len(cpus), cpus))
+            if fitting
+            else min(idle, key=lambda cpus: (len(cpus), cpus))
+        )
+        taken.extend(core[:left])
+        idle.remove(core)
+    return frozenset(taken)
+
+
+def device_room(cell: Cell, resource_class: str, shares: int) -> int:
+    """Shares of a class that can be had in a cell when each device gives exactly `shares` (0: as many as it has free)."""
+    free = (device.free for device in cell.devices if device.resource_class == resource_class)
+    return sum(shares for one in free if one >= shares) if shares else sum(free)
+
+
+def pick_devices(cell: Cell, resource_class: str, amount: int, shares: int) -> dict[str, int]:
+    """Shares by device that an instance gets, `amount` in all, at most `device_room`: from the devices with least to spare, then by id."""
+    devices = sorted(
+        (d for d in cell.devices if d.resource_class == resource_class and d.free >= max(shares, 1)),
+        key=lambda d: (d.free, d.id),
     )
-
-
-@lru_cache(maxsize=4096)
-def _cells(lines: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Cell], ...]:
-    """Hosts of one shape share their parsed cells."""
-    texts: dict[str, dict[str, str]] = {}
-    for label, text in lines:
-        number, _, field = label.removeprefix(CELL_PREFIX).partition(".")
-        texts.setdefault(number, {})[field] = text
-    cells = []
-    for number, said in sorted(texts.items())[:CELLS_MAX]:
-        try:
-            cells.append((number, _cell(said)))
-        except ValueError:
-            continue
-    return tuple(cells)
-
-
-def _cell(said: Mapping[str, str]) -> Cell:
-    pages = [text.split(":") for text in said.get("pages", "").split(",") if text]
-    return Cell(
-        cpus(said.get("shared", "")),
-        cpus(said.get("dedicated", "")),
-        cpus(said.get("pinned", "")),
-        tuple(cpus(text) for text in said.get("siblings", "").split(";") if text),
-        int(said.get("memory_mb", "0")),
-        tuple((int(size), int(total), int(total)) for size, total in pages),
-        networks=frozenset(name for name in said.get("networks", "").split(",") if name),
-    )
-
-
-def cpus(text: str) -> Cpus:
-    """The cpus of a list as in `0-3,8`; ValueError for anything else."""
-    found: set[int] = set()
-    for part in text.split(","):
-        if part:
-            first, _, last = part.partition("-")
-            low, high = int(first), int(last or first)
-            if not 0 <= low <= high < CPUS_MAX:
-                raise ValueError(f"cpu list {text!r}: {part!r} is no range within 0-{CPUS_MAX - 1}")
-            found.update(range(low, high + 1))
-    return frozenset(found)
+    taken: dict[str, int] = {}
+    for device in devices:
+        if amount <= 0:
+            break
+        taken[device.id] = min(shares or device.free, amount)
+        amount -= taken[device.id]
+    return taken

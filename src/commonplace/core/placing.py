@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from commonplace.core import hashing
 from commonplace.core.ask import Ask
+from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
+from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, seed_of
 from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
@@ -161,6 +163,9 @@ class Placer:
         self._serial += 1
         build, ask = work.build, work.ask
         allocation_id = f"{self.nonce}-{self._serial:x}"
+        laid = lay_on(row, work) if row.host.cells else None
+        taken = laid[0] if laid else {}
+        tail = hashing.tail_bytes(work.resources, build.group, taken) if taken else work.allocation_tail
         allocation = Allocation(
             id=allocation_id,
             request=build.id,
@@ -173,6 +178,7 @@ class Placer:
             group=build.group,
             resources=work.resources,
             image=image_of(build, ask),
+            cells=taken,
         )
         builds_max, instances_max = limits(row, build, ask)
         claim = Claim(
@@ -193,12 +199,15 @@ class Placer:
             allocation_id,
             work.resources,
             build.group,
-            hashing.id_hash(allocation_id, work.allocation_tail),
+            hashing.id_hash(allocation_id, tail),
             work,
             index,
             row,
             now_ms,
         )
+        if laid:
+            pending.cells, claim.threads, claim.shares = taken, laid[1].threads, dict(laid[1].shares)
+            pending.assigned = assign(row.cells, taken, laid[1])
         work.slots[index].pending = pending
         work.first_claim_ms = work.first_claim_ms or now_ms
         self.pending[allocation_id] = pending
@@ -356,3 +365,11 @@ class Placer:
                 if pending.sent_ms > limit:
                     break
                 self._give_up(pending, "unanswered")
+
+
+def lay_on(row: Row, work: Work) -> tuple[dict[str, dict[str, int]], Terms] | None:
+    """What a claim takes from each cell of a host, and on which terms; None when it takes nothing there."""
+    cells, rules = row.cells, work.ask.rules
+    layout = layout_of(rules.flavor if rules else None, work.resources, cells)
+    taken = plan(cells, layout, ratios_of(row.host.inventory), work.build.networks)
+    return (taken, layout.terms) if taken else None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from commonplace.core import cpu_lists
 from commonplace.core.complaints import complaint
 from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory
 
@@ -51,6 +52,11 @@ DurationMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 Traits = Annotated[tuple[Trait, ...], Meta(max_length=TRAITS_MAX)]
 Asked = Annotated[dict[Short, Amount], Meta(max_length=32)]
 Cells = Annotated[dict[Short, Asked], Meta(max_length=16)]
+CellName = Annotated[str, Meta(max_length=32, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
+CpuList = Annotated[str, Meta(max_length=4096, pattern=r"^[0-9,-]*$(?!\n)")]
+DeviceWord = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._:@+-]*$(?!\n)")]
+Shares = Annotated[int, Meta(ge=1, le=1_000_000)]
+Threads = Literal["prefer", "require", "isolate"]
 Labels = Annotated[dict[Label, Label], Meta(max_length=64)]
 Version = Annotated[int, Meta(ge=1, le=1_000_000)]
 Value = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)")]
@@ -75,12 +81,65 @@ Status = Literal["enabled", "disabled", "draining"]
 State = Literal["leased", "active"]
 
 
+class Device(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One device of a cell, given whole or, where it has several, by shares. The host's inventory counts its class in shares too."""
+
+    id: Annotated[DeviceWord, Meta(min_length=1)]
+    resource_class: ClassName = field(name="class")
+    vendor: DeviceWord = ""
+    product: DeviceWord = ""
+    shares: Shares = 1
+
+
+class HostCell(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One NUMA cell of a host: cpus that instances share, cpus that one instance has to itself, memory, pages (kB → how many), devices.
+
+    `siblings` are the threads of one core each. One without cpus and memory stands for devices that are near no cell. `socket` −1: the
+    cell is a socket of its own. `networks` are the physical ones it is near.
+    """
+
+    cpus: CpuList = ""
+    cpus_dedicated: CpuList = ""
+    siblings: Annotated[tuple[CpuList, ...], Meta(max_length=1024)] = ()
+    memory_mb: Amount = 0
+    pages: Annotated[dict[Annotated[int, Meta(ge=1, le=AMOUNT_MAX)], Amount], Meta(max_length=8)] = {}
+    devices: Annotated[tuple[Device, ...], Meta(max_length=64)] = ()
+    networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    socket: Annotated[int, Meta(ge=-1, le=1024)] = -1
+
+    def __post_init__(self) -> None:
+        for text in (self.cpus, self.cpus_dedicated, *self.siblings):
+            cpu_lists.parse(text)
+        threads = [cpu for text in self.siblings for cpu in cpu_lists.parse(text)]
+        if len(threads) != len(set(threads)):
+            raise ValueError("siblings name a cpu twice")
+        if len({device.id for device in self.devices}) != len(self.devices):
+            raise ValueError("devices name an id twice")
+        for device in self.devices:
+            if device.resource_class in ("VCPU", "PCPU", "MEMORY_MB") or device.resource_class.startswith("PAGES_"):
+                raise ValueError(f"a device cannot be of class {device.resource_class}")
+
+
+HostCells = Annotated[dict[CellName, HostCell], Meta(max_length=16)]
+
+
+class Assigned(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What an allocation has of one cell by number: its dedicated cpus, and the shares it has of each device."""
+
+    cpus: CpuList = ""
+    devices: Annotated[dict[DeviceWord, Shares], Meta(max_length=64)] = {}
+
+    def __post_init__(self) -> None:
+        cpu_lists.parse(self.cpus)
+
+
 class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Resources held on a host by one instance; `leased` when claimed, `active` when confirmed.
 
     `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant
     until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains. `image`
-    has its image's properties as `name=value`, where the profile weighs by them.
+    has its image's properties as `name=value`, where the profile weighs by them. `cells` says how much of which cell it takes,
+    `assigned` which cpus and devices the ledger gave it there.
     """
 
     id: Short
@@ -99,6 +158,8 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     lease_ms: DurationMs = 0
     origin: Literal["claim", "found"] = "claim"
     image: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()
+    # None and not {}: few have any, and each would cost a dict
+    assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
 
 
 Verdict = Literal[
@@ -145,6 +206,7 @@ class Snapshot(Record, tag="snapshot", kw_only=True):
     settled: Annotated[list[Settled], Meta(max_length=SETTLED_MAX)] = []
     settled_omitted: Offset = 0
     load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
+    cells: HostCells = {}
 
 
 class Delta(Record, tag="delta", kw_only=True):
@@ -167,6 +229,7 @@ class Delta(Record, tag="delta", kw_only=True):
     settled: Annotated[list[Settled], Meta(max_length=SETTLED_MAX)] = []
     settled_omitted: Offset = 0
     load: Annotated[dict[Short, float], Meta(max_length=32)] = {}
+    cells: HostCells | None = None
 
 
 class HostDelta(Delta, tag="delta", kw_only=True):
@@ -183,7 +246,8 @@ Mode = Literal["strict", "fits", "renew"]
 class Claim(Record, tag="claim", kw_only=True, forbid_unknown_fields=True):
     """Intent to allocate on a host, with all that the ledger must check; `renew` starts the lease of allocations it already holds anew.
 
-    A maximum of 0 is no limit. `group_max` bounds the allocations of the same group on this host, the claimed one included.
+    A maximum of 0 is no limit. `group_max` bounds the allocations of the same group on this host, the claimed one included. `threads`
+    says how dedicated cpus are to lie; of a class in `shares` each device gives so many, else its shares may be split at will.
     """
 
     host: HostName
@@ -198,6 +262,8 @@ class Claim(Record, tag="claim", kw_only=True, forbid_unknown_fields=True):
     group_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
     builds_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
     instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+    threads: Threads = "prefer"
+    shares: Annotated[dict[ClassName, Shares], Meta(max_length=32)] = {}
 
 
 class Confirm(Record, tag="confirm", kw_only=True, forbid_unknown_fields=True):
@@ -363,13 +429,27 @@ class CellAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpus_dedicated: Annotated[int, Meta(ge=0, le=4096)] = 0
     memory_mb: Amount = 0
     page_kb: Annotated[int, Meta(ge=-3, le=AMOUNT_MAX)] = 0
-    threads: Literal["prefer", "require", "isolate"] = "prefer"
+    threads: Threads = "prefer"
+
+
+class DeviceAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Devices of one class that an instance asks for: `count` of them, of each so many `shares`.
+
+    `policy` is where they lie beside the instance's cells: `required` in one of them, `preferred` there if that can be, `legacy` there
+    unless the device is near no cell, `socket` on the socket of one. An instance without cells takes them anywhere.
+    """
+
+    resource_class: ClassName = field(name="class")
+    count: Annotated[int, Meta(ge=1, le=64)] = 1
+    shares: Shares = 1
+    policy: Literal["required", "preferred", "legacy", "socket"] = "legacy"
 
 
 class Flavor(Record, tag="flavor", kw_only=True):
     """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas.
 
-    `extra_specs` are read by the filters compute_capabilities and aggregate_instance_extra_specs, `cells` by numa_topology.
+    `extra_specs` are read by the filters compute_capabilities and aggregate_instance_extra_specs, `cells` and `devices` by
+    numa_topology; what these two take stands in `resources` too.
     """
 
     name: Id
@@ -381,6 +461,7 @@ class Flavor(Record, tag="flavor", kw_only=True):
     spread: Annotated[int, Meta(ge=1, le=1024)] = 1
     extra_specs: Properties = {}
     cells: Annotated[tuple[CellAsk, ...], Meta(max_length=16)] = ()
+    devices: Annotated[tuple[DeviceAsk, ...], Meta(max_length=16)] = ()
 
 
 class Profile(Record, tag="profile", kw_only=True):

@@ -6,9 +6,10 @@ They are asked host by host, and only where they concern the request (filter_tab
 from ipaddress import ip_address, ip_network
 from json import loads
 
-from commonplace.core import facts, numa, query, specs
+from commonplace.core import facts, query, specs
+from commonplace.core.cells import ratios_of
 from commonplace.core.filters import traits
-from commonplace.core.resources import RATIO_SCALE
+from commonplace.core.laying import layout_of, plan, why_not
 from commonplace.core.rules import Standing, Wishes
 from commonplace.core.view import Row, View
 
@@ -298,24 +299,13 @@ def json(view: View, row: Row, wishes: Wishes) -> str:
 
 
 def numa_topology(view: View, row: Row, wishes: Wishes) -> str:
-    """Pass hosts on whose cells those of the instance fit, with dedicated cpus, thread policy and pages."""
-    asks = wishes.flavor.cells
-    allocated = [one.cells for one in facts.residents(row) if one.cells]
-    cells = numa.cells_of(row.host.labels, allocated)
+    """Pass hosts on whose cells those of the instance fit, with dedicated cpus, thread policy, pages and devices near them."""
+    flavor, cells = wishes.flavor, row.cells
     if not cells:
-        return "does not say its cells"
-    ratios = numa.Ratios(_thousandths(row, "VCPU"), _thousandths(row, "MEMORY_MB"))
-    if numa.lay(cells, asks, ratios, wishes.build.networks):
-        return ""
-    if len(asks) > len(cells):
-        return f"has {len(cells)} cells for {len(asks)}"
-    alone = (numa.misfit(cell, ask, ratios) for ask in asks for cell in cells.values())
-    return next((why for why in alone if why), "its cells fit one by one, not together or not near the networks")
-
-
-def _thousandths(row: Row, name: str) -> int:
-    item = row.host.inventory.get(name)
-    return item.allocation_ratio_thousandths if item else RATIO_SCALE
+        return "does not say its cells" if flavor.cells or flavor.devices else ""
+    layout = layout_of(flavor, flavor.resources, cells)
+    ratios = ratios_of(row.host.inventory)
+    return why_not(cells, layout, ratios) if plan(cells, layout, ratios, wishes.build.networks) is None else ""
 
 
 def pci_passthrough(view: View, row: Row, wishes: Wishes) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonplace.core import hashing
+from commonplace.core.cells import Cells, after
 from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, Key, fold, parse_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, HostControl, is_host_name
+from commonplace.core.records import Allocation, Assigned, HostControl, is_host_name
 from commonplace.core.resources import Resources
 
 Floats = NDArray[np.float64]
@@ -48,6 +49,15 @@ class Row:
         return (self.host.hash + self.pending_hash) & hashing.MASK
 
     @property
+    def cells(self) -> Cells:
+        """The host's cells, with what every pending claim will hold of them once granted."""
+        cells = self.host.cells
+        for overlay in self.pending if cells else ():
+            if overlay.cells:
+                cells = after(cells, overlay.cells, overlay.assigned, 1)
+        return cells
+
+    @property
     def status(self) -> str:
         """The stricter of what the host reports and what operators say."""
         if self.control is not None and self.control.status != "enabled":
@@ -56,12 +66,17 @@ class Row:
 
 
 class Overlay:
-    """What a pending claim will take from a host once granted; whoever claims adds what it must remember of the claim."""
+    """What a pending claim will take from a host once granted; whoever claims adds what it must remember of the claim.
 
-    __slots__ = ("allocation_id", "group", "hash", "resources")
+    `assigned` is what the ledger will give by number unless the host changes before.
+    """
+
+    __slots__ = ("allocation_id", "assigned", "cells", "group", "hash", "resources")
 
     def __init__(self, allocation_id: str, resources: Resources, group: str, allocation_hash: int) -> None:
         self.allocation_id, self.resources, self.group, self.hash = allocation_id, resources, group, allocation_hash
+        self.cells: Mapping[str, Resources] | None = None
+        self.assigned: Mapping[str, Assigned] | None = None
 
 
 class Columns:

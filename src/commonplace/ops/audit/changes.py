@@ -7,7 +7,7 @@ from commonplace.ops.audit.chain import FAR_MS, Chain
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.settle import Lease, Told
-from commonplace.ops.audit.state import Held, View
+from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, numbered
 from commonplace.ops.audit.wire import Allocation, Delta, Snapshot
 
 
@@ -36,6 +36,9 @@ class Changes:
         unweighed = added - told.weighed
         if unweighed:
             self._capacity(entry, chain, before, view, unweighed, blind)
+        for identity in added:
+            if view.held[identity].allocation.cells:
+                self._numbers(entry, chain, view, view.held[identity].allocation)
         self._leases(entry, chain, view, told, blind)
 
     def unseen(self, entry: Entry) -> None:
@@ -151,6 +154,8 @@ class Changes:
             active = was is not None and was.allocation.state == "active"
             if was is not None and was.hash != held.hash:
                 self._violated(6, entry, f"{chain.name} changed the content of {identity}")
+            if was is not None and was.allocation.assigned != held.allocation.assigned:
+                self._violated(6, entry, f"{chain.name} gave {identity} other cpus or devices than before")
             if active and held.allocation.state == "leased":
                 self._violated(5, entry, f"{chain.name} turned {identity} from active to leased")
             if held.allocation.state == "active" and not active:
@@ -177,7 +182,7 @@ class Changes:
         """After a grant use is within capacity, unless the inventory shrank or instances were found in the same report."""
         assert view.facts is not None, "a view of a report has facts"
         claimed = [view.held[i].allocation for i in added if view.held[i].allocation.origin == "claim"]
-        for name in {name for allocation in claimed for name, amount in allocation.resources.items() if amount}:
+        for name in {name for allocation in claimed for name, amount in amounts_of(allocation).items() if amount}:
             used, capacity = view.used[name], view.facts.capacity(name)
             was = before.facts.capacity(name) if before.facts else 0
             if used <= capacity or used - _found(name, before, view) <= max(capacity, was):
@@ -186,6 +191,33 @@ class Changes:
                 self._findings.unprovable(1, blind)
             else:
                 self._violated(1, entry, f"{chain.name} granted past capacity: {used} of {capacity} {name} are used")
+
+    def _numbers(self, entry: Entry, chain: Chain, view: View, allocation: Allocation) -> None:
+        """What is given by number is there, is nobody else's, and is as much as was asked for."""
+        assert view.facts is not None, "a view of a report has facts"
+        if allocation.origin == "found":
+            return
+        given = numbered(allocation)
+        for name in given:
+            if view.used[name] > view.facts.capacity(name):
+                text = f"{chain.name} gave {allocation.id} {name}: {view.used[name]} of {view.facts.capacity(name)} are used"
+                self._violated(1, entry, text)
+        for cell, parts in allocation.cells.items():
+            here = view.facts.cells.get(cell)
+            kinds = {device.id: device.kind for device in here.devices} if here else {}
+            got: dict[str, int] = {}
+            for name, amount in given.items():
+                part, _, where = name.partition(IN_CELL)
+                if where == cell:
+                    kind = "PCPU" if part.startswith("cpu ") else kinds.get(part.removeprefix("device "), "")
+                    got[kind] = got.get(kind, 0) + amount
+            for kind in {"PCPU", *kinds.values()}:
+                wanted = parts.get(kind, 0)
+                # an instance that isolates its cores has their other threads too
+                if got.get(kind, 0) < wanted or (kind != "PCPU" and got.get(kind, 0) > wanted):
+                    text = f"{chain.name} gave {allocation.id} {got.get(kind, 0)} of the {wanted} {kind} of cell {cell} by number"
+                    self._violated(1, entry, text)
+        self._findings.passed(1)
 
     # -- leases -------------------------------------------------------------------------------------------------------------------------
 
@@ -242,7 +274,7 @@ def _full(now_ms: int, held: Held) -> Lease:
 def _found(name: str, before: View, view: View) -> int:
     """Use by instances that were found, or found changed, in this very report."""
     return sum(
-        held.allocation.resources.get(name, 0)
+        amounts_of(held.allocation).get(name, 0)
         for identity, held in view.held.items()
         if held.allocation.origin == "found" and before.held.get(identity) is not held
     )

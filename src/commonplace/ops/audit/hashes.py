@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from commonplace.ops.audit.wire import Build, Item
+from commonplace.ops.audit.wire import Build, HostCell, Item
 
 MODULUS = 1 << 64
 _KEY = b"commonplace/state/1"
@@ -16,7 +16,13 @@ def _number(canonical: str) -> int:
     return int(blake2b(canonical.encode(), digest_size=8, key=_KEY).hexdigest(), 16)
 
 
-def host_hash(inventory: Mapping[str, Item], traits: Iterable[str], labels: Mapping[str, str], status: str) -> int:
+def host_hash(
+    inventory: Mapping[str, Item],
+    traits: Iterable[str],
+    labels: Mapping[str, str],
+    status: str,
+    cells: Mapping[str, HostCell] = {},
+) -> int:
     """H(host part)."""
     text = "host"
     for name in sorted(inventory):
@@ -27,7 +33,23 @@ def host_hash(inventory: Mapping[str, Item], traits: Iterable[str], labels: Mapp
         text += "\nt " + trait
     for name in sorted(labels):
         text += f"\nl {len(name.encode())} {name} {labels[name]}"
+    for name in sorted(cells):
+        text += _cell(name, cells[name])
     return _number(text + "\ns " + status)
+
+
+def _cell(name: str, cell: HostCell) -> str:
+    """Lines of a cell, each after a newline."""
+    text = f"\nc {name} {cell.memory_mb} {cell.socket}\ncs {name} {cell.cpus}\ncd {name} {cell.cpus_dedicated}"
+    for threads in sorted(cell.siblings):
+        text += f"\nct {name} {threads}"
+    for size in sorted(cell.pages):
+        text += f"\ncp {name} {size} {cell.pages[size]}"
+    for one in sorted(cell.devices, key=lambda d: d.id):
+        text += f"\ncv {name} {one.id} {one.kind} {one.shares} {one.vendor} {one.product}"
+    for network in sorted(cell.networks):
+        text += f"\ncn {name} {network}"
+    return text
 
 
 def allocation_hash(identity: str, resources: _Amounts, group: str, cells: Mapping[str, _Amounts]) -> int:

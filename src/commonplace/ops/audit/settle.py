@@ -13,7 +13,7 @@ from commonplace.ops.audit.claims import Claims
 from commonplace.ops.audit.evidence import Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash
-from commonplace.ops.audit.state import Facts, Held, View, same_shape
+from commonplace.ops.audit.state import Facts, Held, View, amounts_of, same_shape
 from commonplace.ops.audit.wire import Allocation, Claim, Delta, Settled, Snapshot
 
 UNORDERED_MAX = 6
@@ -185,7 +185,7 @@ class Replay:
     def _over(self, claim: Claim) -> str:
         asked: dict[str, int] = {}
         for allocation in claim.allocations:
-            for name, amount in allocation.resources.items():
+            for name, amount in amounts_of(allocation).items():
                 asked[name] = asked.get(name, 0) + amount
         for name, amount in asked.items():
             used, capacity = self.now.used.get(name, 0), max(f.capacity(name) for f in self._facts)

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
-from commonplace.ops.audit.wire import Allocation, Delta, Item, Snapshot
+from commonplace.ops.audit.wire import Allocation, Delta, HostCell, Item, Snapshot, numbers
+
+IN_CELL = " of cell "
 
 
 class Facts(Struct, frozen=True):
@@ -15,14 +17,37 @@ class Facts(Struct, frozen=True):
     traits: frozenset[str]
     labels: Mapping[str, str]
     status: str
+    cells: Mapping[str, HostCell]
     hash: int
 
     def capacity(self, name: str) -> int:
-        """Amount of a class that may be allocated."""
+        """Amount of a class that may be allocated; of a part of a cell (`amounts_of`) what the cell has."""
+        if IN_CELL in name:
+            part, _, cell = name.partition(IN_CELL)
+            return self._part(part, self.cells[cell]) if cell in self.cells else 0
         item = self.inventory.get(name)
         if item is None:
             return 0
         return max(0, (item.total - item.reserved) * item.allocation_ratio_thousandths // 1000)
+
+    def _part(self, name: str, cell: HostCell) -> int:
+        """What a cell has of one part: a class by the host's ratio, a cpu or a device by its number."""
+        kind, _, which = name.partition(" ")
+        if kind == "cpu":
+            return int(int(which) in numbers(cell.cpus_dedicated))
+        if kind == "device":
+            return sum(device.shares for device in cell.devices if device.id == which)
+        item = self.inventory.get(name)
+        ratio = item.allocation_ratio_thousandths if item else 1000
+        if name == "VCPU":
+            return len(numbers(cell.cpus)) * ratio // 1000
+        if name == "MEMORY_MB":
+            return cell.memory_mb * ratio // 1000
+        if name == "PCPU":
+            return len(numbers(cell.cpus_dedicated))
+        if name.startswith("PAGES_"):
+            return sum(count for size, count in cell.pages.items() if f"PAGES_{size}" == name)
+        return sum(device.shares for device in cell.devices if device.kind == name)
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -52,7 +77,7 @@ class View(Struct):
         self.held[held.allocation.id] = held
         self.sum += held.hash
         used = self.used
-        for name, amount in held.allocation.resources.items():
+        for name, amount in amounts_of(held.allocation).items():
             used[name] = used.get(name, 0) + amount
 
     def drop(self, allocation: str) -> Held | None:
@@ -60,7 +85,7 @@ class View(Struct):
         held = self.held.pop(allocation, None)
         if held is not None:
             self.sum -= held.hash
-            for name, amount in held.allocation.resources.items():
+            for name, amount in amounts_of(held.allocation).items():
                 self.used[name] -= amount
         return held
 
@@ -69,9 +94,31 @@ class View(Struct):
         return View(self.facts, self.gap, dict(self.held), self.sum, dict(self.used))
 
 
+def amounts_of(allocation: Allocation) -> Mapping[str, int]:
+    """What an allocation holds: classes, parts of cells (`VCPU of cell 0`), and by number `cpu 3 of cell 0`, `device X of cell 0`."""
+    if not allocation.cells:
+        return allocation.resources
+    amounts = dict(allocation.resources)
+    for cell, parts in allocation.cells.items():
+        amounts |= {f"{name}{IN_CELL}{cell}": amount for name, amount in parts.items()}
+    return amounts | numbered(allocation)
+
+
+def numbered(allocation: Allocation) -> dict[str, int]:
+    """What an allocation holds by number: each cpu once, of each device its shares."""
+    given: dict[str, int] = {}
+    for cell, assigned in (allocation.assigned or {}).items():
+        given |= {f"cpu {cpu}{IN_CELL}{cell}": 1 for cpu in numbers(assigned.cpus)}
+        given |= {f"device {name}{IN_CELL}{cell}": shares for name, shares in assigned.devices.items()}
+    return given
+
+
 def of_snapshot(record: Snapshot, before: View | None) -> View:
     """The state a snapshot shows; `before` only saves hashing again what did not change."""
-    view = View(_facts(record.inventory, frozenset(record.traits), record.labels, record.status, before), record.gap)
+    view = View(
+        _facts(record.inventory, frozenset(record.traits), record.labels, record.status, record.cells, before),
+        record.gap,
+    )
     for allocation in record.allocations:
         view.add(hold(allocation, before))
     return view
@@ -82,12 +129,13 @@ def of_delta(record: Delta, base: View, before: View | None) -> View:
     view = base.copy()
     was = base.facts
     assert was is not None, "a base is the view of a snapshot"
-    if any(part is not None for part in (record.inventory, record.traits, record.labels, record.status)):
+    if any(part is not None for part in (record.inventory, record.traits, record.labels, record.status, record.cells)):
         view.facts = _facts(
             was.inventory if record.inventory is None else record.inventory,
             was.traits if record.traits is None else frozenset(record.traits),
             was.labels if record.labels is None else record.labels,
             was.status if record.status is None else record.status,
+            was.cells if record.cells is None else record.cells,
             before,
         )
     if record.gap is not None:
@@ -116,9 +164,16 @@ def same_shape(one: Allocation, other: Allocation) -> bool:
 
 
 def _facts(
-    inventory: Mapping[str, Item], traits: frozenset[str], labels: Mapping[str, str], status: str, before: View | None
+    inventory: Mapping[str, Item],
+    traits: frozenset[str],
+    labels: Mapping[str, str],
+    status: str,
+    cells: Mapping[str, HostCell],
+    before: View | None,
 ) -> Facts:
     known = before.facts if before else None
-    if known and (known.inventory, known.traits, known.labels, known.status) == (inventory, traits, labels, status):
+    if known and (known.inventory, known.traits, known.labels, known.status, known.cells) == (
+        inventory, traits, labels, status, cells,
+    ):  # fmt: skip
         return known
-    return Facts(inventory, traits, labels, status, host_hash(inventory, traits, labels, status))
+    return Facts(inventory, traits, labels, status, cells, host_hash(inventory, traits, labels, status, cells))

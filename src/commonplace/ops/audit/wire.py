@@ -40,6 +40,13 @@ def _written() -> int:  # a factory, because `omit_defaults` would leave a plain
     return VERSION
 
 
+CellName = Annotated[str, Meta(max_length=32, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+CpuList = Annotated[str, Meta(max_length=4096, pattern=r"\A([0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?\Z")]
+DeviceWord = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9._:@+-]*\Z")]
+Shares = Annotated[int, Meta(ge=1, le=1_000_000)]
+CPU_MAX = 4095
+
+
 class Item(Struct, frozen=True, gc=False):
     """Inventory of one class."""
 
@@ -49,6 +56,62 @@ class Item(Struct, frozen=True, gc=False):
     min_unit: Annotated[int, Meta(ge=1, le=INTEGER_MAX)] = 1
     max_unit: Integer = 0
     step_size: Annotated[int, Meta(ge=1, le=INTEGER_MAX)] = 1
+
+
+class Device(Struct, kw_only=True, frozen=True, gc=False):
+    """One device of a cell."""
+
+    id: Annotated[DeviceWord, Meta(min_length=1)]
+    kind: Upper64 = field(name="class")
+    vendor: DeviceWord = ""
+    product: DeviceWord = ""
+    shares: Shares = 1
+
+
+class HostCell(Struct, kw_only=True, frozen=True):
+    """One NUMA cell of a host."""
+
+    cpus: CpuList = ""
+    cpus_dedicated: CpuList = ""
+    siblings: Annotated[tuple[CpuList, ...], Meta(max_length=1024)] = ()
+    memory_mb: Integer = 0
+    pages: Annotated[dict[Annotated[int, Meta(ge=1, le=INTEGER_MAX)], Integer], Meta(max_length=8)] = {}
+    devices: Annotated[tuple[Device, ...], Meta(max_length=64)] = ()
+    networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    socket: Annotated[int, Meta(ge=-1, le=1024)] = -1
+
+    def __post_init__(self) -> None:
+        threads = [cpu for text in self.siblings for cpu in numbers(text)]
+        ids = [device.id for device in self.devices]
+        numbers(self.cpus), numbers(self.cpus_dedicated)
+        if len(set(threads)) < len(threads) or len(set(ids)) < len(ids):
+            raise ValueError("a thread or a device is named twice")
+        if any(d.kind in ("VCPU", "PCPU", "MEMORY_MB") or d.kind.startswith("PAGES_") for d in self.devices):
+            raise ValueError("a class that no device can be of")
+
+
+HostCells = Annotated[dict[CellName, HostCell], Meta(max_length=16)]
+
+
+def numbers(text: str) -> frozenset[int]:
+    """The cpus of a list; ValueError when one is too large or a range runs backwards."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        ends = [int(end) for end in part.split("-")]
+        if ends != sorted(ends) or ends[-1] > CPU_MAX:
+            raise ValueError(f"cpus {part[:20]}")
+        found |= set(range(ends[0], ends[-1] + 1))
+    return frozenset(found)
+
+
+class Assigned(Struct, kw_only=True, frozen=True, gc=False):
+    """What an allocation has of a cell by number."""
+
+    cpus: CpuList = ""
+    devices: Annotated[dict[DeviceWord, Shares], Meta(max_length=64)] = {}
+
+    def __post_init__(self) -> None:
+        numbers(self.cpus)
 
 
 class Allocation(Struct, kw_only=True, frozen=True, gc=False):
@@ -69,6 +132,7 @@ class Allocation(Struct, kw_only=True, frozen=True, gc=False):
     building: bool = False
     lease_ms: Millis = 0
     origin: Literal["claim", "found"] = "claim"
+    assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
 
 
 Allocations = Annotated[list[Allocation], Meta(max_length=1000)]
@@ -116,6 +180,7 @@ class Snapshot(Struct, tag="snapshot", tag_field="type", kw_only=True):
     allocations: Allocations = []
     settled: SettledList = []
     settled_omitted: Integer = 0
+    cells: HostCells = {}
 
 
 class Delta(Struct, tag="delta", tag_field="type", kw_only=True):
@@ -138,6 +203,7 @@ class Delta(Struct, tag="delta", tag_field="type", kw_only=True):
     removed: Names = []
     settled: SettledList = []
     settled_omitted: Integer = 0
+    cells: HostCells | None = None
 
 
 class Claim(Struct, tag="claim", tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +222,8 @@ class Claim(Struct, tag="claim", tag_field="type", kw_only=True, forbid_unknown_
     group_max: Limit = 0
     builds_max: Limit = 0
     instances_max: Limit = 0
+    threads: Literal["prefer", "require", "isolate"] = "prefer"
+    shares: Annotated[dict[Upper64, Shares], Meta(max_length=32)] = {}
 
 
 class Confirm(Struct, tag="confirm", tag_field="type", kw_only=True, forbid_unknown_fields=True):
