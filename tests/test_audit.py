@@ -338,6 +338,16 @@ def test_host_record_of_a_newer_version_is_neither_quarantined_nor_a_breach() ->
     assert report.figures["hosts_newer"] == 1
 
 
+def test_an_agent_of_a_newer_version_takes_a_host_over_without_a_breach() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    before = p.host().epoch
+    p.put("hosts", "h1/start", {"type": "start", "v": 2})
+    p.put("hosts", f"h1/{before}", None)
+    p.heartbeats(60_000)
+    assert not violations(p.audit())
+
+
 def test_bad_record_is_pending_within_the_grace_and_fine_once_quarantined() -> None:
     p = pool()
     at = p.put("claims", "h1", b"{")

@@ -273,6 +273,28 @@ def test_a_record_of_a_newer_version_makes_unranked_and_is_not_quarantined() -> 
     assert (state.version, state.stale) == (0, "")
 
 
+def test_a_start_record_of_a_newer_version_fences_and_its_agents_clearing_up_removes_nobody() -> None:
+    state = HostState("h")
+    log: list[tuple[bytes, bytes | None]] = [
+        (b"h/start", encode(Start(host="h"))),
+        (b"h/0", encode(snapshot(0, 1, "a"))),
+        (b"h/start", b'{"type":"start","v":2}'),
+        (b"h/0/delta", encode(delta(0, 2, 1, "b", held=("a", "b")))),  # void: of whom it fenced
+        (b"h/2", b'{"type":"snapshot","v":2}'),
+        (b"h/0", None),
+        (b"h/0/delta", None),
+    ]
+    for offset, (key, value) in enumerate(log):
+        parsed = parse_key(key)
+        assert parsed is not None
+        fold(state, parsed, offset, 0, value)
+    assert (state.epoch, state.version, state.removed, list(state.allocations)) == (2, 2, False, ["a"])
+    assert state.stale
+    fold(state, Key("h", "start", -1), 7, 0, encode(Start(host="h")))
+    fold(state, Key("h", "snapshot", 7), 8, 0, encode(snapshot(7, 1, "c")))
+    assert (state.version, state.stale, list(state.allocations)) == (0, "", ["c"])
+
+
 @pytest.mark.parametrize(("key", "value"), [
     (b"x/5", encode(snapshot(5, 1))),                # key of another host
     (b"h/7", encode(snapshot(5, 1))),                # of another epoch

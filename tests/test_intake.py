@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from commonplace.errors import BrokerUnavailable
+from commonplace.kafka import intake
 from commonplace.kafka.intake import Ceded, Gained, Intake
 from commonplace.settings import SchedulerSettings, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -158,12 +160,12 @@ class Closing:
 
 
 def test_partitions_that_come_while_it_leaves_are_not_taken_up_and_nobody_is_asked_about_them(prefix: str) -> None:
-    intake = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
-    own, closing = intake._consumer, Closing(intake)
-    intake._consumer = closing  # type: ignore[assignment]
-    intake.leave()
+    leaving = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
+    own, closing = leaving._consumer, Closing(leaving)
+    leaving._consumer = closing  # type: ignore[assignment]
+    leaving.leave()
     assert closing.asked == 0
-    assert intake.owned == set()
+    assert leaving.owned == set()
     own.close()
 
 
@@ -172,8 +174,22 @@ def test_a_group_that_refuses_while_it_leaves_does_not_stop_the_leaving(prefix: 
         def close(self) -> None:
             self.committed()
 
-    intake = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
-    own = intake._consumer
-    intake._consumer = Refusing(intake)  # type: ignore[assignment]
-    intake.leave()
+    leaving = Intake(Settings(topics=TopicsSettings(prefix=prefix)), "requests")
+    own = leaving._consumer
+    leaving._consumer = Refusing(leaving)  # type: ignore[assignment]
+    leaving.leave()
     own.close()
+
+
+def test_committed_offsets_that_nobody_tells_are_the_brokers_trouble_and_the_next_life_asks_again(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "LOOKUP_TIMEOUT_S", 1e-6)
+        member = join()
+        with pytest.raises(BrokerUnavailable):
+            until(lambda: bool(member.gained), member)
+        assert member.gained == {}
+        member.intake.leave()
+    member = join()
+    until(lambda: len(member.gained) == PARTITIONS, member)

@@ -207,10 +207,15 @@ class HostState:
         """Whether a report is one that a newer epoch or generation replaced."""
         return epoch < self.epoch or (epoch == self.epoch and (generation <= self.generation or self.removed))
 
-    def bad(self, key: Key, reason: str, newer: int, log_time_ms: int) -> str:
-        """A record under this host's key that cannot be used: stale until a good one of that key."""
+    def bad(self, key: Key, offset: int, reason: str, newer: int, log_time_ms: int) -> str:
+        """A record under this host's key that cannot be used: stale until a good one of that key.
+
+        A start record of a newer version fences all the same, or its agent's clearing up would look like the host's removal.
+        """
         if key.kind != "start" and (key.epoch < self.epoch or self.removed):
             return SUPERSEDED
+        if key.kind == "start" and newer:
+            self.start(offset, False, log_time_ms)
         self.stale, self.version = reason, newer
         if key.kind != "delta":  # deltas go on without a bad delta, but never past a bad snapshot or start record
             self.base_generation = -2
@@ -468,7 +473,7 @@ def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes
         record = Bad(reason)
     elif isinstance(record, Start):
         return state.start(offset, record.removed, log_time_ms), ""
-    return state.bad(key, record.reason, record.newer, log_time_ms), record.reason
+    return state.bad(key, offset, record.reason, record.newer, log_time_ms), record.reason
 
 
 def _shared_shape(record: Snapshot) -> Shape:

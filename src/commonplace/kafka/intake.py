@@ -42,6 +42,7 @@ class Intake:
         self._settings, self._topic, self._topic_id = settings, topic, topic_id
         self._changes: list[Gained | Ceded] = []
         self._leaving = False
+        self._unanswered: CommonplaceError | None = None
         self.owned: set[int] = set()
         self.refused = self._trouble = self._fatal = ""
         self._consumer = client.consumer(
@@ -60,10 +61,10 @@ class Intake:
         Raises `BrokerUnavailable` or `Denied` when the committed offsets can't be asked for, `CommonplaceError` when this member
         can't go on.
         """
-        try:
-            message = self._consumer.poll(0)
-        except KafkaException as e:  # of a callback
-            raise client.explained(e, self._settings) from e
+        message = self._consumer.poll(0)
+        if self._unanswered is not None:
+            unanswered, self._unanswered = self._unanswered, None
+            raise unanswered
         error = message.error() if message is not None else None
         if error is not None:
             self._broker_trouble(error)
@@ -102,7 +103,13 @@ class Intake:
         if self._leaving:
             consumer.incremental_assign([])  # nothing is asked of a broker that may be the reason why we leave
             return
-        committed = consumer.committed(partitions, timeout=LOOKUP_TIMEOUT_S) if partitions else []
+        try:
+            committed = consumer.committed(partitions, timeout=LOOKUP_TIMEOUT_S) if partitions else []
+        except KafkaException as e:
+            # for `poll` to raise: the client may turn what a callback raises into something that nobody can catch
+            self._unanswered = client.explained(e, self._settings)
+            consumer.incremental_assign([])
+            return
         self.refused = ""
         consumer.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions])
         consumer.pause(partitions)

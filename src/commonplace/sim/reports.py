@@ -58,6 +58,9 @@ class Reports:
             record = unprintable(record) or record
         wrong = record.reason if isinstance(record, Bad) else disagreement(record, host, kind, epoch, offset)
         if wrong:
+            if kind == "start" and isinstance(record, Bad) and record.newer:
+                host.start(offset, at_ms, removed=False)
+                host.blind = "an agent of a newer version started"
             if kind == "start" or (epoch >= host.epoch and not host.removed):
                 host.spoil(delta=kind == "delta", why=wrong)
                 host.note(offset)

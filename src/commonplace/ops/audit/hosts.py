@@ -63,6 +63,8 @@ class Hosts:
             if wrong:
                 record = self._intake.broken(entry, wrong)
         if isinstance(record, Broken):
+            if kind == "start" and record.newer:
+                chain.open(entry.offset)  # it fences, in every version
             if kind == "start" or epoch >= chain.epoch:
                 chain.blind = "a record that cannot be used lies between"
                 if kind == "snapshot":
