@@ -89,6 +89,35 @@ def test_a_partition_added_later_is_read_from_the_offset_named_and_a_removed_one
     assert tail.position(prefix, 0) == -1
 
 
+def test_a_captured_end_that_the_log_no_longer_has_is_not_waited_for(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.create_topic(prefix, 2)
+    write(kafka, prefix, [(p, b"x") for _ in range(3) for p in (0, 1)])
+    tail.add(prefix, 0, 0)
+    tail.add(prefix, 1, 0)
+    read_until(tail, {(prefix, 0): 3, (prefix, 1): 3})
+    captured = {(prefix, 0): 5, (prefix, 1): 3}  # offsets 3 and 4 stood there, until an election
+
+    assert tail.range(prefix, 0) == (0, 3)
+    assert tail.behind(captured) == {(prefix, 0): 5}  # asked just now: not again
+    monkeypatch.setattr("commonplace.kafka.tail.ENDS_ASKED_S", 0.0)
+    assert tail.behind(captured) == {}
+
+
+def test_an_end_that_the_log_has_is_waited_for(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commonplace.kafka.tail.ENDS_ASKED_S", 0.0)
+    kafka.create_topic(prefix, 1)
+    write(kafka, prefix, [(0, b"x")] * 4)
+    tail.add(prefix, 0, 0)
+    assert tail.behind({(prefix, 0): 4}) == {(prefix, 0): 4}
+    assert tail.behind({(prefix, 0): 9}) == {(prefix, 0): 4}
+    read_until(tail, {(prefix, 0): 4})
+    assert tail.behind({(prefix, 0): 4}) == {}
+
+
 def test_a_turn_with_nothing_to_read_ends_in_its_time(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:
     kafka.create_topic(prefix, 1)
     tail.add(prefix, 0, 0)

@@ -172,7 +172,8 @@ class Agent:
         """Read what operators say to its end, write the start records, read the hosts' past."""
         low, end = self.tail.range(self.topics.control, 0)
         self.tail.add(self.topics.control, 0, low)
-        while self.tail.position(self.topics.control, 0) < end and not self._stop():
+        ends = {(self.topics.control, 0): end}
+        while (ends := self.tail.behind(ends)) and not self._stop():
             for batch in self.tail.turn(POLL_S):
                 self._control_read(batch)
         self._do(self.keeper.begin(clock_ms()))

@@ -5,7 +5,8 @@ One consumer means one fetch session and one wait: a poll ends when any partitio
 """
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -17,6 +18,9 @@ from commonplace.settings import Settings
 
 TURN_RECORDS_MAX: Final = 1_000
 """Most records one turn takes beyond the first; a larger batch only makes the first record of it wait longer."""
+
+ENDS_ASKED_S: Final = 1.0
+"""Captured ends that are not reached are asked for again so often: a log that lost its tail has nothing up to there."""
 
 A = TypeVar("A")
 
@@ -58,6 +62,7 @@ class Tail:
         self._errors: list[CommonplaceError] = []
         self._trouble = ""
         self._lookups: Consumer | None = None
+        self._ends_asked_s = 0.0
         # the end of a partition is told as an event, because its last records may be compacted away and never come
         self._consumer = client.consumer(
             settings, required={"enable.partition.eof": True, "error_cb": self._broker_trouble}
@@ -193,6 +198,7 @@ class Tail:
     def range(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset and end of a partition, asked of the broker now. Blocks for a round trip."""
         place = TopicPartition(topic, partition)
+        self._ends_asked_s = time.monotonic()
         answer = self._answer(topic, lambda asker, timeout_s: asker.get_watermark_offsets(place, timeout=timeout_s))
         assert answer is not None
         return answer
@@ -200,6 +206,18 @@ class Tail:
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
         """The end of each partition, captured now: whatever was acknowledged before the call lies below it. Blocks."""
         return {place: self.range(*place)[1] for place in places}
+
+    def behind(self, ends: Mapping[Place, int]) -> dict[Place, int]:
+        """Those of captured ends that no position has reached. Blocks now and then, and raises what `ends` does.
+
+        An unclean election may have taken what stood below a captured end, and nothing need ever be written there again: an end beyond
+        the log's of now is brought back to that.
+        """
+        left = {place: end for place, end in ends.items() if self.position(*place) < end}
+        if not left or time.monotonic() - self._ends_asked_s < ENDS_ASKED_S:
+            return left
+        now = self.ends(left)
+        return {place: min(end, now[place]) for place, end in left.items() if self.position(*place) < now[place]}
 
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose log time is at least `time_ms`, the end when there is none. Blocks.

@@ -177,7 +177,7 @@ class Scheduler:
                 return
             self._still_the_same()
             self._receive_batches(self.tail.turn(IDLE_POLL_S))
-            behind = {place: end for place, end in behind.items() if self.tail.position(*place) < end}
+            behind = self.tail.behind(behind)
             self.figures.lag = sum(end - self.tail.position(*place) for place, end in behind.items())
         self._receive(CaughtUp())
         calm()
@@ -252,6 +252,7 @@ class Scheduler:
         if now - self._lag_ms >= LAG_INTERVAL_MS:
             self._lag_ms = now
             self.figures.lag = self.tail.lag(self.topics.hosts)
+            self._histories_cut()
             self.replica.view.write()  # else an idle replica would show the capacity that its last choice saw
 
     def _regulate(self) -> None:
@@ -272,7 +273,7 @@ class Scheduler:
         except BrokerUnavailable as e:  # what held us up: nothing can be judged before it is back
             _LOG.warning("%s", e)
             return False
-        while not self._stop() and any(self.tail.position(*place) < end for place, end in ends.items()):
+        while not self._stop() and (ends := self.tail.behind(ends)):
             self._still_the_same()
             self._receive_batches(self.tail.turn(IDLE_POLL_S))
         return True
@@ -349,6 +350,15 @@ class Scheduler:
         if end is not None and position >= end and partition in self._requests_from:
             self._receive(HistoryRead(partition))
             self._resume_requests(partition)
+
+    def _histories_cut(self) -> None:
+        """An unclean election may have taken the decisions that we wait for, and nobody but us writes more."""
+        ends = {(self.topics.decisions, partition): end for partition, end in self._histories.items()}
+        if ends:
+            behind = self.tail.behind(ends)
+            for (topic, partition), end in ends.items():
+                if (topic, partition) not in behind:
+                    self._history_step(partition, end)
 
     def _resume_requests(self, partition: int) -> None:
         self._histories.pop(partition, None)

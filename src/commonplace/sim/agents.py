@@ -136,7 +136,8 @@ class AgentProcess(Process):
         if not self.sources:
             return None
         if not self.opened:
-            if self.sources["control", 0].position < self.control_end:
+            control = self.world.topics["control"]  # which may have lost its tail since
+            if self.sources["control", 0].position < min(self.control_end, control.end(0)):
                 return None
             self._open()
         clock = self.clock()

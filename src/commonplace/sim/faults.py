@@ -7,6 +7,7 @@ from commonplace.core.hashing import MASK, to_hex
 from commonplace.core.records import Delta, Snapshot, encode
 from commonplace.sim import plan
 from commonplace.sim.members import Process
+from commonplace.sim.replicas import ENDS_ASKED_MS
 from commonplace.sim.workload import ITEMS
 from commonplace.sim.world import COMPACTED, World
 
@@ -167,6 +168,8 @@ def _truncate(world: World, fault: plan.Fault) -> bool:
                 -1
             )  # the client validates its offset against the leader's epoch, and finds it out of range
             source.owner.mark(source)
+    for process in world.processes():
+        process.wake(world.now + ENDS_ASKED_MS + 1)  # who waits for an end that it captured before asks for it again
     return True
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 REBUILD_WAIT_MS: Final = 1_000
 COMMIT_INTERVAL_MS: Final = 100
+ENDS_ASKED_MS: Final = 1_000
 SETTLE_ON_LEAVE_MS: Final = 5_000
 IDLE_TICK_MS: Final = 4_000
 CONTROL, PEERS, HOSTS, DECISIONS, REQUESTS = range(5)  # state before requests, as the shell reads
@@ -95,6 +96,8 @@ class ReplicaProcess(Process):
         for topic, partition, rank, handler in places:
             self.ends[topic, partition] = topics[topic].end(partition)
             self.follow(topic, partition, topics[topic].begin(partition), rank, handler)
+        self.started_at = {p: end for (topic, p), end in self.ends.items() if topic == "hosts"}
+        self.asked_ms = world.now
         self.wake(self.soon())
 
     def rebuild(self, why: str) -> None:
@@ -139,6 +142,8 @@ class ReplicaProcess(Process):
         if self.group_ms <= now:
             self.group_ms = NEVER
             self._group(now)
+        if self.histories:
+            self._histories_cut(now)
         busy = self.busy()
         if clock - self.tick_ms >= (self.world.config.tick_ms if busy else IDLE_TICK_MS):
             self.tick_ms = clock
@@ -176,17 +181,29 @@ class ReplicaProcess(Process):
         return bool(core.works or claims or self.histories or core.unacknowledged)
 
     def _catching_up(self, now: int) -> None:
-        sources = self.sources
-        if any(sources[place].position < end for place, end in self.ends.items()):
+        self.ends = self._behind(now, self.ends)
+        if self.ends:
             return
         self.ready = True
         positions = dict(enumerate(self.positions()))
-        ends = {p: end for (topic, p), end in self.ends.items() if topic == "hosts"}
-        self.world.checkers.serves(self.nonce, positions, ends)
+        hosts = self.world.topics["hosts"]  # which may have lost its tail since
+        self.world.checkers.serves(
+            self.nonce, positions, {p: min(end, hosts.end(p)) for p, end in self.started_at.items()}
+        )
         self.receive(CaughtUp())
         if self.world.trace is not None:
             self.world.trace.tells(self.name, f"caught up with {len(self.replica.view.rows)} hosts")
         self.wake(self.soon())
+
+    def _behind(self, now: int, ends: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        """Those of captured ends that are not reached; asked for again each second, because the log may have lost its tail."""
+        sources, topics = self.sources, self.world.topics
+        behind = {place: end for place, end in ends.items() if sources[place].position < end}
+        if behind and now - self.asked_ms >= ENDS_ASKED_MS:
+            self.asked_ms = now
+            ends = {place: min(end, topics[place[0]].end(place[1])) for place, end in behind.items()}
+            behind = {place: end for place, end in ends.items() if sources[place].position < end}
+        return behind
 
     def receive(self, event: Any) -> None:
         """Let the core take an event and do what it asks."""
@@ -361,6 +378,16 @@ class ReplicaProcess(Process):
         if requests is not None:
             requests.held = False
             self.mark(requests)
+
+    def _histories_cut(self, now: int) -> None:
+        """Decisions that are waited for may have been lost with the log's tail."""
+        if now - self.asked_ms >= ENDS_ASKED_MS:
+            self.asked_ms = now
+            for partition, end in list(self.histories.items()):
+                cut = self.world.topics["decisions"].end(partition)
+                if cut < end:
+                    self.histories[partition] = cut
+                    self._history_step(partition, self.sources["decisions", partition].position)
 
     # -- effects ------------------------------------------------------------------------------------------------------
 
