@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import weigh, weighable, with_raw
+from commonplace.core.impossible import impossible
 from commonplace.core.ranking import NEVER, Failures, closest, column_scores, counted, failures, group_full
 from commonplace.core.raw_weighers import RAW, multiplier, value_of
 from commonplace.core.records import Build, Explanation
@@ -47,7 +48,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """A request against the fleet; `refusal` says why no host was looked at."""
+    """A request against the fleet; `refusal` says why no host was looked at, `never` why none could take it whatever becomes free."""
 
     evaluated: int = 0
     passing: int = 0
@@ -57,6 +58,7 @@ class Table(Struct, frozen=True, kw_only=True):
     scale: str = "absolute"
     candidates: list[Candidate] = []
     refusal: str = ""
+    never: str = ""
 
 
 def table(view: View, catalog: Catalog, build: Build, best: int = 5) -> Table:
@@ -75,6 +77,7 @@ def table(view: View, catalog: Catalog, build: Build, best: int = 5) -> Table:
         would_fit=relaxations(view, wishes, failed),
         scale=wishes.profile.scale,
         candidates=candidates(view, wishes, passing, best),
+        never="" if passing.any() else impossible(view, wishes.ask, build),
     )
 
 

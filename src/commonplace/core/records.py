@@ -344,6 +344,9 @@ class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
 
 Result = Literal["placed", "no_valid_host", "rejected", "expired"]
 
+IMPOSSIBLE = "impossible"
+"""Reason of a `no_valid_host` that stands whatever becomes free: a host, zone, trait, class or size that the pool does not have."""
+
 
 class Position(Struct, frozen=True, gc=False):
     """Where a record stands in its topic."""

@@ -21,11 +21,13 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.group_turns import GroupTurns, standing
 from commonplace.core.hashing import digest64
 from commonplace.core.history import History, Known, Undecided
+from commonplace.core.impossible import impossible
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full
 from commonplace.core.records import (
+    IMPOSSIBLE,
     Allocation,
     Bad,
     Build,
@@ -144,7 +146,7 @@ class Replica:
         self._checked_ms = self._liveness_ms = 0
         self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
         self._staged: dict[tuple[int, bytes], Raw] = {}
-        self._explained: tuple[Any, Explanation] | None = None
+        self._explained: tuple[Any, Explanation, str] | None = None
         self._effects: list[Effect] = []
         self._handlers: dict[type, Any] = {
             HostsRead: self._hosts,
@@ -336,8 +338,8 @@ class Replica:
         ]
         found = self.view.allocations_of(again) if again else {}
         for offset, log_time_ms, request in records:
-            # the same id under another flavor is another request, on another partition perhaps: hands off what it holds
-            held = [(row, a) for row, a in found.get(request.id, ()) if a.flavor == request.flavor]
+            # the same id under another flavor or group is another request, on another partition perhaps: hands off what it holds
+            held = [(row, a) for row, a in found.get(request.id, ()) if _is_of(a, request)]
             if isinstance(request, Cancel):
                 self._cancel(partition, offset, request, held, now_ms)
             else:
@@ -585,15 +587,16 @@ class Replica:
         """No host passes, or none was won: answer with the counts per filter and the closest miss."""
         if work.state != OPEN:
             return
-        explanation = self._explanation(work)
+        explanation, never = self._explanation(work)
         for name, count in explanation.filters.items():
             self.eliminated[name] = self.eliminated.get(name, 0) + count
         counts = ", ".join(f"{count} {name}" for name, count in explanation.filters.items())
-        message = why or f"0 of {explanation.evaluated} hosts{': ' + counts if counts else ''}"
-        self._close(work, "no_valid_host", "attempts" if why else "filters", message, explanation, self._now)
+        message = why or never or f"0 of {explanation.evaluated} hosts{': ' + counts if counts else ''}"
+        reason = "attempts" if why else IMPOSSIBLE if never else "filters"
+        self._close(work, "no_valid_host", reason, message, explanation, self._now)
 
-    def _explanation(self, work: Work) -> Explanation:
-        """Why no host passes; kept until the view changes, because a full fleet refuses many requests alike."""
+    def _explanation(self, work: Work) -> tuple[Explanation, str]:
+        """Why no host passes, and why none ever could; kept until the view changes, because a full fleet refuses many requests alike."""
         view, build = self.view, work.build
         view.write()
         rules = work.ask.rules
@@ -602,8 +605,9 @@ class Replica:
         at = (work.ask, like, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
             barred = group_full(view, build.group, build.group_max)
-            self._explained = (at, explain(view, work.ask, barred, wishes))
-        return self._explained[1]
+            never = impossible(view, work.ask, build)
+            self._explained = (at, explain(view, work.ask, barred, wishes), never)
+        return self._explained[1:]
 
     def _close(
         self, work: Work, result: Result, reason: str, message: str, explanation: Explanation | None, now_ms: int
@@ -807,14 +811,14 @@ class Replica:
         work = self.works.get(request)
         if work is not None:
             held = any(slot.held is not None and slot.held.allocation == allocation.id for slot in work.slots)
-            if not held and allocation.id not in self.placer.pending and allocation.flavor == work.build.flavor:
+            if not held and allocation.id not in self.placer.pending and _is_of(allocation, work.build):
                 work.strays.append((row, allocation.id))
             return
         known = self.history.get(request)
         if known is None or known.partition not in self.parts or not self.parts[known.partition].history:
             return
         decision = decode("decisions", known.value)
-        if isinstance(decision, Bad) or decision.flavor != allocation.flavor:
+        if isinstance(decision, Bad) or (decision.flavor, decision.group) != (allocation.flavor, allocation.group):
             return  # of another request, which came with the same id on another partition
         if all(p.allocation != allocation.id for p in decision.placed):
             self.placer.counts.strays += 1
@@ -923,3 +927,10 @@ def _id_in(value: bytes | None) -> str:
         return str(msgspec.convert(found, Id))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
+
+
+def _is_of(allocation: Allocation, request: Build | Cancel) -> bool:
+    """Whether an allocation that bears a request's id may be its own: flavor and group make its key. A cancel need not name a group."""
+    if allocation.flavor != request.flavor:
+        return False
+    return allocation.group == request.group or (isinstance(request, Cancel) and not request.group)

@@ -18,7 +18,9 @@ def table(found: Table) -> list[str]:
     lines = [f"{found.passing} of {found.evaluated} hosts pass every filter"]
     if found.filters:
         lines += _filters(found)
-    if found.closest is not None and not found.passing:
+    if found.never:
+        lines.append(found.never)
+    elif found.closest is not None and not found.passing:
         lines.append(f"closest: {found.closest.host}, {render.short(found.closest)}")
     if found.would_fit:
         told = "; ".join(f"{change(one)} ({_hosts(one.hosts)})" for one in found.would_fit[:WOULD_FIT_SHOWN])

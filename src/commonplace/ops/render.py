@@ -10,7 +10,7 @@ would fit: with 14336 MB of memory, or without the traits (12 hosts)
 
 from typing import Final
 
-from commonplace.core.records import Decision, Explanation, Miss
+from commonplace.core.records import IMPOSSIBLE, Decision, Explanation, Miss
 
 UNITS: Final = {"VCPU": "vCPU", "PCPU": "pCPU", "MEMORY_MB": "MB of memory", "DISK_GB": "GB of disk"}
 """How people say the standard classes; others go by their name."""
@@ -52,6 +52,8 @@ def refusal(record: Decision) -> list[str]:
     lines += _filters(explained)
     if record.conflicts:
         lines.append(f"  {record.conflicts} of {record.attempts} claims were rejected by hosts that had changed")
+    if record.reason == IMPOSSIBLE:
+        return [*lines, record.message]
     if explained.evaluated == 0:
         lines.append("no host reports to this pool: start agents or `commonplace fleet`, see `commonplace hosts`")
     elif explained.closest is not None:

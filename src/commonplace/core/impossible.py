@@ -1,0 +1,91 @@
+"""Requests that no host of the pool could ever take, whatever becomes free: said at once, with what is nearest to what was asked.
+
+Looked at for refusals only. Hosts that are silent, stale or disabled count: they may come back.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from commonplace.core.ask import Ask
+from commonplace.core.records import Build
+from commonplace.core.rules import NO_AGGREGATES
+from commonplace.core.view import Ints, View
+
+NAMES_SHOWN = 5
+
+
+def impossible(view: View, ask: Ask, build: Build) -> str:
+    """Why no host could ever take an instance of a request: what, and what to do; "" while one could, or none is known at all."""
+    view.write()
+    if not any(not row.host.removed for row in view.by_index):
+        return ""
+    return _host(view, build) or _zone(view, ask, build) or _traits(view, ask, build) or _size(view, ask)
+
+
+def _host(view: View, build: Build) -> str:
+    row = view.rows.get(build.host)
+    if not build.host or (row is not None and not row.host.removed):
+        return ""
+    known = [row.host.name for row in view.by_index if not row.host.removed]
+    return f"no host {build.host!r} reports to this pool: {_near(build.host, known, 'see `commonplace hosts`')}"
+
+
+def _zone(view: View, ask: Ask, build: Build) -> str:
+    if not build.zone:
+        return ""
+    aggregates = ask.rules.aggregates if ask.rules is not None else NO_AGGREGATES
+    zones = {aggregates.zone(row) for row in view.by_index if not row.host.removed}
+    if build.zone in zones:
+        return ""
+    return f"no host is in zone {build.zone!r}: {_near(build.zone, zones, f'there are {_listed(zones)}')}"
+
+
+def _traits(view: View, ask: Ask, build: Build) -> str:
+    for name in ask.traits_required:
+        if name not in view.traits:
+            return f"no host has trait {name}: {_near(name, view.traits, 'see `commonplace host show`')}"
+    for names in build.traits_any_of:
+        if names and not view.traits.keys() & set(names):
+            return f"no host has any of the traits {_listed(names)}: {_near(names[0], view.traits, 'ask for one that hosts have')}"
+    return ""
+
+
+def _size(view: View, ask: Ask) -> str:
+    """A class that no host has, an amount that none takes, or amounts that none takes together."""
+    most: dict[str, Ints] = {}
+    for name, amount in ask.resources:
+        if name not in view.columns.free or not (takes := _most(view, name)).any():
+            return f"no host has any {name}: {_near(name, view.columns.free, 'see `commonplace hosts -o wide`')}"
+        most[name] = takes
+        if amount > (largest := int(takes.max())):
+            host = view.by_index[int(takes.argmax())].host.name
+            return f"no host could ever hold {amount} {name}: the largest, {host}, takes {largest}: ask for less, or add larger hosts"
+    fits = np.all([most[name] >= amount for name, amount in ask.resources], axis=0)
+    if fits.any():
+        return ""
+    lacks = np.sum([np.maximum(amount - most[name], 0) / amount for name, amount in ask.resources], axis=0)
+    nearest = int(lacks.argmin())
+    has = ", ".join(f"{int(most[name][nearest])} {name}" for name, _ in ask.resources)
+    return (
+        f"no host could ever hold all of it at once: {view.by_index[nearest].host.name} comes closest, with {has}: "
+        "ask for less, or add larger hosts"
+    )
+
+
+def _most(view: View, name: str) -> Ints:
+    """The largest amount of a class that one allocation could take of each host, were it empty."""
+    columns, n = view.columns, view.columns.rows
+    most: Ints = np.minimum(columns.capacity[name][:n], columns.unit_max[name][:n])
+    return most
+
+
+def _near(name: str, known: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = sorted(names)[:NAMES_SHOWN]
+    return ", ".join(shown) + (" …" if len(names) > len(shown) else "")
