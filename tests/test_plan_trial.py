@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from random import Random
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from commonplace.agent.shapes import parse_shape
+from commonplace.core.catalog import Catalog
 from commonplace.core.explaining import wishes_of
-from commonplace.core.records import Aggregate, Build, Decision, Flavor, Profile
+from commonplace.core.records import Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile
 from commonplace.core.resources import Inventory
-from commonplace.core.room import room
+from commonplace.core.room import divisible, room
+from commonplace.core.view import Ints, View
 from commonplace.errors import UsageError
 from commonplace.ops import plan as plans
+from commonplace.ops.capacity import capacity
 from commonplace.ops.plan_copy import Moment
 from commonplace.ops.plan_trial import Trial
 from plan_fleet import SETTINGS, Log, held, inventory
@@ -148,6 +152,44 @@ def test_division_counts_what_placing_one_by_one_fills(profile: Profile, seed: i
     counts = room(view, wishes)
     told = {row.host.name: int(counts[row.index]) for row in view.by_index if counts[row.index]}
     assert trial.fill(PLAN, 10_000).hosts == told
+
+
+CELLS = {
+    "0": HostCell(cpus="0-3", cpus_dedicated="4-7", siblings=("4,5", "6,7"), memory_mb=32_768),
+    "1": HostCell(cpus="8-11", cpus_dedicated="12-15", siblings=("12,13", "14,15"), memory_mb=32_768),
+}
+
+
+def test_cells_are_filled_as_their_ledgers_give_them() -> None:
+    log = Log()
+    ask = CellAsk(cpus_dedicated=3, memory_mb=8192)
+    log.say(replace(M1, resources={"PCPU": 3, "MEMORY_MB": 8192}, cells=(ask,)))
+    log.host("h0", {"PCPU": Inventory(total=8), "MEMORY_MB": Inventory(total=65_536)}, cells=CELLS)
+    log.host("h1", inventory(64))
+    trial = log.trial()
+    wishes = wishes_of(trial.replica.catalog, PLAN)
+    assert not isinstance(wishes, str)
+    assert not divisible(trial.replica.view, wishes)
+    assert trial.fill(PLAN, 100).hosts == {
+        "h0": 2
+    }  # one of three in each cell, though eight cpus are enough for two and more
+    assert trial.replica.placer.counts.rejected == {}
+
+
+def test_capacity_counts_cells_by_filling_and_the_rest_by_division() -> None:
+    log = Log()
+    log.say(M1, Flavor(name="cells", resources={"PCPU": 3}, cells=(CellAsk(cpus_dedicated=3),)))
+    log.host("h0", {**inventory(16), "PCPU": Inventory(total=8)}, cells=CELLS)
+    trial = log.trial()
+
+    def fill(view: View, catalog: Catalog, build: Build) -> Ints:
+        found = np.zeros(view.columns.rows, np.int64)
+        for host, count in log.trial().fill(build, 100).hosts.items():
+            found[view.rows[host].index] = count
+        return found
+
+    counted = capacity(trial.replica.view, trial.replica.catalog, fill)
+    assert {one.flavor: one.fits for one in counted.flavors} == {"m1": 4, "cells": 2}
 
 
 def test_a_plan_is_the_same_in_whatever_order_the_log_was_read() -> None:

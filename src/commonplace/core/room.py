@@ -1,7 +1,7 @@
 """How many more instances of a flavor each host has room for: the filters once, then whole-number division.
 
-Builds in progress are taken to be done, since they soon are; so their limits do not count here. Cells (`flavor.cells`) are not divided:
-who counts those places instances one by one.
+Builds in progress are taken to be done, since they soon are; so their limits do not count here. What lies on NUMA cells is not divided:
+who counts that places instances one by one.
 """
 
 import numpy as np
@@ -18,6 +18,18 @@ from commonplace.core.view import Bools, Ints, View
 
 PASSING = {"aggregate_io_ops"}
 """Filters that only count builds in progress."""
+
+
+PLAIN = {"VCPU", "MEMORY_MB", "DISK_GB"}
+"""Classes of which an instance without cells takes no certain piece."""
+
+
+def divisible(view: View, wishes: Wishes) -> bool:
+    """Whether division tells the room for a request: it asks for no cells and devices, and nothing else that hosts keep in cells."""
+    flavor = wishes.flavor
+    if flavor.cells or flavor.devices:
+        return False
+    return {name for name, _ in wishes.ask.resources} <= PLAIN or not any(row.host.cells for row in view.by_index)
 
 
 def room(view: View, wishes: Wishes) -> Ints:

@@ -16,13 +16,13 @@ from msgspec import Struct
 from commonplace.core.catalog import Catalog
 from commonplace.core.explaining import wishes_of
 from commonplace.core.records import Build, Flavor
-from commonplace.core.room import room
+from commonplace.core.room import divisible, room
 from commonplace.core.view import Bools, Ints, Row, View
 
 MB_PER_GB = 1024
 
 Count = Callable[[View, Catalog, Build], Ints]
-"""Counts what each host has room for where cells are asked for, by row."""
+"""Counts what each host has room for where division does not tell, by row."""
 
 
 class FlavorRoom(Struct, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ def _room(view: View, catalog: Catalog, flavor: Flavor, count_cells: Count) -> t
     wishes = wishes_of(catalog, build)
     if isinstance(wishes, str):
         return np.zeros(view.columns.rows, np.int64), wishes
-    return (count_cells(view, catalog, build) if flavor.cells else room(view, wishes)), ""
+    return (room(view, wishes) if divisible(view, wishes) else count_cells(view, catalog, build)), ""
 
 
 def _by(names: Sequence[str], rooms: Ints) -> dict[str, int]:

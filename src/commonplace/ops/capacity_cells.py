@@ -1,4 +1,4 @@
-"""Room for flavors with NUMA cells: no division tells it, so instances are placed one by one on a copy of the pool."""
+"""Room for flavors that lie on NUMA cells: no division tells it, so instances are placed one by one on a copy of the pool."""
 
 import numpy as np
 

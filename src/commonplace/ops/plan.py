@@ -17,7 +17,7 @@ from commonplace.core.explaining import Table, table, wishes_of
 from commonplace.core.hashing import digest64
 from commonplace.core.records import Build, Decision, encode
 from commonplace.core.replica_events import ReplicaSettings
-from commonplace.core.room import room
+from commonplace.core.room import divisible, room
 from commonplace.errors import StateChanged, UsageError
 from commonplace.ops import plan_copy, plan_drain
 from commonplace.ops.plan_copy import Copy
@@ -220,7 +220,7 @@ def _one_by_one(trial: Trial, build: Build, decision: Decision) -> str:
     if decision.result != "no_valid_host" or build.count == 1 or build.group:
         return ""
     wishes = wishes_of(trial.replica.catalog, build)
-    if isinstance(wishes, str) or wishes.flavor.cells:
+    if isinstance(wishes, str) or not divisible(trial.replica.view, wishes):
         return ""
     return f"; {min(build.count, int(room(trial.replica.view, wishes).sum()))} of them would fit one by one"
 

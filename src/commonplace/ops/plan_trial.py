@@ -154,6 +154,7 @@ class Trial:
                     inventory=state.inventory,
                     traits=tuple(state.traits),
                     labels=state.labels,
+                    cells=state.reported_cells or None,
                     status=state.status,  # type: ignore[arg-type]  # a folded report has one of the three
                 ),
                 NOW_MS,
