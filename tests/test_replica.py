@@ -6,6 +6,7 @@ import pytest
 
 from commonplace.core import replica_events as re
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
+from commonplace.core.keeper_events import Quarantine
 from commonplace.core.ledger import Bounds, Configure, Failed, Ledger, Taken
 from commonplace.core.records import (
     Allocation,
@@ -394,6 +395,16 @@ def test_an_instance_named_twice_is_refused() -> None:
     hand = Hand("h0")
     hand.request(Build(id="a", flavor="small", count=2, instances=("i", "i")))
     assert "named twice" in hand.decisions()[0].message
+
+
+def test_records_under_keys_of_no_host_are_all_put_aside_by_who_reads_them_late() -> None:
+    replica = Replica("r1", "n", 1, CLAIMS_ID, re.ReplicaSettings())
+    keys = (b"no/key/at/all", None, b"no/key/at/all", b"h0/start", b"h0/start", b"no/key/at/all")
+    rows = [(offset, 1_000, key, b"{") for offset, key in enumerate(keys)]
+    effects = replica.receive(re.HostsRead(0, rows), 1_000) + replica.receive(re.CaughtUp(), 1_000)
+    aside = sorted(effect.offset for effect in effects if isinstance(effect, Quarantine))
+    assert aside == [0, 1, 2, 4, 5]  # compaction might have taken 3 as well
+    assert replica.view.outcomes == {"applied": 0, "superseded": 1, "quarantined": 5}
 
 
 def test_a_name_that_every_ledger_would_turn_away_is_refused_at_once() -> None:

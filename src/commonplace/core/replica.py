@@ -21,6 +21,7 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.group_turns import GroupTurns, standing
 from commonplace.core.hashing import digest64
 from commonplace.core.history import History, Known, Undecided
+from commonplace.core.hosts import parse_key
 from commonplace.core.impossible import impossible
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
@@ -201,12 +202,16 @@ class Replica:
         """While catching up keep the last record of each key, as compaction would: only what is left of it is folded."""
         staged = self._staged
         for record in records:
-            if record[2] is None:
-                self._fold_hosts(partition, [record], now_ms)
-            elif staged.pop((partition, record[2]), None) is not None:
+            key = record[2]
+            # popped, so that the order stays that of the log
+            before = staged.pop((partition, key), None) if key is not None else None
+            if before is not None:
                 self.view.outcomes["superseded"] += 1
-            if record[2] is not None:
-                staged[partition, record[2]] = record  # popped before, so that the order stays that of the log
+            elif parse_key(key) is None:
+                self._fold_hosts(partition, [record], now_ms)  # of no host: nothing takes its place unseen
+                continue
+            assert key is not None
+            staged[partition, key] = record
 
     def _fold_hosts(self, partition: int, records: Sequence[Raw], now_ms: int) -> None:
         fold, settle = self.view.fold, self.placer.settle
