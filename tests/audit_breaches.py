@@ -53,6 +53,54 @@ def overcommit_by_an_allocation_that_no_entry_explains(p: Pool) -> tuple[str, in
     return "hosts", p.delta()
 
 
+@breaks(1, "past capacity: 0 + 5 of 4 PCPU of cell 0")
+def one_claim_is_larger_than_a_cell(p: Pool) -> tuple[str, int]:
+    p.celled()
+    return "hosts", p.placed_in("r-1", "a-1", "0", {"PCPU": 5}, "2-6")
+
+
+@breaks(1, "past capacity: 3 + 2 of 4 PCPU of cell 1")
+def two_claims_are_together_larger_than_a_cell(p: Pool) -> tuple[str, int]:
+    p.celled()
+    p.placed_in("r-1", "a-1", "1", {"PCPU": 3}, "8-10")
+    return "hosts", p.placed_in("r-2", "a-2", "1", {"PCPU": 2}, "10-11")
+
+
+@breaks(1, "gave a-2 cpu 3 of cell 0: 2 of 1 are used")
+def cpu_is_given_twice(p: Pool) -> tuple[str, int]:
+    p.celled()
+    p.placed_in("r-1", "a-1", "0", {"PCPU": 2}, "2-3")
+    return "hosts", p.placed_in("r-2", "a-2", "0", {"PCPU": 2}, "3-4")
+
+
+@breaks(1, "gave a-1 cpu 0 of cell 0: 1 of 0 are used")
+def shared_cpu_is_given_to_one_instance(p: Pool) -> tuple[str, int]:
+    p.celled()
+    return "hosts", p.placed_in("r-1", "a-1", "0", {"PCPU": 1}, "0")
+
+
+@breaks(1, "gave a-2 device g0 of cell 0: 5 of 4 are used")
+def device_gives_more_shares_than_it_has(p: Pool) -> tuple[str, int]:
+    p.celled()
+    p.placed_in("r-1", "a-1", "0", {"VGPU": 2}, devices={"g0": 3})
+    return "hosts", p.placed_in("r-2", "a-2", "0", {"VGPU": 2}, devices={"g0": 2})
+
+
+@breaks(1, "gave a-1 1 of the 2 PCPU of cell 0 by number")
+def fewer_cpus_are_given_than_were_claimed(p: Pool) -> tuple[str, int]:
+    p.celled()
+    return "hosts", p.placed_in("r-1", "a-1", "0", {"PCPU": 2}, "2")
+
+
+@breaks(6, "gave a-1 other cpus or devices than before")
+def restarted_agent_gives_other_cpus(p: Pool) -> tuple[str, int]:
+    p.celled()
+    p.placed_in("r-1", "a-1", "0", {"PCPU": 1}, "2")
+    p.host().held["a-1"] = p.host().held["a-1"] | {"assigned": {"0": {"cpus": "3"}}}
+    p.start()
+    return "hosts", p.snapshot()
+
+
 # --- 2: one effective decision ---------------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
-from commonplace.core.records import Allocation
+from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import AuditReport, Entry, Log, Options, check
 from commonplace.ops.audit.hashes import request_digest
@@ -34,12 +36,14 @@ class Host:
         self.held: dict[str, dict[str, Any]] = {}
         self.inventory: dict[str, dict[str, int]] = {"VCPU": {"total": 8}}
         self.traits: list[str] = []
+        self.cells: dict[str, dict[str, Any]] = {}
         self.status = "enabled"
         self.through = -1
 
     @property
     def hash(self) -> str:
-        part = host_part({n: Inventory(**i) for n, i in self.inventory.items()}, self.traits, {}, self.status)
+        cells = msgspec.convert(self.cells, dict[str, HostCell], str_keys=True)
+        part = host_part({n: Inventory(**i) for n, i in self.inventory.items()}, self.traits, {}, self.status, cells)
         return to_hex((part + sum(map(hash_of, self.held.values()))) & MASK)
 
 
@@ -97,6 +101,7 @@ class Pool:
             "inventory": h.inventory,
             "traits": h.traits,
             "status": h.status,
+            "cells": h.cells,
             "allocations": list(h.held.values()),
         }
         return self.put("hosts", f"{host}/{h.epoch}", record | change)
@@ -158,6 +163,37 @@ class Pool:
             "reason": "bad",
         }
         return self.put("quarantine", None, record)
+
+    def celled(self, host: str = "h1") -> None:
+        """The host reports two cells: two cpus shared and four dedicated in each, and a device of four shares in the first."""
+        h = self.host(host)
+        h.cells = {
+            str(n): {"cpus": f"{6 * n}-{6 * n + 1}", "cpus_dedicated": f"{6 * n + 2}-{6 * n + 5}", "memory_mb": 64}
+            for n in range(2)
+        }
+        h.cells["0"]["devices"] = [{"id": "g0", "class": "VGPU", "shares": 4}]
+        h.inventory = {"VCPU": {"total": 4}, "PCPU": {"total": 8}, "VGPU": {"total": 4}, "MEMORY_MB": {"total": 128}}
+        self.snapshot(host)
+
+    def placed_in(
+        self,
+        request: str,
+        allocation: str,
+        cell: str,
+        parts: dict[str, int],
+        cpus: str = "",
+        devices: dict[str, int] | None = None,
+    ) -> int:
+        """A request for parts of one cell, given these numbers; returns the offset of its grant."""
+        asked = {"id": allocation, "request": request, "index": 0, "resources": parts, "cells": {cell: parts}}
+        self.request(request)
+        claim = self.claim(request, allocations=[asked])
+        entries = self.take(claim)
+        given = {"cpus": cpus} | ({"devices": devices} if devices else {})
+        self.host().held[allocation]["assigned"] = {cell: given}
+        at = self.delta(settled=entries)
+        self.decide(request, (allocation, at))
+        return at
 
     # -- what a ledger does -------------------------------------------------------------------------------------------------------------
 

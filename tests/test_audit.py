@@ -289,6 +289,19 @@ def test_instances_found_and_lost_between_two_strict_grants_may_stand_in_any_ord
     clean(p)
 
 
+def test_cells_used_up_to_the_last_cpu_and_share_are_no_breach() -> None:
+    p = pool()
+    p.celled()
+    p.placed_in("r-1", "a-1", "0", {"PCPU": 3, "VGPU": 1}, "2-4", {"g0": 1})
+    p.placed_in("r-2", "a-2", "0", {"PCPU": 1, "VGPU": 3, "MEMORY_MB": 64}, "5", {"g0": 3})
+    p.placed_in("r-3", "a-3", "1", {"PCPU": 2}, "8-11")  # isolated: the other threads of its cores are its too
+    p.delta(settled=p.end("released", "a-1", p.ask("release", "r-1", "a-1")))
+    p.placed_in("r-4", "a-4", "0", {"PCPU": 1}, "2")
+    report = p.audit()
+    assert violations(report) == []
+    assert report.clean
+
+
 def test_failed_build_ends_its_allocation() -> None:
     p = pool()
     p.placed("r-1", "a-1")
@@ -419,8 +432,9 @@ def test_own_hash_digest_and_partition_are_the_published_ones() -> None:
     for vector in VECTORS["hosts"]:
         given_ = vector["given"]
         inventory = msgspec.convert(given_.get("inventory", {}), dict[str, wire.Item])
+        cells = msgspec.convert(given_.get("cells", {}), dict[str, wire.HostCell], str_keys=True)
         value = hashes.host_hash(
-            inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled")
+            inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled"), cells
         )
         assert f"{value:016x}" == vector["hash"], vector["name"]
         host[vector["name"]] = value

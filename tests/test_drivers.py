@@ -1,6 +1,7 @@
 """Drivers: what a host has, what runs on it, and what the driver says of both."""
 
 import json
+import re
 import stat
 import sys
 import time
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, StaticDriver, Up
+from commonplace.agent.fleet import drivers
 from commonplace.agent.host_driver import HostDriver
 from commonplace.agent.inventory_file import load_hosts
 from commonplace.agent.machine import HostDriverSettings, cpu_traits, measure
 from commonplace.agent.shapes import MIXES, Shape, hosts, load_shapes, parse_shape, parse_shapes
-from commonplace.core.records import Allocation
+from commonplace.core.records import Allocation, Device, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.errors import SettingsError, UsageError
 
@@ -384,12 +386,91 @@ def test_a_mix_makes_the_same_fleet_for_the_same_seed(mix: str) -> None:
     assert fleet == list(hosts(137, MIXES[mix], seed=3))
     assert fleet[0][0] == "host-00001"
     assert fleet[20][3] == {"zone": "zone-1", "rack": "rack-002"}
-    assert {inventory["VCPU"].total for _, inventory, _, _ in fleet} == {shape.vcpus for shape in MIXES[mix]}
+    assert {inventory["VCPU"].total for _, inventory, *_ in fleet} == {shape.vcpus for shape in MIXES[mix]}
+
+
+def test_a_shape_with_cells_numbers_cpus_through_and_sums_them_up() -> None:
+    shape = parse_shape("2x(2vcpux1.5+4pcpu:64gb:2gpux8):100gb*3")
+    assert shape.cells["1"] == HostCell(
+        cpus="6-7",
+        cpus_dedicated="8-11",
+        memory_mb=65536,
+        devices=tuple(Device(id=f"gpu-1-{n}", resource_class="CUSTOM_GPU", shares=8) for n in range(2)),
+        socket=1,
+    )
+    assert shape.inventory() == {
+        "VCPU": Inventory(total=4, allocation_ratio_thousandths=1500),
+        "PCPU": Inventory(total=8),
+        "MEMORY_MB": Inventory(total=131072),
+        "DISK_GB": Inventory(total=100),
+        "CUSTOM_GPU": Inventory(total=32),
+    }
+    (driver,) = list(drivers(1, parse_shapes("2x(16vcpu:64gb)")).values())
+    assert (driver.cells()["0"].cpus, driver.inventory()["VCPU"].total) == ("0-15", 32)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2x()", "2x(16vcpu)", "x(16vcpu:64gb)", "2x(16vcpu:64gb", "2x(16vcpu:64gb:gpu)", "99x(1vcpu:1gb)", "16x(300vcpu:1gb)",
+        "2x(16:64gb)",
+    ],
+)  # fmt: skip
+def test_a_shape_with_cells_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="host shape"):
+        parse_shape(text)
+
+
+CELLED = """
+[hosts.a.cells.0]
+cpus = "0-1"
+cpus_dedicated = "2-5"
+siblings = ["2,3", "4,5"]
+memory_mb = 1024
+pages = { 2048 = 256 }
+devices = [{ id = "0000:3b:00.0", vendor = "8086", product = "15b3" }, { id = "g", class = "VGPU", shares = 4 }]
+[hosts.a.inventory.VCPU]
+allocation_ratio = 4.0
+"""
+
+
+def test_cells_of_an_inventory_file_are_reported_and_what_it_leaves_out_is_their_sum(tmp_path: Path) -> None:
+    (path := tmp_path / "hosts.toml").write_text(CELLED)
+    driver = load_hosts(path)["a"].driver()
+    (cell,) = driver.cells().values()
+    assert (cell.pages, cell.siblings, cell.devices[0].resource_class) == (
+        {2048: 256},
+        ("2,3", "4,5"),
+        "CUSTOM_PCI_8086_15B3",
+    )
+    assert driver.inventory() == {
+        "VCPU": Inventory(total=2, allocation_ratio_thousandths=4000),
+        "PCPU": Inventory(total=4),
+        "MEMORY_MB": Inventory(total=1024),
+        "CUSTOM_PCI_8086_15B3": Inventory(total=1),
+        "VGPU": Inventory(total=4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[hosts.a.cells.0]\ncpu = '1'", "[hosts.a.cells.0]: unknown key 'cpu'; the nearest known is 'cpus'"),
+        ("[hosts.a.cells.0]\ncpus = '3-1'", "[hosts.a.cells.0]: cpu list '3-1'"),
+        ("[hosts.a.cells.0]\ndevices = [{ id = 'x' }]", "[hosts.a.cells.0]"),
+        ("[hosts.a.cells.0]\ncpus = '0-3'\n[hosts.a.inventory.VCPU]\ntotal = 8", "VCPU]: total 8, its cells have 4: leave the total out"),
+        ("[hosts.a.cells.'a b']\ncpus = '0-3'", "[hosts.a.cells]"),
+    ],
+)  # fmt: skip
+def test_cells_that_cannot_be_are_told_with_their_place(tmp_path: Path, text: str, says: str) -> None:
+    (path := tmp_path / "hosts.toml").write_text(text)
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        load_hosts(path)
 
 
 def test_weights_share_what_counts_leave() -> None:
     shapes = (Shape(vcpus=1, memory_mb=1, count=3), Shape(vcpus=2, memory_mb=1, weight=2), Shape(vcpus=4, memory_mb=1))
-    sizes = sorted(inventory["VCPU"].total for _, inventory, _, _ in hosts(11, shapes))
+    sizes = sorted(inventory["VCPU"].total for _, inventory, *_ in hosts(11, shapes))
     assert sizes == [1] * 3 + [2] * 5 + [4] * 3
 
 

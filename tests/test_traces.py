@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commonplace.core.records import CellAsk
 from commonplace.ops.replay.formats import FORMATS, Arrival, TraceError, read, survey
 from commonplace.ops.replay.samples import HEADERS, sample
 from commonplace.ops.replay.schedule import Arrive, Depart, events
@@ -53,11 +54,21 @@ def test_azure_2020_alive_at_the_start_arrives_at_zero(tmp_path: Path) -> None:
     assert only(tmp_path, "azure-2020", "7,9,100,8,0,-1497.0,inf").lifetime_s is None
 
 
-def test_huawei_is_by_size_and_names_what_it_leaves_out(tmp_path: Path) -> None:
+def test_huawei_keeps_cells_and_anti_affinity_and_names_what_it_leaves_out(tmp_path: Path) -> None:
     arrival = only(tmp_path, "huawei", "8,16,2,affinity,3.0,")
-    assert arrival.resources == {"VCPU": 8, "MEMORY_MB": 16384}
-    assert arrival.ignored == ("strategy affinity", "group", "numa")
+    assert (arrival.flavor, arrival.resources) == ("hw-c8-m16384-n2", {"VCPU": 8, "MEMORY_MB": 16384})
+    assert arrival.cells == (CellAsk(cpus=4, memory_mb=8192),) * 2
+    assert arrival.ignored == ("strategy affinity", "group")
     assert (arrival.group, arrival.strategy) == ("", "")
+    alone = only(tmp_path, "huawei", "8,16,1,anti-affinity,3.0,")
+    assert (alone.flavor, alone.cells) == ("hw-c8-m16384-n1", (CellAsk(cpus=8, memory_mb=16384),))
+    assert (alone.group, alone.strategy, alone.ignored) == ("hw-3.0", "anti-affinity", ())
+
+
+@pytest.mark.parametrize("row", ["7,16,2,,,", "8,16,17,,,", "8,16,-1,,,"])
+def test_huawei_cells_that_cannot_be_alike_are_refused_with_their_place(tmp_path: Path, row: str) -> None:
+    with pytest.raises(TraceError, match="line 2: column numa"):
+        only(tmp_path, "huawei", row)
 
 
 def test_csv_says_everything_in_our_own_units(tmp_path: Path) -> None:

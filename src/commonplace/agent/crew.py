@@ -36,7 +36,13 @@ class Crew:
     def specs(self) -> list[HostSpec]:
         """The hosts as their drivers describe them."""
         return [
-            HostSpec(name=name, inventory=driver.inventory(), traits=driver.traits(), labels=driver.labels())
+            HostSpec(
+                name=name,
+                inventory=driver.inventory(),
+                traits=driver.traits(),
+                labels=driver.labels(),
+                cells=driver.cells(),
+            )
             for name, driver in self._drivers.items()
         ]
 

@@ -13,7 +13,7 @@ from math import inf
 from typing import Protocol
 
 from commonplace.core.ledger import Failed, Found, Gone, Up
-from commonplace.core.records import Allocation
+from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory
 
 __all__ = ["Driver", "Event", "Failed", "Found", "Gone", "StaticDriver", "Up", "as_found"]
@@ -34,6 +34,9 @@ class Driver(Protocol):
 
     def labels(self) -> dict[str, str]:
         """Where the host stands (zone, rack …)."""
+
+    def cells(self) -> dict[str, HostCell]:
+        """NUMA cells by name, with the devices near them; empty where instances need not know."""
 
     def load(self) -> dict[str, float]:
         """Measured load; reported beside the state hash, never in it. Empty where nothing is measured."""
@@ -63,6 +66,8 @@ def as_found(allocation: Allocation) -> Found:
     return Found(
         instance=allocation.instance,
         resources=allocation.resources,
+        cells=allocation.cells,
+        assigned=allocation.assigned,
         project=allocation.project,
         user=allocation.user,
         kind=allocation.kind,
@@ -82,6 +87,7 @@ class StaticDriver:
     __slots__ = (
         "_boot_s",
         "_booting",
+        "_cells",
         "_failure_rate",
         "_found",
         "_inventory",
@@ -102,12 +108,14 @@ class StaticDriver:
         failure_rate: float = 0.0,
         seed: int = 0,
         found: Callable[[], Sequence[Found]] | None = None,
+        cells: Mapping[str, HostCell] | None = None,
     ) -> None:
         assert boot_s >= 0, f"boot_s {boot_s} is negative"
         assert 0 <= failure_rate <= 1, f"failure_rate {failure_rate} is no share"
         self._inventory = dict(inventory)
         self._traits = tuple(sorted(set(traits)))
         self._labels = dict(labels or {})
+        self._cells = dict(cells or {})
         self._boot_s = boot_s
         self._failure_rate = failure_rate
         self._seed = seed
@@ -124,6 +132,9 @@ class StaticDriver:
 
     def labels(self) -> dict[str, str]:
         return self._labels
+
+    def cells(self) -> dict[str, HostCell]:
+        return self._cells
 
     def load(self) -> dict[str, float]:
         return {}

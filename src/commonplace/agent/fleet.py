@@ -21,6 +21,6 @@ def drivers(
     """
     everyone = hosts(count and count + first - 1, shapes, seed)
     return {
-        name: StaticDriver(inventory, traits, labels, boot_s=boot_s, failure_rate=failure_rate, seed=seed)
-        for name, inventory, traits, labels in islice(everyone, first - 1, None)
+        name: StaticDriver(inventory, traits, labels, boot_s=boot_s, failure_rate=failure_rate, seed=seed, cells=cells)
+        for name, inventory, traits, labels, cells in islice(everyone, first - 1, None)
     }

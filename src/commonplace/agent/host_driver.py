@@ -13,7 +13,7 @@ import structlog
 from commonplace.agent.commands import Command, check_template, expand
 from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
 from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, measure, measured_load
-from commonplace.core.records import Allocation
+from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 
@@ -53,6 +53,9 @@ class HostDriver:
 
     def labels(self) -> dict[str, str]:
         return dict(self._settings.labels)
+
+    def cells(self) -> dict[str, HostCell]:
+        return {}  # its start command is told amounts, not which cpus
 
     def load(self) -> dict[str, float]:
         return measured_load(self._settings.disk_path)

@@ -10,6 +10,14 @@ total = 64
 reserved = 4
 allocation_ratio = 4.0                      # at most three decimals
 
+[hosts.node-1.cells.0]                      # a NUMA cell; classes that [inventory] does not name are the cells' sum
+cpus = "0-7"                                # shared (VCPU)
+cpus_dedicated = "8-15"                     # one instance has each to itself (PCPU)
+siblings = ["8,9", "10,11", "12,13", "14,15"]
+memory_mb = 65536
+pages = { 2048 = 4096 }                     # size in kB = how many
+devices = [{ id = "0000:3b:00.0", vendor = "8086", product = "1520" }]    # class CUSTOM_PCI_8086_1520 unless it names one
+
 [[hosts.node-1.found]]                      # runs already, started by somebody else
 instance = "vm-17"
 resources = { VCPU = 4, MEMORY_MB = 8192 }
@@ -25,7 +33,8 @@ from msgspec import Struct
 
 from commonplace.agent.drivers import Found, StaticDriver
 from commonplace.core.complaints import complaint
-from commonplace.core.records import ClassName, HostName, Labels, Traits
+from commonplace.core.inventory_of_cells import inventory_of
+from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 
@@ -43,6 +52,7 @@ class StaticHost(Struct, frozen=True, kw_only=True):
     traits: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     found: Callable[[], tuple[Found, ...]] | None = None
+    cells: dict[str, HostCell] = {}
 
     def driver(self, *, boot_s: float = 0.0, failure_rate: float = 0.0, seed: int = 0) -> StaticDriver:
         """A driver for this host."""
@@ -54,6 +64,7 @@ class StaticHost(Struct, frozen=True, kw_only=True):
             failure_rate=failure_rate,
             seed=seed,
             found=self.found,
+            cells=self.cells,
         )
 
 
@@ -70,16 +81,20 @@ def load_hosts(path: Path) -> dict[str, StaticHost]:
 def _host(path: Path, name: str, table: object) -> StaticHost:
     where = f"{path}: [hosts.{name}]"
     host = _table(table, where)
-    _known(host, ("inventory", "traits", "labels", "found", "found_file"), where)
+    _known(host, ("inventory", "traits", "labels", "cells", "found", "found_file"), where)
     if "found" in host and "found_file" in host:
         raise SettingsError(f"{where}: found and found_file exclude each other: keep one")
+    cells = _cells(host.get("cells"), f"{where[:-1]}.cells]")
+    derived = inventory_of(cells)
     classes = _table(host.get("inventory"), f"{where[:-1]}.inventory]")
-    if not classes:
+    if not classes and not derived:
         raise SettingsError(f"{where}: no inventory: write a table [hosts.{name}.inventory.VCPU] with a total")
     return StaticHost(
-        inventory={
+        cells=cells,
+        inventory=derived
+        | {
             _converted(class_name, ClassName, f"{where}: resource class {class_name!r}"): _inventory(
-                item, f"{where[:-1]}.inventory.{class_name}]"
+                item, f"{where[:-1]}.inventory.{class_name}]", derived.get(class_name)
             )
             for class_name, item in classes.items()
         },
@@ -92,9 +107,11 @@ def _host(path: Path, name: str, table: object) -> StaticHost:
 _INVENTORY_KEYS = ("total", "reserved", "allocation_ratio", "min_unit", "max_unit", "step_size")
 
 
-def _inventory(item: object, where: str) -> Inventory:
+def _inventory(item: object, where: str, of_cells: Inventory | None) -> Inventory:
     table = dict(_table(item, where))
     _known(table, _INVENTORY_KEYS, where)
+    if of_cells is not None and table.setdefault("total", of_cells.total) != of_cells.total:
+        raise SettingsError(f"{where}: total {table['total']!r}, its cells have {of_cells.total}: leave the total out")
     if "allocation_ratio" in table:
         try:
             table["allocation_ratio_thousandths"] = ratio_thousandths(table.pop("allocation_ratio"))
@@ -102,6 +119,30 @@ def _inventory(item: object, where: str) -> Inventory:
             raise SettingsError(f"{where}: {complaint(str(error), 'it')}") from error
     inventory: Inventory = _converted(table, Inventory, where)
     return inventory
+
+
+_CELL_KEYS = ("cpus", "cpus_dedicated", "siblings", "memory_mb", "pages", "devices", "networks", "socket")
+
+
+def _cells(tables: object, where: str) -> dict[str, HostCell]:
+    cells: dict[str, Any] = {}
+    for name, item in _table(tables, where).items():
+        here = f"{where[:-1]}.{name}]"
+        cell = dict(_table(item, here))
+        _known(cell, _CELL_KEYS, here)
+        cell["devices"] = [_device(device, f"{here}: devices") for device in cell.get("devices", ())]
+        cells[name] = _converted(cell, HostCell, here)
+    found: dict[str, HostCell] = _converted(cells, HostCells, where)
+    return found
+
+
+def _device(item: object, where: str) -> dict[str, Any]:
+    """A device, of the class that its vendor and product make where it names none."""
+    device = dict(_table(item, where))
+    _known(device, ("id", "class", "vendor", "product", "shares"), where)
+    if "class" not in device and device.get("vendor") and device.get("product"):
+        device["class"] = f"CUSTOM_PCI_{device['vendor']}_{device['product']}".upper()
+    return device
 
 
 def _found_source(path: Path, host: Mapping[str, Any], where: str) -> Callable[[], tuple[Found, ...]] | None:
@@ -195,6 +236,6 @@ def _host_name(name: str, path: Path) -> str:
 
 def _converted(value: object, kind: Any, where: str) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {complaint(str(error), 'it')}") from error

@@ -5,6 +5,8 @@ shapes separated by commas, each with its count, or with its share of `--hosts`:
 
     24vcpu:48gb:1000gb*700      700 hosts of 24 vCPU, 48 GB of memory, 1000 GB of disk
     64vcpu:256gb,128vcpu:1tb*2  two large hosts; the rest as the first
+    2x(16vcpu:64gb):1000gb      two NUMA cells of 16 vCPU and 64 GB each, and 1000 GB of disk
+    2x(8vcpu+8pcpu:64gb:4gpux8) each with 8 dedicated CPUs too, and 4 GPUs (CUSTOM_GPU) given by eighths
     mixed                       a built-in mix
 """
 
@@ -20,13 +22,16 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.core.complaints import complaint
-from commonplace.core.records import Labels, Traits
+from commonplace.core.cpu_lists import CPUS_MAX, text_of
+from commonplace.core.inventory_of_cells import inventory_of
+from commonplace.core.records import Device, HostCell, Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import UsageError
 
 HOSTS_MAX = 1_000_000
 """Most hosts in one fleet: names have five digits up to 99,999 and grow after."""
 
+CELLS_MAX = 16
 HOSTS_PER_RACK = 20
 RACKS_PER_ZONE = 50
 MEMORY_MB_PER_GB = 1024
@@ -43,6 +48,7 @@ class Shape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weight: int = 1
     traits: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    cells: dict[str, HostCell] = {}
 
     def inventory(self) -> dict[str, Inventory]:
         """The shape in standard resource classes; no disk, no DISK_GB."""
@@ -50,6 +56,7 @@ class Shape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "VCPU": Inventory(total=self.vcpus, allocation_ratio_thousandths=self.vcpu_ratio_thousandths),
             "MEMORY_MB": Inventory(total=self.memory_mb),
         }
+        classes = inventory_of(self.cells) | classes
         return classes | ({"DISK_GB": Inventory(total=self.disk_gb)} if self.disk_gb else {})
 
 
@@ -68,7 +75,7 @@ MIXES: dict[str, tuple[Shape, ...]] = {
 }
 """Built-in mixes: servers as clouds rack them; weights, not counts, so that they scale to any number of hosts."""
 
-SimulatedHost = tuple[str, dict[str, Inventory], tuple[str, ...], dict[str, str]]
+SimulatedHost = tuple[str, dict[str, Inventory], tuple[str, ...], dict[str, str], dict[str, HostCell]]
 
 
 def parse_shapes(spec: str) -> tuple[Shape, ...]:
@@ -89,6 +96,8 @@ def parse_shape(text: str) -> Shape:
     """Read `24vcpu:48gb[:1000gb][*700]`; `24vcpux4` oversubscribes CPUs four times."""
     whole = _COUNT.match(text.strip().lower())
     assert whole is not None  # every line matches: both parts may be anything or nothing
+    if "(" in text:
+        return _celled(whole["amounts"], int(whole["count"] or 0), text)
     parts = whole["amounts"].split(":")
     vcpus = _VCPUS.match(parts[0])
     if vcpus is None or len(parts) not in (2, 3):
@@ -105,6 +114,56 @@ def parse_shape(text: str) -> Shape:
         disk_gb=_megabytes(parts[2], text, "disk") // MEMORY_MB_PER_GB if len(parts) == 3 else 0,
         vcpu_ratio_thousandths=ratio,
         count=int(whole["count"] or 0),
+    )
+
+
+_CELLED = re.compile(r"^(?P<cells>[1-9][0-9]?)x\((?P<cell>[^()]*)\)(?::(?P<disk>[^:]*))?$")
+_CPUS = re.compile(
+    r"^(?:(?P<vcpus>[1-9][0-9]{0,3})vcpus?(?:x(?P<ratio>[0-9.]{1,8}))?)?\+?(?:(?P<pcpus>[1-9][0-9]{0,3})pcpus?)?$"
+)
+_GPUS = re.compile(r"^(?P<gpus>[1-9][0-9]?)gpus?(?:x(?P<shares>[1-9][0-9]{0,3}))?$")
+
+
+def _celled(amounts: str, count: int, text: str) -> Shape:
+    """Read `2x(8vcpu+8pcpu:64gb:4gpux8):1000gb`: cells alike, cpus numbered through, dedicated ones after the shared ones of each."""
+    whole = _CELLED.match(amounts)
+    parts = whole["cell"].split(":") if whole else []
+    cpus = _CPUS.match(parts[0]) if len(parts) in (2, 3) and parts[0] else None
+    gpus = _GPUS.match(parts[2]) if len(parts) == 3 else None
+    if whole is None or cpus is None or (len(parts) == 3 and gpus is None):
+        form = "CELLSx(VCPUS[+PCPUS]:MEMORY[:GPUS])[:DISK], as in 2x(16vcpu:64gb) or 2x(8vcpu+8pcpu:64gb:4gpux8)"
+        raise UsageError(f"host shape {text!r}: write {form}")
+    try:
+        ratio = ratio_thousandths(cpus["ratio"] or 1)
+    except ValueError as error:
+        raise UsageError(f"host shape {text!r}: {error}") from error
+    number, shared, dedicated = int(whole["cells"]), int(cpus["vcpus"] or 0), int(cpus["pcpus"] or 0)
+    if number > CELLS_MAX or number * (shared + dedicated) > CPUS_MAX:
+        raise UsageError(f"host shape {text!r}: at most {CELLS_MAX} cells and {CPUS_MAX} cpus in all")
+    memory_mb = _megabytes(parts[1], text, "memory")
+    cells = {}
+    for index in range(number):
+        first = index * (shared + dedicated)
+        devices = range(int(gpus["gpus"])) if gpus else ()
+        cells[str(index)] = HostCell(
+            cpus=text_of(range(first, first + shared)),
+            cpus_dedicated=text_of(range(first + shared, first + shared + dedicated)),
+            memory_mb=memory_mb,
+            devices=tuple(
+                Device(
+                    id=f"gpu-{index}-{n}", resource_class="CUSTOM_GPU", shares=int(gpus["shares"] or 1) if gpus else 1
+                )
+                for n in devices
+            ),
+            socket=index,
+        )
+    return Shape(
+        vcpus=number * shared,
+        memory_mb=number * memory_mb,
+        disk_gb=_megabytes(whole["disk"], text, "disk") // MEMORY_MB_PER_GB if whole["disk"] else 0,
+        vcpu_ratio_thousandths=ratio,
+        count=count,
+        cells=cells,
     )
 
 
@@ -190,7 +249,7 @@ def _shape(row: object, where: str) -> Shape:
 
 
 def hosts(n: int, shapes: tuple[Shape, ...], seed: int = 0) -> Iterator[SimulatedHost]:
-    """`n` simulated hosts, (name, inventory, traits, labels) each: the same for the same arguments.
+    """`n` simulated hosts, (name, inventory, traits, labels, cells) each: the same for the same arguments.
 
     Counted shapes come as counted, the rest by weight, all in seeded order, so that a rack holds a mix. `n` 0 takes the
     counts as they stand. UsageError when counts and `n` disagree.
@@ -201,7 +260,7 @@ def hosts(n: int, shapes: tuple[Shape, ...], seed: int = 0) -> Iterator[Simulate
     for number, index in enumerate(plan, 1):
         rack, zone = _place(number)
         labels = {"zone": f"zone-{zone}", "rack": f"rack-{rack:03}"} | shapes[index].labels
-        yield f"host-{number:05}", inventories[index], shapes[index].traits, labels
+        yield f"host-{number:05}", inventories[index], shapes[index].traits, labels, shapes[index].cells
 
 
 def _place(number: int) -> tuple[int, int]:

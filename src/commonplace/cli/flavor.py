@@ -1,6 +1,7 @@
 """`commonplace flavor`: set, list, delete."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +23,9 @@ app = typer.Typer(
 
 
 @app.command(
-    "set", epilog="\b\nExample:\n  commonplace flavor set gpu.large --vcpus 8 --memory-mb 32768 --resource VGPU=1"
+    "set",
+    epilog="\b\nExamples:\n  commonplace flavor set gpu.large --vcpus 8 --memory-mb 32768 --resource VGPU=1\n"
+    "  commonplace flavor set numa.gpu --cell cpus_dedicated=4,memory_mb=16384 --device CUSTOM_GPU=1,policy=required",
 )
 def set_flavor(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor's name.")],
@@ -39,23 +42,42 @@ def set_flavor(
     extra_spec: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="What hosts or aggregates must say; repeatable.")
     ] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=N,…",
+            help="A NUMA cell: cpus, cpus_dedicated, memory_mb, page_kb, threads=prefer|require|isolate; repeatable.",
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=N[,…]",
+            help="Devices: how many, shares=N of each, policy=required|preferred|legacy|socket beside its cells; repeatable.",
+        ),
+    ] = None,
 ) -> None:
-    """Create a flavor in the pool, or replace it whole."""
+    """Create a flavor in the pool, or replace it whole. What cells and devices take is added to its resources where these name less."""
     from commonplace.core.ask import PROFILES
     from commonplace.kafka import client, control
 
     settings = common.settings()
     common_classes = {"VCPU": vcpus, "MEMORY_MB": memory_mb, "DISK_GB": disk_gb}
+    cells, devices = [_cell(text) for text in cell or ()], [_device(text) for text in device or ()]
     record = {
         "type": "flavor",
         "name": name,
-        "resources": {k: v for k, v in common_classes.items() if v} | dict(map(_resource, resource or [])),
+        "resources": _parts(cells, devices)
+        | {k: v for k, v in common_classes.items() if v}
+        | dict(map(_resource, resource or [])),
         "traits_required": trait or [],
         "traits_forbidden": forbid or [],
         "pool": settings.topics.pool,
         "profile": profile,
         "spread": spread,
         "extra_specs": pairs("--extra-spec", extra_spec),
+        "cells": cells,
+        "devices": devices,
     }
     flavor = _checked(record)
     client.require_broker(settings)
@@ -79,7 +101,8 @@ def list_flavors() -> None:
     settings = common.settings()
     client.require_broker(settings)
     rows = sorted(control.flavors(settings).values(), key=lambda flavor: flavor.name)
-    wide = [Column(key, wide=True) for key in ("profile", "traits_required", "traits_forbidden", "extra_specs")]
+    rarer = ("profile", "traits_required", "traits_forbidden", "extra_specs", "cells", "devices")
+    wide = [Column(key, wide=True) for key in rarer]
     emit(rows, columns=["name", "resources", "pool", "spread", *wide])
 
 
@@ -98,20 +121,66 @@ def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor'
     say(f"flavor {name} deleted")
 
 
-def _resource(text: str) -> tuple[str, int]:
+def _resource(text: str, option: str = "--resource") -> tuple[str, int]:
     name, _, amount = text.partition("=")
     if not name or not amount.isascii() or not amount.isdigit():
-        raise UsageError(f"--resource {text}: must be CLASS=N, as in VGPU=1")
+        raise UsageError(f"{option} {text}: must be CLASS=N, as in VGPU=1")
     return name, int(amount)
+
+
+CELL_KEYS = ("cpus", "cpus_dedicated", "memory_mb", "page_kb", "threads")
+CLASSES = {"cpus": "VCPU", "cpus_dedicated": "PCPU", "memory_mb": "MEMORY_MB"}
+
+
+def _terms(option: str, text: str, keys: Sequence[str]) -> dict[str, object]:
+    """KEY=VALUE pairs separated by commas: whole numbers, or words where the key takes them."""
+    terms: dict[str, object] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in keys or not value:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"write KEY=VALUE with {', '.join(keys)}"
+            raise UsageError(f"{option} {text}: {part!r}: {hint}")
+        terms[key] = int(value) if value.removeprefix("-").isascii() and value.removeprefix("-").isdigit() else value
+    return terms
+
+
+def _cell(text: str) -> dict[str, object]:
+    return _terms("--cell", text, CELL_KEYS)
+
+
+def _device(text: str) -> dict[str, object]:
+    head, _, rest = text.partition(",")
+    resource_class, count = _resource(head, "--device")
+    more = _terms("--device", rest, ("shares", "policy")) if rest else {}
+    return {"class": resource_class, "count": count, **more}
+
+
+def _parts(cells: Sequence[Mapping[str, object]], devices: Sequence[Mapping[str, object]]) -> dict[str, int]:
+    """What cells and devices take together, by class."""
+    total: dict[str, int] = {}
+    for cell in cells:
+        for key, name in CLASSES.items():
+            if isinstance(amount := cell.get(key), int):
+                total[name] = total.get(name, 0) + amount
+    for one in devices:
+        count, shares = one["count"], one.get("shares", 1)
+        if isinstance(count, int) and isinstance(shares, int):
+            total[str(one["class"])] = total.get(str(one["class"]), 0) + count * shares
+    return total
 
 
 def _checked(record: dict[str, object]) -> "Flavor":
     """The flavor, if it keeps the wire's bounds."""
     import msgspec
 
+    from commonplace.core.laying import misuse
     from commonplace.core.records import Flavor
 
     try:
-        return msgspec.convert(record, Flavor)
+        flavor = msgspec.convert(record, Flavor)
     except msgspec.ValidationError as e:
         raise UsageError(f"flavor {record['name']!r}: {complaint(str(e))}") from e
+    if why := misuse(flavor):
+        raise UsageError(f"flavor {record['name']!r}: {why}")
+    return flavor

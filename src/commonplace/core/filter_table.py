@@ -11,6 +11,7 @@ from collections.abc import Collection
 from commonplace.core import aggregate_filters as of_aggregates
 from commonplace.core import request_filters as of_requests
 from commonplace.core.filters import FILTERS
+from commonplace.core.laying import asks_cells
 from commonplace.core.rules import Filter, Wishes
 
 ALWAYS: tuple[Filter, ...] = (
@@ -20,11 +21,7 @@ ALWAYS: tuple[Filter, ...] = (
     Filter("member_of", of_requests.member_of, lambda w: w.build.member_of),
     Filter("traits_any_of", of_requests.traits_any_of, lambda w: w.build.traits_any_of),
     Filter("spread_over", of_requests.spread_over, lambda w: w.build.max_skew),
-    Filter(
-        "numa_topology",
-        of_requests.numa_topology,
-        lambda w: w.flavor.cells or w.flavor.devices or "PCPU" in w.flavor.resources,
-    ),
+    Filter("numa_topology", of_requests.numa_topology, lambda w: asks_cells(w.flavor)),
 )
 """Asked under every profile: a request that names these means them."""
 

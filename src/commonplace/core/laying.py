@@ -16,6 +16,11 @@ from commonplace.core.resources import RATIO_SCALE, Resources
 _KB = 1024
 
 
+def asks_cells(flavor: Flavor) -> bool:
+    """Whether a flavor asks for cells, devices or dedicated cpus, so that a host's sums do not say whether it fits."""
+    return bool(flavor.cells or flavor.devices or DEDICATED in flavor.resources)
+
+
 class Wanted(Struct, frozen=True):
     """Devices of one class, counted in shares: of each device `shares`, 0: as many as it has."""
 

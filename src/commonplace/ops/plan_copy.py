@@ -95,7 +95,7 @@ class Copy:
     def _report(self, name: str, shape: Shape) -> None:
         epoch = self._say(name, start_key(name), encode(Start(host=name)))
         inventory, traits = shape.inventory(), tuple(sorted(set(shape.traits)))
-        part = hashing.host_part(inventory, traits, shape.labels, "enabled")
+        part = hashing.host_part(inventory, traits, shape.labels, "enabled", shape.cells)
         report = Snapshot(
             host=name,
             epoch=epoch,
@@ -106,6 +106,7 @@ class Copy:
             inventory=inventory,
             traits=traits,
             labels=shape.labels,
+            cells=shape.cells,
         )
         self._say(name, snapshot_key(name, epoch), encode(report))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from commonplace.core.records import CellAsk
 from commonplace.core.resources import AMOUNT_MAX
 from commonplace.errors import UsageError
 
@@ -25,6 +26,7 @@ FLAVORS_MAX = 512
 ROWS_MAX = 10_000_000
 """Most rows replayed: ids are kept to refuse a second use, some 100 bytes each."""
 
+CELLS_MAX = 16
 SECONDS_PER_DAY = 86_400
 
 
@@ -47,6 +49,7 @@ class Arrival(Struct, frozen=True, kw_only=True, gc=False):
     project: str = ""
     group: str = ""
     strategy: str = ""
+    cells: tuple[CellAsk, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -151,16 +154,30 @@ def _azure_2020(row: Row) -> Arrival:
 
 def _huawei(row: Row) -> Arrival:
     resources = {"VCPU": row.amount("flavor_vcpus"), "MEMORY_MB": row.amount("flavor_ram", 1024)}
-    wants = [f"strategy {row.text('strategy')}"] if row.text("strategy") else []
-    wants += [column for column in ("group", "domain") if row.text(column)]
-    wants += ["numa"] if row.text("numa") not in ("", "0", "1") else []
+    cells, strategy = _numa(row, resources), row.text("strategy")
+    kept = strategy in STRATEGIES and bool(row.text("group"))
+    wants = [f"strategy {strategy}"] if strategy and not kept else []
+    wants += [column for column in ("group", "domain") if row.text(column) and not (kept and column == "group")]
     return Arrival(
         id=str(row.line - 1),
         at_s=float(row.line - 2),  # the trace has an order and no times: one a second
-        flavor=shape_name("hw", resources),
+        flavor=shape_name("hw", resources) + (f"-n{len(cells)}" if cells else ""),
         resources=resources,
+        group=f"hw-{row.text('group')}" if kept else "",
+        strategy=strategy if kept else "",
+        cells=cells,
         ignored=tuple(wants),
     )
+
+
+def _numa(row: Row, resources: Mapping[str, int]) -> tuple[CellAsk, ...]:
+    """As many cells as the row says, alike; what does not divide is rounded up in each and refused in sum, so it is an error."""
+    if row.text("numa") in ("", "0"):
+        return ()
+    number = row.amount("numa")
+    if number > CELLS_MAX or any(amount % number for amount in resources.values()):
+        raise row.error("numa", f"{row.text('numa')!r} cells: at most {CELLS_MAX}, and vcpus and ram must divide by it")
+    return (CellAsk(cpus=resources["VCPU"] // number, memory_mb=resources["MEMORY_MB"] // number),) * number
 
 
 STRATEGIES = ("anti-affinity",)
@@ -207,7 +224,7 @@ FORMATS: Mapping[str, Format] = {
     "huawei": Format(
         required=("flavor_vcpus", "flavor_ram", "numa", "strategy", "group", "domain"),
         arrival=_huawei,
-        host_shape="128vcpu:384gb",
+        host_shape="2x(64vcpu:192gb)",
     ),
     "csv": Format(
         required=("id", "arrival", "vcpus", "memory"),
@@ -309,6 +326,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     first_s: float
     last_s: float
     flavors: dict[str, dict[str, int]]
+    cells: dict[str, tuple[CellAsk, ...]]
     requested: Counter[str]
     ignored: Counter[str]
 
@@ -316,6 +334,7 @@ class Survey(Struct, frozen=True, kw_only=True):
 def survey(path: Path, form: str, limit: int = 0) -> Survey:
     """Read a trace once through: its flavors, its length, and every error in it before a request is sent."""
     flavors: dict[str, dict[str, int]] = {}
+    cells: dict[str, tuple[CellAsk, ...]] = {}
     requested: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     ids: set[str] = set()
@@ -329,9 +348,19 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
         ids.add(arrival.id)
         if len(ids) < number:
             raise TraceError(f"{path}: VM {arrival.id}: the id is used twice")
+        if arrival.cells:
+            cells[arrival.flavor] = arrival.cells
         requested[arrival.flavor] += 1
         ignored.update(arrival.ignored)
         first, last = (first if number > 1 else arrival.at_s), arrival.at_s
     if not ids:
         raise TraceError(f"{path}: no rows below the header: nothing to replay")
-    return Survey(arrivals=len(ids), first_s=first, last_s=last, flavors=flavors, requested=requested, ignored=ignored)
+    return Survey(
+        arrivals=len(ids),
+        first_s=first,
+        last_s=last,
+        flavors=flavors,
+        cells=cells,
+        requested=requested,
+        ignored=ignored,
+    )

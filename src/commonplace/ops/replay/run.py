@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from commonplace.agent.shapes import parse_shapes
 from commonplace.core.ask import PROFILES
 from commonplace.core.records import Flavor
 from commonplace.errors import NotReady, UsageError
@@ -64,7 +65,10 @@ def replay(plan: Plan, progress: Progress = lambda stage, book, total: None) -> 
     trace = survey(plan.path, plan.form, plan.limit)
     _require_profile(plan)
     progress("starting", None, trace.arrivals)
-    with _system(plan, _flavors(plan, trace)) as (settings, check):
+    cells = bool(trace.cells) and _has_cells(plan)
+    if trace.cells and not cells:
+        trace.ignored["numa"] = sum(trace.requested[name] for name in trace.cells)
+    with _system(plan, _flavors(plan, trace, cells)) as (settings, check):
         return _replay_on(plan, trace, settings, check, progress)
 
 
@@ -129,13 +133,25 @@ def _system(plan: Plan, flavors: list[Flavor]) -> Iterator[tuple[Settings, Calla
         yield stack.settings, stack.check
 
 
-def _flavors(plan: Plan, trace: Survey) -> list[Flavor]:
+def _has_cells(plan: Plan) -> bool:
+    """Whether any host of the system reports NUMA cells: where none does, a trace's cells would fit nowhere."""
+    if plan.hosts:
+        return any(shape.cells for shape in parse_shapes(plan.shape or FORMATS[plan.form].host_shape))
+    return any(host.reported_cells for host in fleet.read_hosts(plan.settings))
+
+
+def _flavors(plan: Plan, trace: Survey, cells: bool) -> list[Flavor]:
     """The trace's shapes as flavors. Each is spread over as many keys as there are partitions: traces have one flavor
     that is half of all requests, and one key would leave it to one replica."""
     topics = plan.settings.topics
     return [
         Flavor(
-            name=name, resources=resources, pool=topics.pool, profile=plan.profile, spread=topics.requests_partitions
+            name=name,
+            resources=resources,
+            pool=topics.pool,
+            profile=plan.profile,
+            spread=topics.requests_partitions,
+            cells=trace.cells.get(name, ()) if cells else (),
         )
         for name, resources in sorted(trace.flavors.items())
     ]

@@ -43,7 +43,7 @@ def _azure_2020(rng: random.Random, number: int, now: int, vcpus: int, memory_gb
 
 def _huawei(rng: random.Random, number: int, now: int, vcpus: int, memory_gb: int) -> str:
     group = rng.choice(("", f"affinity,{number // 4}.0,", f"fault_domain,{number // 4}.0,1.0"))
-    return f"{vcpus},{memory_gb},{rng.choice((1, 2))},{group or ',,'}"
+    return f"{vcpus},{memory_gb},{rng.choice((1, 2)) if vcpus > 1 else 1},{group or ',,'}"
 
 
 def _csv(rng: random.Random, number: int, now: int, vcpus: int, memory_gb: int) -> str:
