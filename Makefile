@@ -1,6 +1,6 @@
 # Every target sets up what it needs; the second run finds it made.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos fuzz bench lint format clean
+.PHONY: help demo test sim chaos fuzz bench lint format clean
 
 venv := .venv
 stamp := $(venv)/.made
@@ -11,6 +11,7 @@ TESTS ?= tests
 WORKERS ?= 3
 PYTEST_FLAGS ?=
 MINUTES ?= 10
+SCHEDULES ?= 10000
 FORM ?= csv
 
 help:  ## what there is
@@ -21,6 +22,10 @@ demo: $(stamp)  ## a fleet fills up: broker, hosts, replicas and load on this ma
 
 test: $(stamp)  ## all tests; the summary says which broker they ran on
 	$(run)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS) $(TESTS)
+
+# 10,000 schedules take three to four minutes on two cores.
+sim: $(stamp)  ## SCHEDULES of the simulated world on seeds never run before: SCHEDULES=10000, or SEEDS=1..500
+	$(run)commonplace sim run $(if $(SEEDS),--seeds $(SEEDS),--schedules $(SCHEDULES)) --profile $(or $(PROFILE),mixed)
 
 chaos: $(stamp)  ## faults on real processes: MINUTES=20 SEED=7 TRACE=vms.csv.gz FORM=azure-v1
 	PYTHONPATH=tests $(run)python -m chaos_real run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \

@@ -1,6 +1,7 @@
 """The simulated world: the same seed is the same world, every fault occurs, every checker is fed, and what fails can be shortened."""
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from commonplace.sim import faults, plan
 from commonplace.sim.batch import Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.decoding import changed, remembered
-from commonplace.sim.draw import ON_RECORDS, PROFILES, draw
+from commonplace.sim.draw import MIXED, ON_RECORDS, PROFILES, draw
 from commonplace.sim.run import run, run_seed
 from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
@@ -32,7 +33,15 @@ DIGESTS = (
 )
 NEEDS = "import msgspec, numpy, confluent_kafka"
 
+
+def known_bad() -> list[tuple[str, int]]:
+    """Seeds that once failed: profile and seed stand first on each line, then what it was."""
+    lines = (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    return [(words[0], int(words[1])) for line in lines if (words := line.split()) and not line.startswith("#")]
+
+
 REGRESSION = [
+    *((profile, seed, seed) for profile, seed in known_bad()),
     ("swarm", 1, 60),
     ("agents", 1, 20),
     ("takeover", 1, 20),
@@ -63,7 +72,10 @@ def newer_pythons() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def tallies() -> dict[str, Tally]:
     """The regression list, run once for all that look at it."""
-    return {profile: run_range(first, last, profile) for profile, first, last in REGRESSION}
+    found: dict[str, Tally] = {}
+    for profile, first, last in REGRESSION:
+        found.setdefault(profile, Tally()).add(run_range(first, last, profile))
+    return found
 
 
 # --- determinism ---------------------------------------------------------------------------------------------------------
@@ -263,6 +275,21 @@ def test_sim_run_prints_figures_and_ends_with_0() -> None:
     assert '"failures": []' in answer.stdout
 
 
+def test_sim_run_on_fresh_seeds_prints_them_and_others_each_time() -> None:
+    answers = [cli("sim", "run", "--schedules", "2", "--profile", "mixed", "-o", "json") for _ in range(2)]
+    seeds = [json.loads(answer.stdout)["seeds"] for answer in answers]
+    assert [f"seeds {said}" in answer.stderr for said, answer in zip(seeds, answers, strict=True)] == [True, True]
+    assert seeds[0] != seeds[1]
+    first, last = map(int, seeds[0].split(".."))
+    assert last == first + 1
+
+
+def test_mixed_seeds_come_from_every_profile_and_half_of_them_from_the_swarm() -> None:
+    drawn = Counter(draw(seed, MIXED).profile for seed in range(1, 101))
+    assert drawn == {"swarm": 50, **dict.fromkeys(PROFILES[1:], 10)}
+    assert draw(7, MIXED) == draw(7, "swarm")
+
+
 def test_sim_show_tells_a_seed_line_by_line() -> None:
     answer = cli("sim", "show", "1", "--profile", "calm")
     assert answer.returncode == 0, answer.stderr
@@ -281,6 +308,7 @@ def test_sim_shrink_of_a_good_seed_says_that_there_is_nothing_to_shrink() -> Non
     [
         (("run", "--seeds", "9..1"), "A ≤ B"),
         (("run", "--profile", "wild"), "swarm"),
+        (("run", "--seeds", "1..2", "--schedules", "2"), "one of them"),
         (("show", "no-such-file"), "neither a seed nor a file"),
     ],
 )

@@ -22,7 +22,9 @@ app = typer.Typer(
     epilog="\b\nExamples:\n  commonplace sim run --seeds 1..10000\n  commonplace sim show 4711 | less",
 )
 
-PROFILES = "swarm|calm|compaction|takeover|agents|clocks"
+PROFILES = "swarm|calm|compaction|takeover|agents|clocks|mixed"
+FRESH_SEEDS = 10**12
+"""Seeds that `--schedules` draws from: whoever runs it twice runs other schedules."""
 SHOWN = 10
 Profile = Annotated[str, typer.Option(metavar=PROFILES, help="Which faults are drawn.")]
 
@@ -33,10 +35,16 @@ def sim() -> None:
 
 
 @app.command(
-    epilog="\b\nExample:\n  commonplace sim run --seeds 1..10000\nExit code 8 when a seed fails: `sim show` tells its story."
+    epilog="\\b\\nExamples:\\n  commonplace sim run --seeds 1..10000\\n  commonplace sim run --schedules 10000 --profile mixed\\n"
+    "Exit code 8 when a seed fails: `sim show` tells its story."
 )
 def run(
-    seeds: Annotated[str, typer.Option(metavar="A..B", help="The schedules to run, both ends included.")] = "1..1000",
+    seeds: Annotated[
+        str, typer.Option(metavar="A..B", help="The schedules to run, both ends included; 1..1000 if nothing is said.")
+    ] = "",
+    schedules: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Instead: so many on seeds never run before, which are printed.")
+    ] = 0,
     jobs: Annotated[
         int, typer.Option(min=0, max=1024, metavar="N", help="Processes at once; 0: as many as cores.")
     ] = 0,
@@ -45,7 +53,9 @@ def run(
     """Run a range of schedules and check the invariants of each."""
     from commonplace.sim.batch import cores, run_seeds, to_dict
 
-    first, last = _range(seeds)
+    if seeds and schedules:
+        raise UsageError("--seeds and --schedules: give one of them")
+    first, last = _fresh(schedules) if schedules else _range(seeds or "1..1000")
     started = time.monotonic()
     with _progress(last - first + 1) as progress:
         tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress)
@@ -160,11 +170,21 @@ def _range(seeds: str) -> tuple[int, int]:
     return first, last
 
 
+def _fresh(schedules: int) -> tuple[int, int]:
+    """So many seeds from one that chance draws."""
+    import secrets
+
+    first = 1 + secrets.randbelow(FRESH_SEEDS)
+    say(f"seeds {first}..{first + schedules - 1}")
+    return first, first + schedules - 1
+
+
 def _profile(profile: str) -> str:
+    from commonplace.sim.draw import MIXED
     from commonplace.sim.draw import PROFILES as KNOWN
 
-    if profile not in KNOWN:
-        raise UsageError(f"--profile {profile}: must be one of {', '.join(KNOWN)}")
+    if profile not in (*KNOWN, MIXED):
+        raise UsageError(f"--profile {profile}: must be one of {', '.join((*KNOWN, MIXED))}")
     return profile
 
 

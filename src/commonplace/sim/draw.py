@@ -24,6 +24,8 @@ from commonplace.sim.plan import (
 )
 
 PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks")
+MIXED: Final = "mixed"
+"""Every second seed of the swarm, the others of the other profiles in turn."""
 T = TypeVar("T")
 
 
@@ -84,6 +86,8 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
 
 def draw(seed: int, profile: str = "swarm") -> Schedule:
     """The schedule of a seed."""
+    if profile == MIXED:
+        profile = PROFILES[0] if seed % 2 else PROFILES[1 + seed // 2 % (len(PROFILES) - 1)]
     dice = Dice(seed, profile)
     config = _config(dice, profile)
     sleeper = profile in ("swarm", "compaction") and dice.chance(30)
