@@ -192,6 +192,19 @@ def test_capacity_counts_cells_by_filling_and_the_rest_by_division() -> None:
     assert {one.flavor: one.fits for one in counted.flavors} == {"m1": 4, "cells": 2}
 
 
+def test_capacity_says_what_runs_out_first() -> None:
+    log = Log()
+    log.say(M1, Profile(name="default", weighers={"cpu": 1.0}, instances_max=3))
+    log.host("cpus", inventory(8))
+    log.host("memory", inventory(64, 16_384))
+    log.host("limit", inventory(64))
+    log.host("full", inventory(3))
+    trial = log.trial()
+    (found,) = capacity(trial.replica.view, trial.replica.catalog, lambda *_: np.zeros(4, np.int64)).flavors
+    assert found.bound_by == {"MEMORY_MB": 1, "VCPU": 1, "instances": 1}
+    assert found.fits == 2 + 2 + 3
+
+
 def test_a_plan_is_the_same_in_whatever_order_the_log_was_read() -> None:
     log, other = Log(), Log()
     for each, names in ((log, "abcd"), (other, "dcba")):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+FLAVOR_HEAD = ("FLAVOR", "FITS", "HOSTS", "MIX", "BOUND BY", "ZONES", "HOST CLASSES")
+RESOURCE_HEAD = ("RESOURCE", "CAPACITY", "FREE", "USABLE", "FRAGMENTED", "STRANDED")
 ALTERNATIVES = "figures of flavors are alternatives, not sums: an instance of one takes the room of others"
 
 
@@ -48,8 +50,7 @@ def _lines(found: "Capacity", wide: bool) -> list[str]:
 
     lines = [f"pool {found.pool}: {found.ready} of {found.hosts} hosts may be ranked"]
     flavors = [_flavor(one, wide) for one in found.flavors]
-    head = ("FLAVOR", "FITS", "HOSTS", "MIX", "ZONES", "HOST CLASSES")
-    lines += ["", *grid(head, flavors, right=(1, 2, 3)), f"({ALTERNATIVES})"]
+    lines += ["", *grid(FLAVOR_HEAD, flavors, right=(1, 2, 3)), f"({ALTERNATIVES})"]
     lines += [f"{one.flavor}: {one.refusal}" for one in found.flavors if one.refusal]
     resources = [
         (
@@ -62,8 +63,7 @@ def _lines(found: "Capacity", wide: bool) -> list[str]:
         )
         for one in found.resources
     ]
-    head = ("RESOURCE", "CAPACITY", "FREE", "USABLE", "FRAGMENTED", "STRANDED")
-    lines += ["", *grid(head, resources, right=(1, 2, 3, 4, 5))]
+    lines += ["", *grid(RESOURCE_HEAD, resources, right=(1, 2, 3, 4, 5))]
     lines.append("usable: free where an instance drawn from the mix fits; stranded: free where no flavor fits any more")
     if found.elsewhere:
         lines.append(f"{found.elsewhere} flavors are served by other pools: name one with --pool")
@@ -76,6 +76,7 @@ def _flavor(one: Any, wide: bool) -> tuple[str, ...]:
         str(one.fits),
         str(one.hosts),
         f"{one.mix:.0%}",
+        _shares(one.bound_by, wide),
         _shares(one.zones, wide),
         _shares(one.classes, wide),
     )

@@ -20,6 +20,9 @@ PASSING = {"aggregate_io_ops"}
 """Filters that only count builds in progress."""
 
 
+INSTANCES = "instances"
+"""Names the bound that limits of instances set."""
+
 PLAIN = {"VCPU", "MEMORY_MB", "DISK_GB"}
 """Classes of which an instance without cells takes no certain piece."""
 
@@ -34,17 +37,23 @@ def divisible(view: View, wishes: Wishes) -> bool:
 
 def room(view: View, wishes: Wishes) -> Ints:
     """Instances of the request that each host still takes, by row; 0 where a filter turns the request away."""
+    least: Ints = np.min(list(bounds(view, wishes).values()), axis=0)
+    return np.maximum(least, 0)
+
+
+def bounds(view: View, wishes: Wishes) -> dict[str, Ints]:
+    """The same by what sets the bound, the least of which counts: `instances`, and each resource class."""
     view.write()
-    counts = np.where(_passes(view, wishes), _instances_left(view, wishes), 0)
     columns, n = view.columns, view.columns.rows
+    passes = _passes(view, wishes)
+    found = {INSTANCES: np.where(passes, _instances_left(view, wishes), 0)}
     for name, amount in wishes.ask.resources:
-        if name not in columns.free:
-            return np.zeros(n, np.int64)
-        counts = np.minimum(counts, columns.free[name][:n] // amount)
+        free = columns.free[name][:n] if name in columns.free else np.zeros(n, np.int64)
         if is_device(name):  # devices are not oversubscribed, whatever the inventory's ratio
-            free = np.array([facts.total(row, name) - facts.used(row, name) for row in view.by_index], np.int64)
-            counts = np.minimum(counts, free // amount)
-    return np.maximum(counts, 0)
+            whole = np.array([facts.total(row, name) - facts.used(row, name) for row in view.by_index], np.int64)
+            free = np.minimum(free, whole)
+        found[name] = np.where(passes, free // amount, 0)
+    return found
 
 
 def _passes(view: View, wishes: Wishes) -> Bools:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from commonplace.core.catalog import Catalog
 from commonplace.core.explaining import wishes_of
 from commonplace.core.records import Build, Flavor
-from commonplace.core.room import divisible, room
+from commonplace.core.room import bounds, divisible
 from commonplace.core.view import Bools, Ints, Row, View
 
 MB_PER_GB = 1024
@@ -26,7 +26,10 @@ Count = Callable[[View, Catalog, Build], Ints]
 
 
 class FlavorRoom(Struct, frozen=True, kw_only=True):
-    """How many more instances of one flavor fit while nothing else is placed; `refusal` says why it cannot be asked for."""
+    """How many more instances of one flavor fit while nothing else is placed; `refusal` says why it cannot be asked for.
+
+    `bound_by` has the hosts by what runs out first on them, a resource class or `instances`, the profile's limit; empty where not known.
+    """
 
     flavor: str
     resources: dict[str, int]
@@ -34,6 +37,7 @@ class FlavorRoom(Struct, frozen=True, kw_only=True):
     hosts: int
     zones: dict[str, int]
     classes: dict[str, int]
+    bound_by: dict[str, int]
     mix: float
     refusal: str = ""
 
@@ -70,10 +74,8 @@ def capacity(view: View, catalog: Catalog, count_cells: Count, only: Sequence[st
     ready = view.columns.usable[: view.columns.rows] & view.columns.alive[: view.columns.rows]
     served = {f.name: f for f in catalog.flavors.values() if catalog.pool_of(f) == catalog.pool}
     mix = mix_of(rows, served)
-    rooms: dict[str, Ints] = {}
-    refusals: dict[str, str] = {}
-    for name, flavor in served.items():
-        rooms[name], refusals[name] = _room(view, catalog, flavor, count_cells)
+    found = {name: _room(view, catalog, flavor, count_cells) for name, flavor in served.items()}
+    rooms = {name: one.counts for name, one in found.items()}
     zones = [catalog.aggregates.zone(row) for row in view.by_index]
     classes = [host_class(row) for row in view.by_index]
     return Capacity(
@@ -88,8 +90,9 @@ def capacity(view: View, catalog: Catalog, count_cells: Count, only: Sequence[st
                 hosts=int(np.count_nonzero(rooms[name])),
                 zones=_by(zones, rooms[name]),
                 classes=_by(classes, rooms[name]),
+                bound_by=found[name].bound_by,
                 mix=mix[name],
-                refusal=refusals[name],
+                refusal=found[name].refusal,
             )
             for name in sorted(served)
             if not only or name in only
@@ -123,12 +126,25 @@ def host_class(row: Row) -> str:
     return ":".join(parts) or "no inventory"
 
 
-def _room(view: View, catalog: Catalog, flavor: Flavor, count_cells: Count) -> tuple[Ints, str]:
+class _Counted(Struct, frozen=True):
+    counts: Ints
+    bound_by: dict[str, int] = {}
+    refusal: str = ""
+
+
+def _room(view: View, catalog: Catalog, flavor: Flavor, count_cells: Count) -> _Counted:
     build = Build(id="capacity", flavor=flavor.name)
     wishes = wishes_of(catalog, build)
     if isinstance(wishes, str):
-        return np.zeros(view.columns.rows, np.int64), wishes
-    return (room(view, wishes) if divisible(view, wishes) else count_cells(view, catalog, build)), ""
+        return _Counted(np.zeros(view.columns.rows, np.int64), refusal=wishes)
+    if not divisible(view, wishes):
+        return _Counted(count_cells(view, catalog, build))
+    by_bound = bounds(view, wishes)
+    least = np.min(list(by_bound.values()), axis=0)
+    first = np.argmin(list(by_bound.values()), axis=0)[least > 0]
+    names = list(by_bound)
+    bound_by = Counter(names[index] for index in first.tolist())
+    return _Counted(np.maximum(least, 0), dict(bound_by.most_common()))
 
 
 def _by(names: Sequence[str], rooms: Ints) -> dict[str, int]:
