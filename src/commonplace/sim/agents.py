@@ -47,16 +47,17 @@ DELTA_SUFFIX: Final = b"/delta"
 class Machine:
     """A host as it stands in its rack: what it has, and what runs on it that no claim brought. It outlives its agents."""
 
-    __slots__ = ("changes", "found", "name", "reserved", "traits", "vcpus")
+    __slots__ = ("changes", "found", "labels", "name", "reserved", "traits", "vcpus")
 
-    def __init__(self, name: str, vcpus: int, traits: tuple[str, ...]) -> None:
+    def __init__(self, name: str, vcpus: int, traits: tuple[str, ...], rack: str = "") -> None:
         self.name, self.vcpus, self.reserved, self.traits = name, vcpus, 0, traits
+        self.labels = {"rack": rack} if rack else {}
         self.found: dict[str, Found] = {}
         self.changes = 0
 
     def spec(self) -> HostSpec:
         """The host as its driver describes it."""
-        return HostSpec(name=self.name, inventory=self.inventory(), traits=self.traits)
+        return HostSpec(name=self.name, inventory=self.inventory(), traits=self.traits, labels=self.labels)
 
     def inventory(self) -> dict[str, Inventory]:
         """What it has: memory for 4 GiB a VCPU, so that VCPUs run out first."""

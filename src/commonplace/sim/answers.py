@@ -13,6 +13,7 @@ from msgspec import Struct
 from commonplace.core.records import Bad, Build, Cancel, Claim, Decision, decode
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Held, Host
+from commonplace.sim.together import Together
 
 RequestKey = tuple[int, str]
 """Partition and request id."""
@@ -81,6 +82,7 @@ class Answers:
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
         self.windowless = False  # the broker's clock jumped: which ids may be used again nobody can say
         self.lossy = False  # acknowledged decisions were lost: what was effective may have changed
+        self.groups: Together | None = None
         self.hosts_lossy = False  # reports were lost: grants may not stand where decisions find them
 
     # -- requests -----------------------------------------------------------------------------------------------------------------------
@@ -179,6 +181,9 @@ class Answers:
             self.promised[placed.allocation] = Promise(effective, placed.host, submitted_ms + record.confirm_within_ms)
             self.void.pop(placed.allocation, None)
         self._grants(record, "", here)
+        asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
+        if self.groups is not None and asked is not None and asked.group and not (self.lossy or self.hosts_lossy):
+            self.groups.decided(asked, record, here)
 
     def _grants(self, record: Decision, what: str, here: Place) -> None:
         """Each allocation must be shown by the report that the decision names, and that report must have counted."""
@@ -254,13 +259,13 @@ class Answers:
         for at, key in undecided.items():
             if at >= offset:
                 return
-            if key not in self.effective and key not in self.gone and not self._used_elsewhere(key):
+            if key not in self.effective and key not in self.gone and not self._used_elsewhere(key, offset):
                 text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
                 self._findings.violated(4, text, ("requests", partition, at))
 
-    def _used_elsewhere(self, key: RequestKey) -> bool:
-        """Whether every content that came under a key was told that its id was used, by a request on another partition."""
-        contents = self.asked.get(key, [])
+    def _used_elsewhere(self, key: RequestKey, end: int = 1 << 62) -> bool:
+        """Whether every content that came under a key below `end` was told that its id was used, by a request on another partition."""
+        contents = [asked for asked in self.asked.get(key, []) if asked.offset < end]
         told = all((key, digest(asked.build)) in self.reused for asked in contents)
         return told and any(partition != key[0] and request == key[1] for partition, request in self.asked)
 

@@ -17,6 +17,7 @@ from commonplace.sim.model import FAR_MS, Asked, Host
 from commonplace.sim.owners import Owners
 from commonplace.sim.reports import Reports
 from commonplace.sim.seen import Raw, Seen
+from commonplace.sim.together import Together
 
 LEASE_SLACK_MS: Final = 60_000
 """Default of how long after its lease a leased allocation may still be reported at the end: reading, reporting, a heartbeat."""
@@ -34,6 +35,7 @@ class Checkers:
         self._findings = Findings()
         reports: dict[int, dict[int, Report]] = {p: {} for p in range(partitions)}
         self.answers = Answers(self._findings, reports)
+        self.answers.groups = Together(self._findings, self.hosts)
         self.owners = Owners(self._findings, self.answers, self.hosts.get)
         self.owners.lossy = self._seen.lost_claims
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)

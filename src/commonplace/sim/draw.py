@@ -23,7 +23,7 @@ from commonplace.sim.plan import (
     Submit,
 )
 
-PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks")
+PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks", "groups")
 MIXED: Final = "mixed"
 """Every second seed of the swarm, the others of the other profiles in turn."""
 T = TypeVar("T")
@@ -79,6 +79,10 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
         "replica_zombie", "replica_joins", "replica_leaves", "offsets_gone", "delay",
     ),
     "agents": ("lose", "mute", "die_before", "die_after", "agent_crash", "agent_pause", "agent_clone", "clean", "spoil", "delay"),
+    "groups": (
+        "mute", "lose", "hold", "die_before", "die_after", "commit", "replica_crash", "replica_pause", "replica_freeze",
+        "replica_zombie", "replica_joins", "replica_leaves", "agent_crash", "delay",
+    ),
     "clocks": ("clock_jump", "replica_freeze", "replica_pause", "agent_pause", "agent_crash", "replica_crash", "delay"),
 }  # fmt: skip
 """Which kinds a profile draws from; one that stands there twice comes twice as often."""
@@ -94,12 +98,45 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     if sleeper:
         config = replace(config, **SLEEPER)
     items, faults = _items(dice, config), _faults(dice, config, profile)
+    grouped = Dice(seed, f"{profile} groups")  # drawn apart, so that other schedules stay as they were
+    if profile == "groups" or (profile == "swarm" and grouped.chance(GROUPED)):
+        config, items = _grouped(grouped, config, items)
     if sleeper:
         items = _by_time(*items, *_while_asleep(dice))
         faults = _by_time(
             *(f for f in faults if not f.kind.startswith(("replica", "die", "broker", "recreate"))), *_sleep(dice)
         )
     return Schedule(seed=seed, profile=profile, config=config, items=items, faults=faults)
+
+
+GROUPED: Final = 60
+"""Chance, in thousandths, that a schedule of the swarm is about groups that are decided one member after another."""
+
+
+def _grouped(dice: Dice, config: Config, items: tuple[Item, ...]) -> tuple[Config, tuple[Item, ...]]:
+    """The same requests as members of such groups, on hosts enough for them to go apart, which stay in service for every flavor."""
+    hosts = dice.between(3, 6)
+    config = replace(
+        config, hosts=hosts, racks=dice.between(2, 3), replicas=max(2, config.replicas), instances_max=50, builds_max=8
+    )
+    skew = dice.between(1, 2)
+    policies: tuple[dict[str, Any], ...] = dice.of(
+        (
+            ({"group": "t", "group_policy": "affinity"},),
+            ({"group": "a", "spread_over": "rack", "max_skew": skew},),
+            (
+                {"group": "t", "group_policy": "affinity"},
+                {"group": "u", "group_policy": "affinity"},
+                {"group": "a", "spread_over": "rack", "max_skew": skew},
+                {"group": ""},
+            ),
+        )
+    )
+    kept = (item for item in items if not isinstance(item, SetStatus | SetFlavor | Retire))
+    plain = {"group": "", "group_max": 0}
+    return config, tuple(
+        replace(item, **{**plain, **dice.of(policies)}) if isinstance(item, Submit) else item for item in kept
+    )
 
 
 SLEEPER: Final[dict[str, Any]] = {

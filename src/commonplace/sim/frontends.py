@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from commonplace.core.records import Build, Decision
 from commonplace.core.replica_events import Raw
+from commonplace.core.requests import serialised_group
 from commonplace.frontend.events import (
     Answer,
     AskConfirm,
@@ -91,8 +92,9 @@ class FrontendProcess(Process):
 
     def cancel(self, item: plan.Submit) -> None:
         """Withdraw a request."""
+        group = serialised_group(Build(**plan.build_of(item)))
         self.token += 1
-        self.do(self.session.receive(Withdraw(item.id, self.token, item.flavor), self.clock()))
+        self.do(self.session.receive(Withdraw(item.id, self.token, item.flavor, group), self.clock()))
 
     def do(self, effects: Sequence[Any]) -> None:
         """Do what the session asks."""

@@ -59,6 +59,8 @@ class Config(Struct, frozen=True, kw_only=True):
     claims_retention_ms: int = 0
     """0: claims are kept."""
     delivery_timeout_ms: int = 3_000
+    racks: int = 0
+    """Over so many racks the hosts stand, told by the label `rack`; 0: they tell none."""
     spread: int = 1
     """Over so many keys every flavor spreads its requests."""
 
@@ -75,6 +77,9 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     count: int = 1
     group: str = ""
     group_max: int = 0
+    group_policy: str = ""
+    spread_over: str = ""
+    max_skew: int = 0
     lease_ms: int = 0
     deadline_ms: int = 0
     frontend: int = 0
@@ -179,7 +184,18 @@ def build_of(submit: Submit) -> dict[str, Any]:
     """The fields of the request that an item submits."""
     fields = {
         name: getattr(submit, name)
-        for name in ("id", "flavor", "count", "group", "group_max", "lease_ms", "deadline_ms")
+        for name in (
+            "id",
+            "flavor",
+            "count",
+            "group",
+            "group_max",
+            "group_policy",
+            "spread_over",
+            "max_skew",
+            "lease_ms",
+            "deadline_ms",
+        )
     }
     return {name: value for name, value in fields.items() if value}
 

@@ -65,9 +65,9 @@ BUGS: Final = (
     Bug(35, "decisions read too late", _R.read_history_late),
     Bug(36, "old claims of a new host", _A.new_host_from_start),
     Bug(37, "expired claims are none", _A.no_gap),
+    Bug(38, "next of a group too early", _R.call_at_once),
     Bug(39, "allocation id used again", _R.reuse_ids),
 )
-"""38 is missing: affinity between instances, which it breaks, is not built."""
 
 
 def bug(number: int) -> Bug:

@@ -134,7 +134,10 @@ class World:
 
     def _make_fleet(self) -> None:
         c, schedule = self.config, self.schedule
-        self.machines = {f"h{i}": Machine(f"h{i}", c.vcpus, ("FAST",) if i % 3 == 1 else ()) for i in range(c.hosts)}
+        self.machines = {
+            f"h{i}": Machine(f"h{i}", c.vcpus, ("FAST",) if i % 3 == 1 else (), f"k{i % c.racks}" if c.racks else "")
+            for i in range(c.hosts)
+        }
         for machine in self.machines.values():
             machine.reserved = c.reserved
         self.machines_changed = 0

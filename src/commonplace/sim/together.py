@@ -1,0 +1,61 @@
+"""Groups that are decided one member after another, as their effective decisions placed them (rule 8, docs/decisions/0010).
+
+What is judged must hold whatever a replica saw: members leave at any time, and a view lags. So of the value with fewest members everybody
+counts who was ever placed there, of the others who is there now.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from commonplace.core.records import Build, Decision
+from commonplace.sim.findings import Findings, Place
+from commonplace.sim.model import Host
+
+NUMBER: Final = 11
+
+
+class Together:
+    """Members of every group, in the order of their effective decisions."""
+
+    def __init__(self, findings: Findings, hosts: Mapping[str, Host]) -> None:
+        self._findings, self._hosts = findings, hosts
+        self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
+
+    def decided(self, build: Build, decision: Decision, here: Place) -> None:
+        """A request of a group was effectively placed."""
+        before = self._members.setdefault(build.group, [])
+        if build.group_policy == "affinity":
+            self._affinity(build, decision, before, here)
+        if build.max_skew:
+            self._skew(build, decision, before, here)
+        before += [(placed.host, placed.allocation) for placed in decision.placed]
+
+    def _affinity(self, build: Build, decision: Decision, before: list[tuple[str, str]], here: Place) -> None:
+        now, ever = {placed.host for placed in decision.placed}, {host for host, _ in before}
+        held = sorted({host for host, allocation in before if self._holds(host, allocation)})
+        if held and not now <= ever:
+            text = f"{build.id} of group {build.group} is placed on {min(now - ever)}, its members are on {', '.join(held)}"
+            self._findings.violated(NUMBER, text, here)
+        elif not held and len(now - ever) > 1:
+            text = f"{build.id} begins group {build.group} on several hosts: {', '.join(sorted(now))}"
+            self._findings.violated(NUMBER, text, here)
+
+    def _skew(self, build: Build, decision: Decision, before: list[tuple[str, str]], here: Place) -> None:
+        labels = {name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items()}
+        most, least = dict.fromkeys(filter(None, labels.values()), 0), dict.fromkeys(filter(None, labels.values()), 0)
+        for host, allocation in before + [(placed.host, placed.allocation) for placed in decision.placed]:
+            value = labels.get(host)
+            if value is not None:
+                least[value] += 1
+                most[value] += self._holds(host, allocation)
+        for value in {labels.get(placed.host) for placed in decision.placed} - {None}:
+            if most[value or ""] - min(least.values()) > build.max_skew:
+                text = (
+                    f"{build.id} is number {most[value or '']} of group {build.group} at {build.spread_over} {value}, "
+                )
+                text += f"another has had {min(least.values())}: more than {build.max_skew} apart"
+                self._findings.violated(NUMBER, text, here)
+
+    def _holds(self, host: str, allocation: str) -> bool:
+        found = self._hosts.get(host)
+        return found is not None and allocation in found.held

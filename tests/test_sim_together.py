@@ -1,0 +1,83 @@
+"""The judge of groups: members together or apart, whatever left meanwhile."""
+
+from typing import Any
+
+import pytest
+
+from commonplace.core.records import Build, Decision, Placed, Position
+from commonplace.sim.findings import Findings
+from commonplace.sim.model import Facts, Host
+from commonplace.sim.together import Together
+
+AFFINITY: dict[str, Any] = {"group_policy": "affinity"}
+SKEW: dict[str, Any] = {"spread_over": "rack", "max_skew": 1}
+
+
+class Story:
+    """Four hosts in racks a, a, b, c, and a judge that is told of every placement."""
+
+    def __init__(self) -> None:
+        self.findings = Findings()
+        self.hosts = {f"h{n}": Host(f"h{n}", 0) for n in range(4)}
+        for host, rack in zip(self.hosts.values(), "aabc", strict=True):
+            host.facts = Facts(({}, (), {"rack": rack}, "enabled"))
+            host.held = {}
+        self.judge, self.number = Together(self.findings, self.hosts), 0
+
+    def place(self, *hosts: str, gone: bool = False, **fields: Any) -> None:
+        """A request of the group is effectively placed; `gone`: what it got is released at once."""
+        self.number += 1
+        build = Build(id=f"q{self.number}", flavor="small", group="g", count=len(hosts), **fields)
+        placed = []
+        for index, host in enumerate(hosts):
+            allocation = f"{build.id}-{index}"
+            placed.append(Placed(index=index, instance="i", host=host, allocation=allocation, grant=Position(0, 0)))
+            if not gone:
+                self.hosts[host].held[allocation] = object()  # type: ignore[assignment]  # that it is there is all that is asked
+        decision = Decision(request=build.id, result="placed", position=Position(0, 0), count=len(hosts), placed=placed)
+        self.judge.decided(build, decision, ("decisions", 0, self.number))
+
+    @property
+    def found(self) -> list[str]:
+        return [violation.sentence for violation in self.findings.violations]
+
+
+def test_members_on_one_host_and_a_group_that_begins_anew_are_fine() -> None:
+    story = Story()
+    story.place("h0", **AFFINITY)
+    story.place("h0", "h0", **AFFINITY)
+    for host in story.hosts.values():
+        host.held = {}
+    story.place("h2", **AFFINITY)
+    assert story.found == []
+
+
+@pytest.mark.parametrize("second", [("h1",), ("h0", "h1")])
+def test_a_member_beside_a_host_where_the_group_is_held_is_found(second: tuple[str, ...]) -> None:
+    story = Story()
+    story.place("h0", **AFFINITY)
+    story.place(*second, **AFFINITY)
+    assert story.found == ["q2 of group g is placed on h1, its members are on h0"]
+
+
+def test_a_group_that_begins_on_two_hosts_is_found() -> None:
+    story = Story()
+    story.place("h0", "h2", **AFFINITY)
+    assert story.found == ["q1 begins group g on several hosts: h0, h2"]
+
+
+def test_members_within_the_skew_are_fine_and_those_that_left_count_for_the_fewest() -> None:
+    story = Story()
+    story.place("h0", "h2", "h3", **SKEW)
+    story.place("h1", **SKEW)
+    story.place("h2", gone=True, **SKEW)
+    story.place("h3", **SKEW)
+    story.place("h0", **SKEW)
+    assert story.found == []
+
+
+def test_a_member_too_many_at_one_value_is_found() -> None:
+    story = Story()
+    story.place("h0", **SKEW)
+    story.place("h1", **SKEW)
+    assert story.found == ["q2 is number 2 of group g at rack a, another has had 0: more than 1 apart"]
