@@ -67,6 +67,35 @@ def test_flavors_are_set_listed_and_deleted(where: list[str]) -> None:
     assert run("flavor", "delete", "gpu", *where).returncode == 0
     assert "gpu" not in run("flavors", *where, "-o", "name").stdout.split()
     assert_one_line(run("flavor", "delete", "m1.tny", *where), 2, "'m1.tny'", "m1.tiny")
+    cells = ["--cell", "cpus=1,cpus_dedicated=4,memory_mb=512,threads=require", "--cell", "cpus=2,memory_mb=256"]
+    device = ["--device", "CUSTOM_GPU=2,shares=4,policy=required"]
+    assert run("flavor", "set", "numa", *cells, *device, "--disk-gb", "9", *where).returncode == 0
+    (numa,) = [f for f in json.loads(run("flavor", "list", *where, "-o", "json").stdout) if f["name"] == "numa"]
+    assert numa["resources"] == {"VCPU": 3, "PCPU": 4, "MEMORY_MB": 768, "CUSTOM_GPU": 8, "DISK_GB": 9}
+    assert numa["cells"][0] == {"cpus": 1, "cpus_dedicated": 4, "memory_mb": 512, "threads": "require"}
+    assert numa["devices"] == [{"class": "CUSTOM_GPU", "count": 2, "shares": 4, "policy": "required"}]
+    assert "CUSTOM_GPU" in run("flavor", "list", *where, "-o", "wide").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--cell", "cpu=2"], ("'cpu=2'", "did you mean cpus?")),
+        (["--cell", "cpus"], ("did you mean cpus?",)),
+        (["--cell", "cpus=x", "--vcpus", "1"], ("cells", "whole number")),
+        (
+            ["--cell", "cpus=4", "--vcpus", "2"],
+            ("its cells take 4 VCPU, its resources name 2", "set resources VCPU to 4"),
+        ),
+        (["--device", "CUSTOM_GPU"], ("--device CUSTOM_GPU: must be CLASS=N",)),
+        (["--device", "CUSTOM_GPU=1,police=required"], ("did you mean policy?",)),
+        (["--device", "CUSTOM_GPU=1", "--device", "CUSTOM_GPU=2"], ("asks for devices CUSTOM_GPU twice",)),
+    ],
+)
+def test_cells_and_devices_that_cannot_be_meant_are_refused_before_anything_is_reached(
+    options: list[str], parts: tuple[str, ...]
+) -> None:
+    assert_one_line(run("flavor", "set", "f", *options, "-b", "127.0.0.1:9"), 2, *parts)
 
 
 @pytest.mark.real_kafka
