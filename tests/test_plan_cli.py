@@ -216,6 +216,17 @@ def test_a_checked_submit_goes_through_while_the_plan_stands_and_ends_with_4_aft
     assert len(answered(run("requests", "-o", "json"))) == len(before)
 
 
+@pytest.mark.usefixtures("reporter")
+def test_submit_plans_just_what_it_would_submit(run: Run) -> None:
+    asked = ("submit", "--flavor", "m1.large", "--count", "2", "--zone", "z2", "--id", "web")
+    found = answered(run(*asked, "--plan", "-o", "json"))
+    assert [one["host"] for one in found["answers"][0]["placed"]] == ["host-2", "host-2"]
+    assert answered(run("requests", "-o", "json")) == []
+    done = run(*asked, "--check", found["digest"])
+    assert done.returncode == 0, done.stderr
+    assert run("submit", "--flavor", "m1.large", "--zone", "z3", "--plan").returncode == 3
+
+
 # --- capacity ----------------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,18 @@ def test_affinity_follows_the_group_that_is_there() -> None:
     assert hosts(*log.trial().place([build])) == ["h9"]
 
 
+def test_a_spread_over_a_label_is_kept_member_by_member() -> None:
+    log = Log()
+    log.say(M1)
+    for name, zone, vcpus in (("h0", "z1", 64), ("h1", "z1", 64), ("h2", "z2", 8)):
+        log.host(name, inventory(vcpus), labels={"zone": zone})
+    build = replace(PLAN, group="web", spread_over="zone", max_skew=1)
+    filled = log.trial().fill(build, 100)
+    assert filled.hosts["h2"] == 2
+    assert filled.count == 5  # z2 takes two members, z1 may have one more
+    assert filled.refusal is not None
+
+
 def test_an_unknown_flavor_is_refused_with_the_nearest_known_one() -> None:
     (decision,) = fleet(16).trial().place([replace(PLAN, flavor="m11")])
     assert decision.result == "rejected"

@@ -1,6 +1,7 @@
 """`commonplace plan`: what would become of requests, on a copy of the state; nothing is claimed."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from commonplace.core.records import Build
-    from commonplace.ops.plan import Plan
+    from commonplace.ops.plan import Plan, Supposed
 
 app = typer.Typer()
 
@@ -64,10 +65,18 @@ def plan(
         profile=profile,
         at=at,
     )
+    return planned(builds, supposed, fill)
+
+
+def planned(builds: "Sequence[Build]", supposed: "Supposed | None" = None, fill: bool = False) -> int:
+    """Print the plan for requests and return the exit code."""
+    from commonplace.ops import plan as plans
+
+    supposed = supposed or plans.Supposed()
     found = plans.plan(common.settings(), builds, supposed, fill)
     for note in found.notes:
         say(f"note: {note}")
-    _emit(found, drained=bool(drain))
+    _emit(found, drained=bool(supposed.drain))
     return ExitCode.OK if found.fits else ExitCode.NO_VALID_HOST
 
 

@@ -19,6 +19,7 @@ EPILOG = """\b
 Examples:
   commonplace submit --flavor m1.small --wait --confirm
   commonplace submit --flavor m1.large --count 3 --group web --group-max 1 --wait -o json
+  commonplace submit --flavor m1.large --count 3 --zone z1 --plan
 Exit codes with --wait: 0 placed, 3 no valid host, 4 lapsed before the confirm, 5 timed out or expired, 7 rejected.
 With --check: 4 when the state that the plan rests on has moved.
 """
@@ -71,6 +72,9 @@ def submit(
     hint: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="same_host, different_host, query …; repeatable.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Submit nothing: say where it would go, and the digest for --check.")
+    ] = False,
     check: Annotated[
         str, typer.Option(metavar="DIGEST", help="Submit only if what this plan rests on has not moved.")
     ] = "",
@@ -105,10 +109,14 @@ def submit(
             image_properties=properties,
             hints=hints,
         )
-        if check:
-            from commonplace.ops import plan
+        if plan:
+            from commonplace.cli.plan import planned
 
-            plan.check(common.settings(), build, check)
+            return planned([build])
+        if check:
+            from commonplace.ops.plan import check as check_plan
+
+            check_plan(common.settings(), build, check)
         pending = frontend.submit(build, timeout=timeout)
         if not wait and not confirm:
             frontend.flush(timeout)
