@@ -747,6 +747,35 @@ def test_deadline_then_expired_whatever_is_under_way() -> None:
     assert [(d.request, d.result) for d in hand.decisions()] == [("a", "expired")]
 
 
+def test_requests_are_as_young_as_they_are_though_the_brokers_clock_was_put_back() -> None:
+    hand = Hand("h0", deadline_ms=1_000)
+    hand.now = 10_000_000
+    hand.start("h1")
+    hand.claims(Build(id="a", flavor="small"))
+    hand.request(Build(id="b", flavor="small"), age_ms=3_600_000)
+    hand.turn()
+    assert hand.decisions() == []
+    assert hand.replica.works.keys() == {"a", "b"}
+    hand.tick(1_200)
+    assert {(d.request, d.result) for d in hand.decisions()} == {("a", "expired"), ("b", "expired")}
+
+
+def test_a_new_owner_reads_decisions_from_the_earlier_of_then_and_now_by_the_brokers_clock() -> None:
+    """Put back between a request and its decision, it dates the decision before the request."""
+    hand = Hand("h0", idempotency_window_ms=1_000)
+    hand.now = 10_000_000
+    hand.start("h1")
+    hand.now -= 3_600_000
+    hand.start("h2")
+    build = encode(Build(id="a", flavor="small"))
+    hand.receive(re.Assigned(1, 5))
+    [read] = sends(hand.receive(re.RequestsRead(1, [(4, 10_000_000, b"small", build)])), re.ReadHistory)
+    assert read.from_ms == 6_400_000 - 1_000
+    hand.receive(re.Assigned(2, 5))
+    [read] = sends(hand.receive(re.RequestsRead(2, [(4, 6_399_000, b"small", build)])), re.ReadHistory)
+    assert read.from_ms == 6_399_000 - 1_000
+
+
 def test_score_rows_max_the_one_unused_for_longest_goes() -> None:
     hand = Hand("h0", score_rows_max=2)
     for name in ("small", "large", "small"):

@@ -84,6 +84,18 @@ def test_a_host_is_silent_by_log_time_or_by_our_own_clock(log_ms: int, own_ms: i
     assert view.statuses()["silent"] == silent
 
 
+def test_hosts_that_report_after_the_brokers_clock_was_put_back_are_alive_and_the_others_as_old_as_before() -> None:
+    hour, view = 3_600_000, View(1)
+    ledgers = [report(view, host, at_ms=2 * hour, now_ms=0) for host in ("h0", "h1")]
+    for seconds in range(1, 5):
+        go_on(view, ledgers[0], at_ms=hour + 10_000 * seconds, now_ms=10_000 * seconds)
+        assert view.liveness(30_000, 10_000 * seconds) == (seconds > 3)
+    assert [bool(alive) for alive in view.columns.alive[:2]] == [True, False]
+    go_on(view, ledgers[1], at_ms=hour + 41_000, now_ms=41_000)
+    assert view.liveness(30_000, 41_000) == 0
+    assert view.newest_log_time_ms == hour + 41_000
+
+
 def test_a_silent_host_is_alive_with_its_next_report() -> None:
     view = View(1)
     ledger = report(view, "h")

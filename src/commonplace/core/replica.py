@@ -292,13 +292,17 @@ class Replica:
         part.waiting.extend(event.records)
         if not part.asked and event.records:
             part.asked = True
-            from_ms = event.records[0][1] - self.settings.idempotency_window_ms
+            # the earlier of then and now: where the clock was put back since, decisions on it bear the earlier times
+            appended_ms = min(event.records[0][1], self.view.newest_log_time_ms)
+            from_ms = appended_ms - self.settings.idempotency_window_ms
             self._effects.append(ReadHistory(event.partition, from_ms))
 
     def _read_requests(self, partition: int, part: Part, records: Sequence[Raw], now_ms: int) -> None:
         good: list[tuple[int, int, Build | Cancel]] = []
         for record in records:
             offset, log_time_ms, key, value = record
+            if offset >= part.end:  # else read again perhaps
+                self.view.request_time(partition, log_time_ms)
             request = decode("requests", value) if value is not None else Bad("no value")
             if isinstance(request, Bad):
                 self._bad_request(part, partition, record, request.reason)

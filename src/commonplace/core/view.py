@@ -23,6 +23,9 @@ Bools = NDArray[np.bool_]
 AMOUNT_BOUND = 2**62
 """Free amounts and capacities are cut to ± this in the columns: total × ratio passes 64 bits, and no request asks for more than 2^53."""
 
+PUT_BACK_MS = 5_000
+"""By more than this a partition's log goes back in time if its broker's clock was put back; by less where two leaders' clocks differ."""
+
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
 
@@ -159,6 +162,7 @@ class View:
         self.changed: list[int] = []
         self.changed_from = 0  # serial number of changed[0]
         self.newest_log_time_ms = 0
+        self._last_ms: dict[int, int] = {}  # log time of the last record, by partition; those of requests below 0
         self.outcomes = {"applied": 0, "superseded": 0, "quarantined": 0}
 
     # -- fold ---------------------------------------------------------------------------------------------------------------------------
@@ -167,8 +171,12 @@ class View:
         self, partition: int, offset: int, log_time_ms: int, key: bytes | None, value: bytes | None, now_ms: int
     ) -> tuple[Row | None, str]:
         """Fold one record of `hosts`; returns the row it changed, if any, and why it must be quarantined, or ""."""
+        last_ms = self._last_ms.get(partition, 0)
+        self._last_ms[partition] = log_time_ms
         if log_time_ms > self.newest_log_time_ms:
             self.newest_log_time_ms = log_time_ms
+        elif log_time_ms < last_ms - PUT_BACK_MS:
+            self._put_back(log_time_ms)
         met = self._keys.get(key) if key is not None else None
         if met is not None and met[1].partition == partition:
             return self._fold(*met, offset, log_time_ms, value, now_ms)
@@ -350,6 +358,23 @@ class View:
         if row is not None:
             row.control = record
             self._touch(row)
+
+    def request_time(self, partition: int, log_time_ms: int) -> None:
+        """A request of this log time was read, for the first time: requests may be the first to tell of a clock that was put back."""
+        place = -1 - partition
+        if log_time_ms < self._last_ms.get(place, 0) - PUT_BACK_MS:
+            self._put_back(log_time_ms)
+        self._last_ms[place] = log_time_ms
+
+    def _put_back(self, log_time_ms: int) -> None:
+        """A partition's log goes back in time, so its broker's clock was put back: what is known is as old as before, on the new time.
+
+        Otherwise every request would be taken for old, and every host for silent, until the log's time has come up with what it was.
+        """
+        back_ms = self.newest_log_time_ms - log_time_ms
+        if back_ms > PUT_BACK_MS:
+            self.newest_log_time_ms = log_time_ms
+            self.columns.log_time_ms[: self.columns.rows] -= back_ms
 
     def liveness(self, timeout_ms: int, now_ms: int) -> int:
         """Mark hosts silent by rule 1: against the newest log time, or by our own clock since their report; returns how many are."""
