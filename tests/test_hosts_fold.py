@@ -247,6 +247,17 @@ def test_a_host_whose_snapshot_is_deleted_is_removed_until_it_starts_anew() -> N
     assert (outcomes[-1], state.removed, list(state.allocations)) == (SUPERSEDED, False, ["a"])
 
 
+def test_a_later_epoch_whose_start_record_is_compacted_away_ends_a_removal() -> None:
+    """What is left of an epoch whose agent died while it deleted its keys: the delta, and the tombstone of the snapshot."""
+    state, _ = after(("delta", 5, delta(5, 4, 1, "b", held=("a", "b"))), ("snapshot", 5, None))
+    assert state.removed
+    for kind, value in (("delta", delta(30, 2, 1, "d", held=("c", "d"))), ("snapshot", snapshot(30, 3, "c", "d"))):
+        key = parse_key(delta_key("h", 30) if kind == "delta" else snapshot_key("h", 30))
+        assert key is not None
+        assert fold(state, key, 40, 4, encode(value))[0] == APPLIED
+    assert (state.removed, state.stale, list(state.allocations)) == (False, "", ["c", "d"])
+
+
 @pytest.mark.parametrize("kind", ["start", "snapshot"])
 def test_deltas_never_end_what_a_bad_start_record_or_snapshot_began(kind: str) -> None:
     state = after(START, ("snapshot", 10, snapshot(10, 1, "a")))[0]

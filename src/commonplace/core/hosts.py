@@ -252,7 +252,8 @@ class HostState:
             return SUPERSEDED
         if record.epoch > self.epoch or record.base_generation != self.base_generation:
             if record.epoch > self.epoch:
-                self.epoch, self.base_generation = record.epoch, -2
+                # its start record may be compacted away: whatever was removed before, the host is there
+                self.epoch, self.base_generation, self.removed = record.epoch, -2, False
             self.generation = record.generation
             self.stale = f"delta rests on snapshot {record.base_generation}, which was not seen"
             self.log_time_ms = max(log_time_ms, self.log_time_ms)
