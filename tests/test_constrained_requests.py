@@ -189,3 +189,36 @@ def test_requests_are_alike_where_no_filter_tells_them_apart(change: dict[str, A
 def test_instances_of_a_group_are_not_alike_because_they_do_not_count_for_themselves() -> None:
     builds = [Build(id="r", flavor="small", group="g", instances=(name,)) for name in ("i-1", "i-2")]
     assert likeness(builds[0]) != likeness(builds[1])
+
+
+def test_traits_any_of_ride_on_the_claim_and_a_host_that_lost_them_refuses(place: Place) -> None:
+    place.ledgers["h1"].receive(Configure(traits=("CUSTOM_SSD",)), place.now)
+    place.report("h1")
+    (sent,) = place.claims(Build(id="r-1", flavor="small", traits_any_of=(("CUSTOM_SSD", "CUSTOM_NVME"),)))
+    claim = decode("claims", sent.value)
+    assert (claim.host, claim.traits_any_of) == ("h1", (("CUSTOM_SSD", "CUSTOM_NVME"),))
+    place.ledgers["h1"].receive(Configure(traits=("CUSTOM_HDD",)), place.now)  # and no report was folded yet
+    place.take(sent)
+    (settled,) = place.ledgers["h1"].settled
+    assert (settled.verdict, settled.reason) == ("rejected", "constraint")
+    assert settled.detail == "has none of CUSTOM_SSD, CUSTOM_NVME"
+
+
+def test_an_image_is_not_claimed_for_on_a_host_that_changed_since_it_was_ranked_also_where_no_state_hash_is_compared() -> (
+    None
+):
+    place = Place("h1", mode="fits")
+    place.label("h1", supported_instances="x86_64:kvm:hvm")
+    asked = {"image_properties": {"hw_architecture": "x86_64"}}
+    one, other = place.claims(Build(id="r-1", flavor="small", **asked), Build(id="r-2", flavor="small"))
+    assert decode("claims", one.value).host_hash
+    assert decode("claims", other.value).host_hash == ""
+    place.ledgers["h1"].receive(Configure(labels={"supported_instances": "aarch64:kvm:hvm"}), place.now)
+    place.take(one, other)
+    assert [(entry.verdict, entry.reason) for entry in place.ledgers["h1"].settled] == [
+        ("rejected", "stale"),
+        ("granted", ""),
+    ]
+    place.report("h1")
+    place.turn()
+    assert {d.request: d.result for d in place.decisions()} == {"r-1": "no_valid_host", "r-2": "placed"}

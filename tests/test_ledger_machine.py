@@ -152,6 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if (
             not set(claim.traits_required) <= set(self.traits)
             or set(claim.traits_forbidden) & set(self.traits)
+            or any(not set(names) & set(self.traits) for names in claim.traits_any_of)
             or (claim.group_max and group and in_group > claim.group_max)
         ):
             return "constraint"

@@ -376,11 +376,16 @@ class Ledger:
         for trait in claim.traits_forbidden:
             if trait in self.traits:
                 return "constraint", f"has {trait}"[:128]
+        for names in claim.traits_any_of:
+            if not any(name in self.traits for name in names):
+                return "constraint", f"has none of {', '.join(names)}"[:128]
         group = claim.allocations[0].group
         if claim.group_max and group and self.groups.get(group, 0) + len(claim.allocations) > claim.group_max:
             return "constraint", f"group {group}"[:110] + " is full"
         if claim.mode == "strict" and claim.expected != hashing.to_hex(self.hash):
             return "stale", f"the state is {hashing.to_hex(self.hash)}"
+        if claim.host_hash and claim.host_hash != hashing.to_hex(self.host_hash):
+            return "stale", "the host itself is another than the one that was ranked"
         return self._overfull(claim)
 
     def _overfull(self, claim: Claim) -> tuple[Reason, str]:

@@ -194,7 +194,12 @@ class Placer:
             group_max=build.group_max,
             builds_max=builds_max,
             instances_max=instances_max,
+            traits_any_of=build.traits_any_of,
         )
+        if (
+            claim.mode == "fits" and ask.rules is not None
+        ):  # its filters went by labels; under `strict` the expected hash covers these
+            claim.host_hash = hashing.to_hex(row.host.host_hash)
         pending = Pending(
             allocation_id,
             work.resources,

@@ -248,6 +248,8 @@ class Claim(Record, tag="claim", kw_only=True, forbid_unknown_fields=True):
 
     A maximum of 0 is no limit. `group_max` bounds the allocations of the same group on this host, the claimed one included. `threads`
     says how dedicated cpus are to lie; of a class in `shares` each device gives so many, else its shares may be split at will.
+    Of each item of `traits_any_of` the host has one at least. `host_hash` is the hash of the host part that the ranking went by, ""
+    where the claim holds whatever that is.
     """
 
     host: HostName
@@ -264,6 +266,8 @@ class Claim(Record, tag="claim", kw_only=True, forbid_unknown_fields=True):
     instances_max: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
     threads: Threads = "prefer"
     shares: Annotated[dict[ClassName, Shares], Meta(max_length=32)] = {}
+    traits_any_of: Annotated[tuple[Traits, ...], Meta(max_length=16)] = ()
+    host_hash: Annotated[str, Meta(max_length=16, pattern=r"^([0-9a-f]{16})?$(?!\n)")] = ""
 
 
 class Confirm(Record, tag="confirm", kw_only=True, forbid_unknown_fields=True):

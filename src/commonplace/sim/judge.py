@@ -181,6 +181,11 @@ class Judge:
         for trait in claim.traits_forbidden:
             if all(trait in f.traits for f in facts):
                 yield f"the host has {trait}"
+        for names in claim.traits_any_of:
+            if all(f.traits.isdisjoint(names) for f in facts):
+                yield f"the host has none of {', '.join(names)}"
+        if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
+            yield f"the host is another than the {claim.host_hash} that was ranked"
         for allocation in asked:
             for name, amount in allocation.resources.items():
                 if amount and not any(unit_fits(f, name, amount) for f in facts):

@@ -224,6 +224,8 @@ class Claim(Struct, tag="claim", tag_field="type", kw_only=True, forbid_unknown_
     instances_max: Limit = 0
     threads: Literal["prefer", "require", "isolate"] = "prefer"
     shares: Annotated[dict[Upper64, Shares], Meta(max_length=32)] = {}
+    traits_any_of: Annotated[tuple[Traits, ...], Meta(max_length=16)] = ()
+    host_hash: Annotated[str, Meta(max_length=16, pattern=r"\A([0-9a-f]{16})?\Z")] = ""
 
 
 class Confirm(Struct, tag="confirm", tag_field="type", kw_only=True, forbid_unknown_fields=True):
