@@ -247,6 +247,15 @@ def test_hosts_supposed_take_instances_as_their_shape_allows() -> None:
     assert Trial(copy, SETTINGS).fill(PLAN, 100).hosts == {"added-00001": 2, "added-00002": 2, "added-00003": 8}
 
 
+def test_hosts_supposed_have_the_cells_of_their_shape() -> None:
+    log = Log()
+    log.say(replace(M1, resources={"VCPU": 3}, cells=(CellAsk(cpus=3),)))
+    log.host("h0", inventory(64))
+    copy = log.copy()
+    copy.add([parse_shape("2x(4vcpu:16gb)")])
+    assert Trial(copy, SETTINGS).fill(PLAN, 100).hosts == {"added-00001": 2}
+
+
 def test_a_moment_past_shows_what_stood_then_and_names_what_may_be_lost() -> None:
     log = Log()
     log.say(M1, at_ms=100)
