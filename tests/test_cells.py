@@ -14,6 +14,7 @@ from commonplace.core.hosts import APPLIED, HostState, delta_key, fold, parse_ke
 from commonplace.core.laying import Layout, Wanted, misuse, plan
 from commonplace.core.ledger import Configure, Found, Ledger, Taken
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, lay, misfit, pick_cpus
+from commonplace.core.ranking import NEVER, column_scores
 from commonplace.core.records import (
     Allocation,
     Assigned,
@@ -30,7 +31,9 @@ from commonplace.core.records import (
     decode,
     encode,
 )
+from commonplace.core.request_filters import numa_topology
 from commonplace.core.resources import Inventory
+from commonplace.core.rules import Wishes
 from test_replica import Hand
 
 GPUS = tuple(Device(id=f"g{i}", resource_class="VGPU", shares=4) for i in range(2))
@@ -460,6 +463,41 @@ def test_the_last_cell_goes_to_one_of_two_replicas_and_the_other_is_told_full() 
     one.grant(*claims)
     verdicts = [(entry.verdict, entry.reason) for entry in one.replica.view.rows["h0"].host.settled]
     assert verdicts == [("granted", ""), ("granted", ""), ("rejected", "full")]
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(("pinned", "wide", "plain", "small")), st.sampled_from(("grant", "refuse", "wait"))), max_size=25
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps, st.randoms(use_true_random=False))
+def test_hosts_left_out_of_a_score_row_are_those_that_the_plain_filter_turns_away(todo: list[Any], random: Any) -> None:
+    hand = Numa("h0", "h1", "h2", mode="fits")
+    waiting: list[Any] = []
+    for number, (flavor, fate) in enumerate(todo):
+        claims = hand.claims(Build(id=f"r{number}", flavor=flavor)) + (waiting if fate != "wait" else [])
+        waiting = claims if fate == "wait" else []
+        if fate == "refuse":  # somebody else was there before
+            for host in {sent(one).host for one in claims}:
+                rival = ask(f"rival{number}", {random.choice("01"): {"VCPU": 1, "PCPU": random.randint(0, 3)}})
+                record = Claim(host=host, request="x", mode="fits", lease_ms=9, allocations=[rival])
+                ledger = hand.ledgers[host]
+                ledger.receive(Taken(hand.offsets["claims"], hand.now, record), hand.now)
+                hand.offsets["claims"] += 1
+        if claims and fate != "wait":
+            hand.grant(*claims)
+        placer = hand.replica.placer
+        for row_of_scores in placer.score_rows.values():
+            row_of_scores.refresh()
+            if row_of_scores.ask.rules is None:
+                continue
+            wishes = Wishes(Build(id="x", flavor="x"), row_of_scores.ask, row_of_scores.ask.rules)
+            full = column_scores(hand.replica.view, row_of_scores.ask, slice(None))
+            for index, score in enumerate(row_of_scores.scores.tolist()):
+                if score != full[index]:
+                    assert score == NEVER
+                    assert numa_topology(hand.replica.view, hand.replica.view.by_index[index], wishes)
 
 
 def test_a_flavor_that_takes_more_from_its_cells_than_it_names_is_refused() -> None:

@@ -21,6 +21,7 @@ _SHAPES_MAX = 4096
 
 Cells = Mapping[str, Cell]
 Amounts = Mapping[str, int]
+NO_CELLS: Cells = {}
 _NOTHING = Assigned()
 _shapes: dict[bytes, dict[str, Cell]] = {}
 
@@ -28,7 +29,7 @@ _shapes: dict[bytes, dict[str, Cell]] = {}
 def cells_of(reported: Mapping[str, HostCell]) -> Cells:
     """The cells that a host reports, with nothing used. Hosts of one shape share them."""
     if not reported:
-        return {}
+        return NO_CELLS
     shape = cells_bytes(reported)
     cells = _shapes.get(shape)
     if cells is None:

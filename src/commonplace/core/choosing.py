@@ -47,7 +47,7 @@ def _absolute(
     view, most = scores.view, wishes.profile.subset_size
     for row_scores in (scores.own, scores.scores):
         ranked = _in_order(view, with_raw(view, row_scores, wishes), seed, barred)
-        if best := list(islice((row for row in ranked if _passes(view, row, wishes, filters)), most)):
+        if best := list(islice((row for row in ranked if _passes(scores, row, wishes, filters)), most)):
             return best
     return []
 
@@ -57,7 +57,7 @@ def _relative(
 ) -> list[Row]:
     """The same, weighed over all hosts that pass, whosever shard they are in."""
     view = scores.view
-    passing = [row for row in _in_order(view, scores.scores, seed, barred) if _passes(view, row, wishes, filters)]
+    passing = [row for row in _in_order(view, scores.scores, seed, barred) if _passes(scores, row, wishes, filters)]
     best = in_weight_order(view, weighable(view, passing, wishes), wishes)
     mine = [row for row in best if view.columns.mine[row.index]]
     return (mine or best)[: wishes.profile.subset_size]
@@ -111,8 +111,13 @@ def normalised(raw: Sequence[float], floor: float | None) -> list[float]:
     return [(value - least) / (most - least) for value in values]
 
 
-def _passes(view: View, row: Row, wishes: Wishes, filters: tuple[Filter, ...]) -> bool:
-    return not any(one.plain(view, row, wishes) for one in filters)
+def _passes(scores: ScoreRow, row: Row, wishes: Wishes, filters: tuple[Filter, ...]) -> bool:
+    for one in filters:
+        if one.plain(scores.view, row, wishes):
+            if one.lasting(wishes):
+                scores.strike(row.index)
+            return False
+    return True
 
 
 def weighable(view: View, rows: list[Row], wishes: Wishes) -> list[Row]:

@@ -21,7 +21,12 @@ ALWAYS: tuple[Filter, ...] = (
     Filter("member_of", of_requests.member_of, lambda w: w.build.member_of),
     Filter("traits_any_of", of_requests.traits_any_of, lambda w: w.build.traits_any_of),
     Filter("spread_over", of_requests.spread_over, lambda w: w.build.max_skew),
-    Filter("numa_topology", of_requests.numa_topology, lambda w: asks_cells(w.flavor)),
+    Filter(
+        "numa_topology",
+        of_requests.numa_topology,
+        lambda w: asks_cells(w.flavor),
+        lasting=lambda w: not w.build.networks,
+    ),
 )
 """Asked under every profile: a request that names these means them."""
 

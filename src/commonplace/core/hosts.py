@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
-from commonplace.core.cells import Cells, after, cells_of
+from commonplace.core.cells import NO_CELLS, Cells, after, cells_of
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     REPORTS,
@@ -174,7 +174,7 @@ class HostState:
         self.snapshot_inventory: Shape = ({}, frozenset(), {})
         self.reported_cells: dict[str, HostCell] = _NO_HOST_CELLS
         self.base_cells = self.reported_cells
-        self.cells: Cells = _NO_HOST_CELLS  # type: ignore[assignment]  # empty either way
+        self.cells: Cells = NO_CELLS
         self.host_changed = False  # by a delta, against the snapshot
         # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
         self.told: dict[int, Allocation] = _NOTHING

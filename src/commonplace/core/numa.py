@@ -69,7 +69,10 @@ def lay(
 
     Each in turn takes the first of `cells` that leaves the others a place. `also` says whether a set of host cells will do.
     """
-    fits = [{name for name, cell in cells.items() if not misfit(cell, ask, ratios)} for ask in asks]
+    by_ask = {ask: {name for name, cell in cells.items() if not misfit(cell, ask, ratios)} for ask in set(asks)}
+    if not all(by_ask.values()):
+        return ()
+    fits = [by_ask[ask] for ask in asks]
     near = [{name for name, cell in cells.items() if one in cell.networks} for one in networks]
     near = [names for names in near if names]
     if not near and also is None:
@@ -112,17 +115,17 @@ def misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
 
 
 def _memory_misfit(cell: Cell, ask: CellAsk) -> str:
-    sizes = sorted(size for size, _, _ in cell.pages)
     if ask.page_kb:
         if page_kb(cell, ask):
             return ""
         wanted = _sizes(cell, ask)
         return f"no free pages of {'/'.join(map(str, wanted)) or 'that size'} kB for {ask.memory_mb} MB"
     if cell.pages:
+        smallest = min(size for size, _, _ in cell.pages)
         return (
             ""
-            if any(size == sizes[0] and _in_pages(ask, size, total) for size, _, total in cell.pages)
-            else f"{ask.memory_mb} MB are more than its pages of {sizes[0]} kB hold"
+            if any(size == smallest and _in_pages(ask, size, total) for size, _, total in cell.pages)
+            else f"{ask.memory_mb} MB are more than its pages of {smallest} kB hold"
         )
     return f"needs {ask.memory_mb} MB, a cell has {cell.memory_mb}" if ask.memory_mb > cell.memory_mb else ""
 

@@ -99,6 +99,10 @@ class ScoreRow:
                 self.own[index] = np.where(view.columns.mine[index], scores, NEVER)
         self.seen = end
 
+    def strike(self, index: int) -> None:
+        """Leave out a host, which a filter that has no column turned away for the whole ask, until it changes."""
+        self._scores_at[index] = self._own_at[index] = NEVER
+
     def _plan(self) -> None:
         """What scoring one host reads, looked up once until the columns move."""
         columns, ask = self.view.columns, self.ask

@@ -141,9 +141,18 @@ Plain = Callable[[View, Row, Wishes], str]
 
 
 class Filter:
-    """A filter that is asked host by host, and only by requests that it concerns: why the host will not do, or ""."""
+    """A filter that is asked host by host, and only by requests that it concerns: why the host will not do, or "".
 
-    __slots__ = ("applies", "name", "plain")
+    `lasting` says of a request that a host turned away is turned away for all of its ask, until the host changes.
+    """
 
-    def __init__(self, name: str, plain: Plain, applies: Callable[[Wishes], Any]) -> None:
-        self.name, self.plain, self.applies = name, plain, applies
+    __slots__ = ("applies", "lasting", "name", "plain")
+
+    def __init__(
+        self,
+        name: str,
+        plain: Plain,
+        applies: Callable[[Wishes], Any],
+        lasting: Callable[[Wishes], bool] = lambda wishes: False,
+    ) -> None:
+        self.name, self.plain, self.applies, self.lasting = name, plain, applies, lasting

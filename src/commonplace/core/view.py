@@ -209,7 +209,7 @@ class View:
         self, parsed: Key, row: Row, offset: int, log_time_ms: int, value: bytes | None, now_ms: int
     ) -> tuple[Row | None, str]:
         host = row.host
-        inventory, traits, groups = host.inventory, host.traits, host.groups
+        inventory, traits, groups, cells = host.inventory, host.traits, host.groups, host.cells
         had_groups = bool(groups)
         before = dict(groups) if had_groups else {}  # the fold may change it in place
         outcome, reason = fold(host, parsed, offset, log_time_ms, value)
@@ -221,6 +221,8 @@ class View:
                 self._traits(row, traits)
             if had_groups or host.groups:
                 self._groups(row, before)
+            if host.cells is not cells:
+                self._note(row.index)
             self._touch(row)
             row.offset = offset
             columns, i = self.columns, row.index
