@@ -1,13 +1,14 @@
 """Whatever hosts, aggregates and requests say, no filter and no weigher raises: a replica would end of it."""
 # ruff: noqa: E501 (tables read by their lines)
 
-from math import isnan
+from math import isfinite, isnan
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonplace.core.choosing import choose
+from commonplace.core.explaining import table_of
 from commonplace.core.filter_table import ALWAYS, BY_CHOICE, USUAL
 from commonplace.core.ranking import ScoreRow, explain
 from commonplace.core.raw_weighers import RAW
@@ -93,7 +94,7 @@ host = st.fixed_dictionaries({
     "labels": said(LABELS),
     "load": st.dictionaries(st.sampled_from(("failed_builds", "free_disk_mb", "idle")), st.floats(allow_nan=False, allow_infinity=False)),
     "cells": st.dictionaries(st.sampled_from(("0", "1", "x")), st.dictionaries(st.sampled_from(("VCPU", "MEMORY_MB", "PAGES_4")), numbers)),
-    "image": st.lists(word, max_size=2), "reported": st.dictionaries(st.sampled_from(("0", "1")), reported), "assigned": assigned,
+    "image": st.lists(word.filter(str.isprintable), max_size=2), "reported": st.dictionaries(st.sampled_from(("0", "1")), reported), "assigned": assigned,
 })  # fmt: skip
 request = st.fixed_dictionaries({
     "zone": word, "member_of": st.lists(word, max_size=2).map(tuple), "image": word, "image_properties": said(PROPERTIES), "cell": word,
@@ -161,6 +162,10 @@ def test_no_filter_or_weigher_raises_whatever_is_said(
     row = choose(scores, wanted, b"seed")
     explained = explain(fleet.view, wanted.ask, (), wanted)
     assert (row is None) is (sum(explained.filters.values()) == explained.evaluated)
+    table = table_of(fleet.view, wanted, best=10)
+    assert table.passing == table.evaluated - sum(line.hosts for line in table.filters)
+    assert all(1 <= change.hosts <= table.evaluated - table.passing for change in table.would_fit)
+    assert all(isfinite(one.score) for one in table.candidates)
     for one in (*ALWAYS, *USUAL, *BY_CHOICE):
         if one.applies(wanted):
             assert all(isinstance(one.plain(fleet.view, other, wanted), str) for other in fleet.view.by_index)

@@ -66,7 +66,13 @@ def table(view: View, catalog: Catalog, build: Build, best: int = 5) -> Table:
     wishes = wishes_of(catalog, build)
     if isinstance(wishes, str):
         return Table(refusal=wishes)
-    failed = failures(view, wishes.ask, group_full(view, build.group, build.group_max), wishes)
+    return table_of(view, wishes, best)
+
+
+def table_of(view: View, wishes: Wishes, best: int = 5) -> Table:
+    """The same for a request whose rules are known."""
+    build = wishes.build
+    failed = failures(view, wishes.ask, group_full(view, build), wishes)
     told = counted(view, wishes.ask, failed)
     passing = failed.known & ~np.any([mask for _, mask in failed.masks], axis=0)
     return Table(
