@@ -63,4 +63,4 @@ def test_a_second_agent_for_the_same_hosts_fences_the_first_under_load(world: Wo
         world.answered(world.submit(50))
     assert "was taken over by" in world.log("fleet")
     world.release_all()
-    world.check()
+    world.check(unprovable=True)  # what the first still reported, void, may be what the second went on from
