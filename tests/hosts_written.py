@@ -53,7 +53,9 @@ class Reporter:
     def snapshot(self, host: str, epoch: int, *allocations: Allocation, generation: int = 1, **fields: Any) -> int:
         """A full report."""
         said = {"inventory": INVENTORY, "traits": (), "labels": {}, "status": "enabled", "agent": "agent-1", **fields}
-        part = hashing.host_part(said["inventory"], said["traits"], said["labels"], said["status"])
+        part = hashing.host_part(
+            said["inventory"], said["traits"], said["labels"], said["status"], said.get("cells", {})
+        )
         total = (part + sum(hashing.allocation_hash(a) for a in allocations)) & hashing.MASK
         record = Snapshot(
             host=host,

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 import cli
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import HostControl, Start, decode
+from commonplace.core.records import Assigned, Device, HostCell, HostControl, Start, decode
 from commonplace.errors import StateChanged, UsageError
 from commonplace.kafka import control
 from commonplace.kafka.tail import Raw, Tail
@@ -222,6 +223,24 @@ def test_show_has_everything_and_takes_a_unique_prefix(reporter: Reporter, run: 
     assert "a-77" in text
     assert "blue" in text
     assert "8192" in text
+
+
+def test_show_tells_cells_and_who_has_which_cpus_and_devices(reporter: Reporter, run: Run) -> None:
+    device = Device(id="gpu-0", resource_class="VGPU", shares=4)
+    cell = HostCell(cpus="0-3", cpus_dedicated="4-7", memory_mb=4096, pages={2048: 64}, devices=(device,))
+    held = structs.replace(
+        allocation("a-77", "r-9"),
+        cells={"0": {"PCPU": 2, "VGPU": 1}},
+        assigned={"0": Assigned(cpus="4-5", devices={"gpu-0": 1})},
+    )
+    reporter.host("host-1", held, cells={"0": cell})
+    told = json.loads(run("host", "show", "host-1", "-o", "json").stdout)
+    assert told["cells"]["0"]["cpus_dedicated_free"] == "6-7"
+    assert told["cells"]["0"]["devices"] == {"gpu-0": {"class": "VGPU", "free": 3, "shares": 4}}
+    assert told["allocations"][0]["assigned"] == {"0": {"cpus": "4-5", "devices": {"gpu-0": 1}}}
+    text = run("host", "show", "host-1").stdout
+    assert "6-7 of 4-7" in text
+    assert "3 of 4" in text
 
 
 def test_an_ambiguous_or_unknown_name_is_refused_with_what_there_is(reporter: Reporter, run: Run) -> None:

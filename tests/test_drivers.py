@@ -468,6 +468,15 @@ def test_cells_that_cannot_be_are_told_with_their_place(tmp_path: Path, text: st
         load_hosts(path)
 
 
+def test_cells_too_large_for_a_report_are_refused(tmp_path: Path) -> None:
+    words = f"vendor = '{'v' * 64}', product = '{'p' * 64}'"
+    devices = ",".join(f"{{ id = '{'x' * 60}{n:02}', class = 'VGPU', {words} }}" for n in range(64))
+    text = "".join(f"[hosts.a.cells.{n}]\ndevices = [{devices}]\n" for n in range(16))
+    (path := tmp_path / "hosts.toml").write_text(text)
+    with pytest.raises(SettingsError, match="more than 200000 bytes of every report"):
+        load_hosts(path)
+
+
 def test_weights_share_what_counts_leave() -> None:
     shapes = (Shape(vcpus=1, memory_mb=1, count=3), Shape(vcpus=2, memory_mb=1, weight=2), Shape(vcpus=4, memory_mb=1))
     sizes = sorted(inventory["VCPU"].total for _, inventory, *_ in hosts(11, shapes))

@@ -34,12 +34,15 @@ from msgspec import Struct
 from commonplace.agent.drivers import Found, StaticDriver
 from commonplace.core.complaints import complaint
 from commonplace.core.inventory_of_cells import inventory_of
-from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits
+from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits, encode
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 
 HOSTS_MAX = 100_000
 """Most hosts in one file; ten times what one agent has been run with."""
+
+CELLS_BYTES_MAX = 200_000
+"""Largest cells of one host in a report: a fifth of RECORD_BYTES_MAX, so that there is room for allocations."""
 
 FILE_BYTES_MAX = 64 * 2**20
 """Largest file read: HOSTS_MAX hosts at some 600 bytes each."""
@@ -133,6 +136,10 @@ def _cells(tables: object, where: str) -> dict[str, HostCell]:
         cell["devices"] = [_device(device, f"{here}: devices") for device in cell.get("devices", ())]
         cells[name] = _converted(cell, HostCell, here)
     found: dict[str, HostCell] = _converted(cells, HostCells, where)
+    if len(encode(found)) > CELLS_BYTES_MAX:
+        raise SettingsError(
+            f"{where}: its cells take more than {CELLS_BYTES_MAX} bytes of every report: name fewer devices"
+        )
     return found
 
 

@@ -138,6 +138,8 @@ def _told(done: dict[str, Any]) -> None:
 def _everything(view: "FleetView", row: "Row") -> dict[str, Any]:
     import msgspec
 
+    from commonplace.ops.cells_told import cells_told
+
     host, control = row.host, row.control
     return {
         **msgspec.to_builtins(view.line(row)),
@@ -147,6 +149,7 @@ def _everything(view: "FleetView", row: "Row") -> dict[str, Any]:
         "inventory": {name: msgspec.structs.asdict(item) for name, item in host.inventory.items()},
         "traits": sorted(host.traits),
         "labels": host.labels,
+        "cells": cells_told(host.cells),
         "load": host.load,
         "partition": row.partition,
         "offset": row.offset,
@@ -154,7 +157,10 @@ def _everything(view: "FleetView", row: "Row") -> dict[str, Any]:
         "claims_through": host.claims_through,
         "groups": host.groups,
         "settled": [msgspec.structs.asdict(entry) for entry in host.settled],
-        "allocations": [msgspec.structs.asdict(a) for a in host.allocations.values()],
+        "allocations": [
+            {**msgspec.structs.asdict(a), "assigned": msgspec.to_builtins(a.assigned)}
+            for a in host.allocations.values()
+        ],
     }
 
 
@@ -186,9 +192,15 @@ def _print(told: dict[str, Any]) -> None:
     if rows:
         print()
         emit(rows)
+    if told["cells"]:
+        from commonplace.ops.cells_told import cell_line
+
+        print()
+        emit([{"cell": name, **cell_line(cell)} for name, cell in told["cells"].items()])
     if told["allocations"]:
         print()
-        shown = ("id", "request", "instance", "flavor", "project", "group", "state", "building", "origin", "resources")
+        shown = ["id", "request", "instance", "flavor", "project", "group", "state", "building", "origin", "resources"]
+        shown += ["cells", "assigned"] if any(a["cells"] for a in told["allocations"]) else []
         emit([{key: a[key] for key in shown} for a in told["allocations"]])
     for line in _reasons(told):
         say(line)
