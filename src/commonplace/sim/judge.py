@@ -57,7 +57,8 @@ class Judge:
     def run(self) -> None:
         """Judge the whole report. Lapses and capacity need the host's leases of before, so those are followed last."""
         self._take_claims()
-        if self.after is not self.before or self.record.settled or len(self.facts) > 1:
+        settled = self.record.settled or self.record.settled_omitted
+        if self.after is not self.before or settled or len(self.facts) > 1:
             self._leave_unordered()
             self._settled()
             if self.record.settled_omitted:
