@@ -25,7 +25,7 @@ from commonplace.ops.plan_trial import Trial
 from commonplace.settings import Settings
 
 FILL_MAX: Final = 200_000
-"""Most instances one plan places: some minutes of work."""
+"""Most instances one fill places: about a minute of work."""
 
 REQUESTS_MAX: Final = 10_000
 """Most requests one plan decides."""

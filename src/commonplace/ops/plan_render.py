@@ -39,7 +39,7 @@ def _answer(answer: Answer, wide: bool) -> list[str]:
     if answer.hosts:
         told = [f"fills: {answer.flavor} fits {answer.fits} times, on {len(hosts)} hosts"]
     elif answer.fits:
-        told = [f"fits: {asked}"]
+        told = [f"fits: {asked}" if answer.fits == answer.count else f"fits in part, {answer.fits} of it: {asked}"]
     else:
         told = [f"does not fit: {asked}: {answer.message or answer.result}"]
     shown = sorted(hosts.items(), key=lambda item: (-item[1], item[0]))
