@@ -383,25 +383,31 @@ def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | HostDelta | 
 def check_names(allocations: Iterable[Allocation]) -> str:
     """Which name of an allocation must not reach terminals, labels and the bytes that are hashed, or ""."""
     for a in allocations:
-        if not printable(a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group):
+        if not (a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group).isprintable():
             return f"allocation {a.id!r} has a name with control characters"
-        if a.image and not printable(*a.image):
-            return f"allocation {a.id!r} has an image with control characters"
-        wrong = _no_class(a.resources)
-        for cell, amounts in a.cells.items():
-            if not is_cell_name(cell):
-                return f"allocation {a.id!r} lies in the cell {cell!r}, which no cell is called"
-            wrong = _no_class(amounts) if wrong is None else wrong
-        if wrong is not None:
-            return f"allocation {a.id!r} holds {wrong!r}, which no resource class is called"
+        if a.cells or a.image or tuple(a.resources) not in _classes:
+            wrong = _rare_names(a)
+            if wrong:
+                return f"allocation {a.id!r} {wrong}"
     return ""
 
 
-def _no_class(amounts: dict[str, int]) -> str | None:
+def _rare_names(a: Allocation) -> str:
+    """The same for its image, its cells and their classes, and for classes not met before."""
+    if a.image and not printable(*a.image):
+        return "has an image with control characters"
+    for cell in a.cells:
+        if not is_cell_name(cell):
+            return f"lies in the cell {cell!r}, which no cell is called"
+    for amounts in (a.resources, *a.cells.values()):
+        wrong = _no_class(tuple(amounts))
+        if wrong is not None:
+            return f"holds {wrong!r}, which no resource class is called"
+    return ""
+
+
+def _no_class(names: tuple[str, ...]) -> str | None:
     """The first name that is no resource class's, None where all are; allocations of a flavor name the same ones."""
-    names = tuple(amounts)
-    if names in _classes:
-        return None
     wrong = next((name for name in names if not is_class_name(name)), None)
     if wrong is None and len(_classes) < _SHARED_MAX:
         _classes.add(names)
