@@ -209,7 +209,7 @@ def test_an_image_is_not_claimed_for_on_a_host_that_changed_since_it_was_ranked_
 ):
     place = Place("h1", mode="fits")
     place.label("h1", supported_instances="x86_64:kvm:hvm")
-    asked = {"image_properties": {"hw_architecture": "x86_64"}}
+    asked: dict[str, Any] = {"image_properties": {"hw_architecture": "x86_64"}}
     one, other = place.claims(Build(id="r-1", flavor="small", **asked), Build(id="r-2", flavor="small"))
     assert decode("claims", one.value).host_hash
     assert decode("claims", other.value).host_hash == ""

@@ -14,7 +14,7 @@ from commonplace.core import view as views
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.ranking import NEVER, ScoreRow, explain, group_full, plain_scores, seed_of
-from commonplace.core.records import HostControl
+from commonplace.core.records import Build, HostControl
 from commonplace.core.view import Floats, Overlay, Row, View
 from fold_logs import MOVES, Writer
 from world import Raw
@@ -85,7 +85,9 @@ class Rig:
                 wanted = plain_scores(self.view, row.ask)
                 assert row.scores.tolist() == wanted
                 assert row.own.tolist() == [score if mine[i] else NEVER for i, score in enumerate(wanted)]
-                barred = group_full(self.view, "g", self.random.choice((1, 2)))
+                barred = group_full(
+                    self.view, Build(id="r", flavor="f", group="g", group_max=self.random.choice((1, 2)))
+                )
                 seed = seed_of("r", 0, self.random.randint(0, 9))
                 assert row.choose(seed, barred) is plain_choice(self.view, row.ask, seed, barred)
                 explanation = explain(self.view, row.ask, barred)

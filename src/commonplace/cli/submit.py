@@ -36,6 +36,13 @@ RESULT_EXIT = {
 def submit(
     flavor: Annotated[str, typer.Option(metavar="NAME", help="What each instance is.")],
     count: Annotated[int, typer.Option(metavar="N", help="Instances; all are placed, or none.")] = 1,
+    count_min: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Place so many at least, where not all fit; 0: all or none.")
+    ] = 0,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name of each instance; one that moves or grows keeps its own. Repeatable."),
+    ] = None,
     id: Annotated[
         str | None, typer.Option(metavar="ID", help="Request id; the same id and content is the same request.")
     ] = None,
@@ -49,6 +56,9 @@ def submit(
     ] = 0,
     trait: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Required; repeatable.")] = None,
     forbid: Annotated[list[str] | None, typer.Option(metavar="TRAIT", help="Forbidden; repeatable.")] = None,
+    any_of: Annotated[
+        list[str] | None, typer.Option(metavar="TRAIT,TRAIT", help="One of them at least; repeatable.")
+    ] = None,
     group_policy: Annotated[
         str, typer.Option(metavar="POLICY", help="affinity, soft-affinity, soft-anti-affinity, or as --group-max.")
     ] = "",
@@ -66,6 +76,15 @@ def submit(
         list[str] | None, typer.Option(metavar="AGGREGATE", help="NAME, !NAME or in:NAME,NAME; repeatable.")
     ] = None,
     image: Annotated[str, typer.Option(metavar="ID", help="Image to boot from.")] = "",
+    boot_from_volume: Annotated[
+        bool, typer.Option("--boot-from-volume", help="The flavor's disk is a volume elsewhere: ask the host for none.")
+    ] = False,
+    alternates: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Name so many other hosts to try if a build fails.")
+    ] = 0,
+    priority: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of what waits together, highest first: 0 to 100.")
+    ] = 0,
     image_property: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the image; repeatable.")
     ] = None,
@@ -91,12 +110,15 @@ def submit(
             flavor,
             id=id,
             count=count,
+            count_min=count_min,
+            instances=tuple(instance or ()),
             project=project,
             user=user,
             group=group,
             group_max=group_max,
             traits_required=tuple(trait or ()),
             traits_forbidden=tuple(forbid or ()),
+            traits_any_of=tuple(tuple(text.split(",")) for text in any_of or ()),
             group_policy=group_policy,
             spread_over=spread_over,
             max_skew=max_skew,
@@ -106,6 +128,9 @@ def submit(
             hosts_ignored=tuple(ignore_host or ()),
             member_of=tuple(member_of or ()),
             image=image,
+            boot_from_volume=boot_from_volume,
+            alternates=alternates,
+            priority=priority,
             image_properties=properties,
             hints=hints,
         )

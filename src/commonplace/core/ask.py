@@ -58,9 +58,10 @@ class Ask(Struct, frozen=True, gc=False):
 def ask_of(flavor: Flavor, build: Build, profile: Profile, rules: "Rules | None" = None) -> Ask:
     """The ask of each instance of a request."""
     named = {} if rules is None else {one.name for one in rules.filters}
+    left_out = "DISK_GB" if build.boot_from_volume else ""
     weighers = profile.weighers.items() if profile.scale == "absolute" else ()
     return Ask(
-        tuple(sorted((name, amount) for name, amount in flavor.resources.items() if amount)),
+        tuple(sorted((name, amount) for name, amount in flavor.resources.items() if amount and name != left_out)),
         tuple(sorted({*flavor.traits_required, *build.traits_required})),
         tuple(sorted({*flavor.traits_forbidden, *build.traits_forbidden})),
         tuple(sorted((name, multiplier) for name, multiplier in weighers if name in INCREMENTAL)),

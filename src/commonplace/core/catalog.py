@@ -37,8 +37,8 @@ TERMS_MAX = 4_096
 """Combinations of flavor and traits whose terms are kept; past it they are worked out anew."""
 
 
-Combination = tuple[str, str, tuple[str, ...], tuple[str, ...]]
-"""Flavor, profile, traits required and forbidden."""
+Combination = tuple[str, str, tuple[str, ...], tuple[str, ...], bool]
+"""Flavor, profile, traits required and forbidden, whether it boots from a volume."""
 
 
 class Terms(Struct, frozen=True, gc=False):
@@ -121,7 +121,7 @@ class Catalog:
 
     def terms(self, build: Build) -> Terms:
         """What a request comes to under the flavors, profiles and aggregates of now."""
-        key = (build.flavor, build.profile, build.traits_required, build.traits_forbidden)
+        key = (build.flavor, build.profile, build.traits_required, build.traits_forbidden, build.boot_from_volume)
         terms = self._terms.get(key)
         if terms is None:
             if len(self._terms) >= TERMS_MAX:

@@ -380,13 +380,22 @@ class Ledger:
             if not any(name in self.traits for name in names):
                 return "constraint", f"has none of {', '.join(names)}"[:128]
         group = claim.allocations[0].group
-        if claim.group_max and group and self.groups.get(group, 0) + len(claim.allocations) > claim.group_max:
+        if claim.group_max and group and self._members(group, claim) + len(claim.allocations) > claim.group_max:
             return "constraint", f"group {group}"[:110] + " is full"
         if claim.mode == "strict" and claim.expected != hashing.to_hex(self.hash):
             return "stale", f"the state is {hashing.to_hex(self.hash)}"
         if claim.host_hash and claim.host_hash != hashing.to_hex(self.host_hash):
             return "stale", "the host itself is another than the one that was ranked"
         return self._overfull(claim)
+
+    def _members(self, group: str, claim: Claim) -> int:
+        """Members of a group besides the instances that are claimed for: one that moves or grows does not count where it stands."""
+        here = self.groups.get(group, 0)
+        if not here or here + len(claim.allocations) <= claim.group_max:
+            return here
+        moving = {(a.instance, a.project) for a in claim.allocations if a.instance}
+        held = (a for a in self.allocations.values() if a.group == group and a.request != claim.request)
+        return here - sum((a.instance, a.project) in moving for a in held)
 
     def _overfull(self, claim: Claim) -> tuple[Reason, str]:
         """What of the host's bounds and room the claim would pass."""

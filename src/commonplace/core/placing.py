@@ -17,7 +17,7 @@ from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
 from commonplace.core.laying import layout_of, plan
-from commonplace.core.ranking import ScoreRow, group_full, seed_of
+from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records import Allocation, Claim, encode
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
@@ -63,7 +63,7 @@ class Placer:
         claims_topic: str,
         send: Callable[[SendClaim], None],
         held: Callable[[Work], None],
-        unplaced: Callable[[Work, str], None],
+        unplaced: Callable[[Work, int, str], None],
         stray: Callable[[Row, Allocation], None],
         standing: Callable[[Work], Standing | None],
     ) -> None:
@@ -72,6 +72,7 @@ class Placer:
         self._standing = standing
         self.counts = Counts()
         self.queue: list[Item] = []
+        self.prioritised = False  # something that names a priority was queued since the queue was last sorted
         self.parked: list[Item] = []  # nothing fits now, but a pending claim may yet fail and make room
         self.pending: dict[str, Pending] = {}  # claims without a verdict, oldest first
         self.renewals: dict[str, Pending] = {}
@@ -92,6 +93,9 @@ class Placer:
         room = self.settings.claims_in_flight_max - len(self.pending)
         if not self.queue or room <= 0:
             return
+        if self.prioritised:
+            self.queue.sort(key=lambda item: -item[0].build.priority)  # stable: among equals who came first
+            self.prioritised = False
         todo, self.queue = self.queue[:room], self.queue[room:]
         by_ask: dict[Ask, list[Item]] = {}
         for item in todo:
@@ -121,12 +125,12 @@ class Placer:
             return None
         rules = work.ask.rules
         wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
-        key = (work.ask, build.group, build.group_max) if build.group_max else (work.ask, "", 0)
+        key = (work.ask, group_key(build), build.group_max) if build.group_max else (work.ask, "", 0)
         if wishes is not None:  # what its filters turn away concerns only requests like it
             key = (work.ask, likeness(build), -1)
         if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
             scores.refresh()
-            barred = group_full(self.view, build.group, build.group_max)
+            barred = group_full(self.view, build)
             seed = seed_of(build.id, index, work.attempts)
             row = scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
             if row is not None:
@@ -135,8 +139,25 @@ class Placer:
         if self._nowhere[key]:
             self.parked.append((work, index))
         else:
-            self._unplaced(work, "")
+            self._unplaced(work, index, "")
         return None
+
+    def alternates(self, work: Work) -> tuple[str, ...]:
+        """Hosts that would take an instance more, best first, none of those that the request was given; as many as it asks for."""
+        build, rules = work.build, work.ask.rules
+        found: list[str] = []
+        scores = self._score_row(work.ask)
+        scores.refresh()
+        wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
+        barred = {*group_full(self.view, build), *(slot.held.row.index for slot in work.slots if slot.held)}
+        seed = seed_of(build.id, build.count, work.attempts)
+        while len(found) < build.alternates:
+            row = scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
+            if row is None:
+                break
+            barred.add(row.index)
+            found.append(row.host.name)
+        return tuple(found)
 
     def _may_fit_later(self, work: Work) -> bool:
         """Whether a host would do if the pending claims on it failed: then the answer waits for them."""
@@ -145,7 +166,7 @@ class Placer:
             host = row.host
             if host.stale or row.status != "enabled" or not self.view.columns.alive[row.index]:
                 continue
-            if build.group_max and host.groups.get(build.group, 0) >= build.group_max:
+            if build.group_max and host.groups.get(build.group, 0) - own_here(row, build) >= build.group_max:
                 continue
             if (work.ask.builds_max and host.builds >= work.ask.builds_max) or (
                 work.ask.instances_max and len(host.allocations) >= work.ask.instances_max
@@ -313,7 +334,7 @@ class Placer:
             min(work.lease_ms, allocation.lease_ms or work.lease_ms),
             allocation.state == "active",
         )
-        if all(slot.held is not None and slot.pending is None for slot in work.slots):
+        if work.complete:
             self._held(work)
 
     def _reason(self, row: Row, pending: Pending) -> str:
@@ -357,7 +378,9 @@ class Placer:
         work.attempts += 1
         if work.attempts >= self.settings.attempts_max * len(work.slots):
             self._unplaced(
-                work, f"every one of {work.attempts} claims was turned down, the last one as {reason or 'lapsed'}"
+                work,
+                index,
+                f"every one of {work.attempts} claims was turned down, the last one as {reason or 'lapsed'}",
             )
         elif work.called:  # else all that it lacks is queued when its turn comes
             self.queue.append((work, index))

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
-from commonplace.core.records import Explanation, Miss
+from commonplace.core.records import Build, Explanation, Miss
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Bools, Floats, Row, View
 from commonplace.core.weighers import WEIGHERS
@@ -172,11 +172,35 @@ def seed_of(request: str, index: int, attempt: int) -> bytes:
     return f"{request}#{index}#{attempt}".encode()
 
 
-def group_full(view: View, group: str, group_max: int) -> list[int]:
-    """Rows where a group has as many members as it may have on one host, pending claims included."""
-    if not group or not group_max:
+def group_full(view: View, build: Build) -> list[int]:
+    """Rows where a request's group has as many members as it may have on one host, pending claims included.
+
+    The instances that the request names do not count where they stand.
+    """
+    group, most = build.group, build.group_max
+    if not group or not most:
         return []
-    return [index for index, members in view.groups.get(group, {}).items() if members >= group_max]
+    full = [index for index, members in view.groups.get(group, {}).items() if members >= most]
+    if not build.instances:
+        return full
+    return [index for index in full if view.groups[group][index] - own_here(view.by_index[index], build) >= most]
+
+
+def group_key(build: Build) -> str:
+    """The same for requests of one group that `group_full` bars from the same hosts."""
+    return "/".join((build.group, build.project, *build.instances)) if build.instances else build.group
+
+
+def own_here(row: Row, build: Build) -> int:
+    """Members of a request's group on a host that are the very instances it names, as on a move or a resize."""
+    here = row.host.allocations.values()
+    return sum(
+        a.group == build.group
+        and a.instance in build.instances
+        and a.project == build.project
+        and a.request != build.id
+        for a in here
+    )
 
 
 class Failures(Struct, frozen=True):

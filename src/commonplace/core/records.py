@@ -32,6 +32,12 @@ TRAITS_MAX = 256
 COUNT_MAX = 256
 """Most instances one request asks for: its decision names each of them in one record."""
 
+ALTERNATES_MAX = 16
+"""Most hosts that one decision names besides those it chose: who has tried so many asks anew."""
+
+PRIORITY_MAX = 100
+"""Highest priority of a request; 0 is that of requests that name none."""
+
 AGGREGATE_HOSTS_MAX = 4_000
 """Most hosts one aggregate names: at 131 bytes each, beside labels and metadata of 0.36 MB at most, it stays under
 RECORD_BYTES_MAX; labels select any number."""
@@ -297,6 +303,8 @@ Hint = Annotated[str, Meta(max_length=4096)]
 class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
 
+    `count_min` > 0 takes so many instances instead of `count` where no more fit; `alternates` asks for so many hosts to try besides.
+    With `boot_from_volume` the flavor's disk is not asked of the host. Of what waits together the highest `priority` is ranked first.
     `max_skew` bounds by how many members of `group` any two values of the label `spread_over` may differ.
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
     Of each item of `traits_any_of` a host has one at least. `host` is the only one that will do, `hosts_ignored` never will. `cell`
@@ -331,6 +339,10 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
     spread_over: Label = ""
     max_skew: Annotated[int, Meta(ge=0, le=ALLOCATIONS_MAX)] = 0
+    count_min: Annotated[int, Meta(ge=0, le=COUNT_MAX)] = 0
+    alternates: Annotated[int, Meta(ge=0, le=ALTERNATES_MAX)] = 0
+    boot_from_volume: bool = False
+    priority: Annotated[int, Meta(ge=0, le=PRIORITY_MAX)] = 0
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
@@ -398,7 +410,8 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class Decision(Record, tag="decision", kw_only=True):
     """The one answer to a request, self-contained. Effective is the first in log order that is no `id_reused`.
 
-    `content` is the digest of the request it answers; `confirm_within_ms` counts from the frontend's submit.
+    `content` is the digest of the request it answers; `confirm_within_ms` counts from the frontend's submit. `alternates` would have
+    taken an instance as well, best first; nothing is claimed on them.
     """
 
     request: Short
@@ -420,6 +433,7 @@ class Decision(Record, tag="decision", kw_only=True):
     conflicts: int = 0
     explanation: Explanation | None = None
     stages_ms: dict[str, float] = {}
+    alternates: Annotated[tuple[Short, ...], Meta(max_length=ALTERNATES_MAX)] = ()
 
 
 # --- control ---------------------------------------------------------------------------------------------------------------------------

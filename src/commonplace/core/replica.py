@@ -26,7 +26,7 @@ from commonplace.core.impossible import impossible
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
-from commonplace.core.ranking import explain, group_full
+from commonplace.core.ranking import explain, group_full, group_key
 from commonplace.core.records import (
     IMPOSSIBLE,
     Allocation,
@@ -67,7 +67,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
-from commonplace.core.request_checks import likeness, unshowable
+from commonplace.core.request_checks import count_misuse, likeness, unshowable
 from commonplace.core.requests import content_digest, key_misfit, serialised, serialised_group
 from commonplace.core.rules import Standing, Wishes
 from commonplace.core.view import Row, View
@@ -393,7 +393,7 @@ class Replica:
         terms = self.catalog.terms(build)
         if terms.refusal:
             return terms.refusal
-        if why := unshowable(build):
+        if why := unshowable(build) or count_misuse(build):
             return why
         if build.instances and len(build.instances) != build.count:
             return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
@@ -439,12 +439,13 @@ class Replica:
             self._take_up(work, held, now_ms)
         if work.called:
             self._queue(work)
-        if all(slot.held is not None for slot in work.slots):
+        if work.complete:
             self._answer(work, now_ms)
         return None
 
     def _queue(self, work: Work) -> None:
         """Have every instance ranked that holds nothing and has nothing claimed."""
+        self.placer.prioritised = self.placer.prioritised or work.build.priority > 0
         for index, slot in enumerate(work.slots):
             if slot.held is None and slot.pending is None:
                 self.placer.queue.append((work, index))
@@ -541,7 +542,9 @@ class Replica:
         lease_ms = work.lease_ms
         for index, slot in enumerate(work.slots):
             held = slot.held
-            assert held is not None
+            if held is None:
+                assert slot.given_up, f"instance {index} of {work.build.id} is neither held nor given up"
+                continue
             allocation = held.row.host.allocations.get(held.allocation)
             if allocation is None:  # gone while the others were claimed
                 slot.held = None
@@ -581,9 +584,10 @@ class Replica:
             resources=work.resources,
             placed=placed,
             confirm_within_ms=lease_ms - self._margin(lease_ms),
-            attempts=work.attempts + build.count,
+            attempts=work.attempts + len(placed),
             conflicts=work.conflicts,
             stages_ms=stages,
+            alternates=self.placer.alternates(work) if build.alternates else (),
         )
         work.placed = True
         return self._sent(work, decision, now)
@@ -592,10 +596,16 @@ class Replica:
         """What is kept of a lease for clocks and ways, in ms: never more than a quarter."""
         return min(self.settings.lease_margin_ms, lease_ms // 4)
 
-    def _unplaced(self, work: Work, why: str) -> None:
-        """No host passes, or none was won: answer with the counts per filter and the closest miss."""
+    def _unplaced(self, work: Work, index: int, why: str) -> None:
+        """No host passes for an instance, or none was won: go without it, or answer with the counts per filter and the closest miss."""
         if work.state != OPEN:
             return
+        if work.build.count_min:
+            work.slots[index].given_up = True
+            if sum(not slot.given_up for slot in work.slots) >= work.build.count_min:
+                if work.complete:
+                    self._answer(work)
+                return
         explanation, never = self._explanation(work)
         for name, count in explanation.filters.items():
             self.eliminated[name] = self.eliminated.get(name, 0) + count
@@ -610,10 +620,10 @@ class Replica:
         view.write()
         rules = work.ask.rules
         wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
-        like = build.group if wishes is None else likeness(build)
+        like = group_key(build) if wishes is None else likeness(build)
         at = (work.ask, like, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
-            barred = group_full(view, build.group, build.group_max)
+            barred = group_full(view, build)
             never = impossible(view, work.ask, build)
             self._explained = (at, explain(view, work.ask, barred, wishes), never)
         return self._explained[1:]

@@ -44,13 +44,24 @@ def unshowable(build: Build) -> str:
 def likeness(build: Build) -> str:
     """The same for requests that every filter treats alike: what turned one away everywhere turns away the others too."""
     names = build.instances if build.group else ()
-    like = replace(build, id="alike", count=1, instances=names, deadline_ms=0, lease_ms=0)
+    like = replace(
+        build, id="alike", count=1, instances=names, deadline_ms=0, lease_ms=0, count_min=0, alternates=0, priority=0
+    )
     return encode(like).decode()
 
 
 def misuse(build: Build, aggregates: Aggregates) -> str:
     """Why a request cannot be served as it stands: what, and what to do; "" when it can."""
     return group_misuse(build) or _hosts(build) or _member_of(build, aggregates) or _hints(build)
+
+
+def count_misuse(build: Build) -> str:
+    """Why so many instances cannot be asked for, or ""."""
+    if build.count_min > build.count:
+        return f"count_min {build.count_min} is more than count {build.count}: raise the count, or lower count_min"
+    if build.count_min and build.max_skew:
+        return "count_min leaves instances out, max_skew counts on all of them: drop one of the two, or ask for one at a time"
+    return ""
 
 
 def group_misuse(build: Build) -> str:

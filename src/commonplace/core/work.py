@@ -54,9 +54,10 @@ class Held(Struct, gc=False):
 class Slot:
     """One instance of a request."""
 
-    __slots__ = ("held", "pending")
+    __slots__ = ("given_up", "held", "pending")
 
     def __init__(self) -> None:
+        self.given_up = False  # no host for it, and the request does without
         self.pending: Pending | None = None
         self.held: Held | None = None
 
@@ -105,6 +106,11 @@ class Work:
         self.placed = False
         self.strays: list[tuple[Row, str]] = []  # allocations of this request that no slot of ours asked for
         self.cancels: list[int] = []  # offsets of cancels that wait for the effective decision
+
+    @property
+    def complete(self) -> bool:
+        """Whether every instance that was not given up holds its allocation."""
+        return all(slot.given_up or (slot.held is not None and slot.pending is None) for slot in self.slots)
 
     def instance(self, index: int) -> str:
         """Name of the instance at `index`."""

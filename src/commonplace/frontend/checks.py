@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from commonplace.core.records import Bad, Build, Decision, Flavor, decode, printable
-from commonplace.core.request_checks import group_misuse, unshowable
+from commonplace.core.request_checks import count_misuse, group_misuse, unshowable
 
 NAME_SHOWN_CHARS = 64
 
@@ -45,7 +45,7 @@ def contradiction(build: Build, flavor: Flavor) -> str:
         return f"request {build.id}: trait {both[0]} is required and forbidden (see flavor {flavor.name}): drop one"
     if build.group_max and not build.group:
         return f"request {build.id}: group_max {build.group_max} needs a group: name one with --group"
-    if why := unshowable(build) or group_misuse(build):
+    if why := unshowable(build) or count_misuse(build) or group_misuse(build):
         return f"request {build.id}: {why}"
     if not build.instances:
         return ""

@@ -31,7 +31,9 @@ def decision(record: Decision) -> list[str]:
     """The whole answer: what was placed where, or why nothing was."""
     match record.result:
         case "placed":
-            return [f"placed {_asked(record)}{_effort(record)}", *_places(record)]
+            part = f", {len(record.placed)} of them" if len(record.placed) < record.count else ""
+            others = [f"  else: {', '.join(record.alternates)}"] if record.alternates else []
+            return [f"placed {_asked(record)}{part}{_effort(record)}", *_places(record), *others]
         case "no_valid_host":
             return refusal(record)
         case "expired":

@@ -193,7 +193,10 @@ class Judge:
                     yield f"{amount} of {name} is no amount the host gives to one allocation"
         group, now = asked[0].group, self.now.values()
         if claim.group_max and group:
-            there = sum(1 for allocation in now if allocation.group == group)
+            moving = {(a.instance, a.project) for a in asked if a.instance}
+            there = sum(
+                a.group == group and (a.request == claim.request or (a.instance, a.project) not in moving) for a in now
+            )
             if there + len(asked) > claim.group_max:
                 yield f"{there} of group {group} are there and {claim.group_max} may be"
         if claim.instances_max and len(now) + len(asked) > claim.instances_max:

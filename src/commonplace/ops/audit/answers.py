@@ -25,6 +25,7 @@ class Asked(Struct, gc=False):
     timestamp_ms: int
     deadline_ms: int
     excused: bool = False
+    count_min: int = 0
 
 
 class Effective(Struct, gc=False):
@@ -107,7 +108,7 @@ class Answers:
         if any(asked.digest == digest for asked in contents):
             return False
         deadline_ms = build.deadline_ms or self._options.deadline_default_ms
-        contents.append(Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused))
+        contents.append(Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, build.count_min))
         return True
 
     # -- decisions ----------------------------------------------------------------------------------------------------------------------
@@ -155,7 +156,12 @@ class Answers:
 
     def _promise(self, entry: Entry, record: Decision, *, effective: bool) -> None:
         indexes = sorted(placed.index for placed in record.placed)
-        if indexes != list(range(record.count)):
+        least = min(
+            (a.count_min for a in self.asked.get((entry.partition, record.request), ()) if a.count_min),
+            default=record.count,
+        )
+        partly = least <= len(indexes) == len(set(indexes)) and set(indexes) <= set(range(record.count))
+        if indexes != list(range(record.count)) and not partly:
             text = f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}"
             self._findings.violated(3, text, self._decisions.log.name, entry.partition, entry.offset)
         into = self.promised if effective else self.void

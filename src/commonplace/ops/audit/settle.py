@@ -167,11 +167,7 @@ class Replay:
                 if amount and not any(unit_fits(f, name, amount) for f in facts):
                     yield f"{amount} of {name} is no amount the host gives to one allocation"
         held, count = self.now.held, len(asked)
-        here = (
-            sum(1 for h in held.values() if h.allocation.group == asked[0].group)
-            if claim.group_max and asked[0].group
-            else 0
-        )
+        here = self._members(claim) if claim.group_max and asked[0].group else 0
         if claim.group_max and asked[0].group and here + count > claim.group_max:
             yield f"{here} of group {asked[0].group} are here and {claim.group_max} may be"
         if claim.instances_max and len(held) + count > claim.instances_max:
@@ -180,6 +176,12 @@ class Replay:
             builds = self._builds(claim)
             if builds > claim.builds_max:
                 yield f"{builds} builds are then in progress and {claim.builds_max} may be"
+
+    def _members(self, claim: Claim) -> int:
+        """Members of the claim's group, without the very instances that it asks for under another request: those move or grow."""
+        moving = {(a.instance, a.project) for a in claim.allocations if a.instance}
+        there = [h.allocation for h in self.now.held.values() if h.allocation.group == claim.allocations[0].group]
+        return sum(a.request == claim.request or (a.instance, a.project) not in moving for a in there)
 
     def _builds(self, claim: Claim) -> int:
         """Builds surely in progress right after the grant: those in progress still when the report was made."""

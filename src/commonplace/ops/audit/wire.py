@@ -278,6 +278,10 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
     spread_over: Label = ""
     max_skew: Limit = 0
+    count_min: Annotated[int, Meta(ge=0, le=256)] = 0
+    alternates: Annotated[int, Meta(ge=0, le=16)] = 0
+    boot_from_volume: bool = False
+    priority: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
