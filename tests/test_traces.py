@@ -62,7 +62,9 @@ def test_huawei_keeps_cells_and_anti_affinity_and_names_what_it_leaves_out(tmp_p
     assert (arrival.group, arrival.strategy) == ("", "")
     alone = only(tmp_path, "huawei", "8,16,1,anti-affinity,3.0,")
     assert (alone.flavor, alone.cells) == ("hw-c8-m16384-n1", (CellAsk(cpus=8, memory_mb=16384),))
-    assert (alone.group, alone.strategy, alone.ignored) == ("hw-3.0", "anti-affinity", ())
+    assert (alone.group, alone.strategy, alone.ignored) == ("hw-anti-affinity-3.0", "anti-affinity", ())
+    apart = only(tmp_path, "huawei", "8,16,1,fault_domain,3.0,2.0")
+    assert (apart.domain, apart.group, apart.ignored) == ("fault-domain-2", "", ())
 
 
 @pytest.mark.parametrize("row", ["7,16,2,,,", "8,16,17,,,", "8,16,-1,,,"])

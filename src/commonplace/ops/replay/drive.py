@@ -58,6 +58,7 @@ class Driver:
         *,
         run_id: str,
         in_flight_max: int,
+        domains: bool = False,
         speed: float = 0.0,
         watch: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -67,6 +68,7 @@ class Driver:
         self._book = book
         self._prefix = f"{run_id}-"
         self._in_flight_max = in_flight_max
+        self._domains = domains
         self._speed = speed
         self._watch = watch
         self._clock = clock
@@ -125,6 +127,7 @@ class Driver:
             project=arrival.project,
             group=arrival.group if arrival.strategy else "",
             group_max=1 if arrival.strategy else 0,
+            member_of=(arrival.domain,) if arrival.domain and self._domains else (),
         )
         self._frontend.submit(build, fresh=True).add_done_callback(self._answered)
 

@@ -37,8 +37,8 @@ class TraceError(UsageError):
 class Arrival(Struct, frozen=True, kw_only=True, gc=False):
     """One VM of a trace. `at_s` counts from the trace's own zero; `lifetime_s` None: still there when the trace ends.
 
-    `strategy` "anti-affinity" keeps the VMs of `group` on hosts of their own; `ignored` names what the row asks for
-    and a request can't say yet.
+    `strategy` "anti-affinity" keeps the VMs of `group` on hosts of their own, `domain` names the fault domain whose hosts it is kept on;
+    `ignored` names what the row asks for and a request can't say.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Arrival(Struct, frozen=True, kw_only=True, gc=False):
     group: str = ""
     strategy: str = ""
     cells: tuple[CellAsk, ...] = ()
+    domain: str = ""
     ignored: tuple[str, ...] = ()
 
 
@@ -156,16 +157,19 @@ def _huawei(row: Row) -> Arrival:
     resources = {"VCPU": row.amount("flavor_vcpus"), "MEMORY_MB": row.amount("flavor_ram", 1024)}
     cells, strategy = _numa(row, resources), row.text("strategy")
     kept = strategy in STRATEGIES and bool(row.text("group"))
-    wants = [f"strategy {strategy}"] if strategy and not kept else []
-    wants += [column for column in ("group", "domain") if row.text(column) and not (kept and column == "group")]
+    domain = f"fault-domain-{int(row.number('domain'))}" if strategy == "fault_domain" and row.text("domain") else ""
+    wants = [f"strategy {strategy}"] if strategy and not (kept or domain) else []
+    wants += ["group"] if row.text("group") and not (kept or domain) else []
+    wants += ["domain"] if row.text("domain") and not domain else []
     return Arrival(
         id=str(row.line - 1),
         at_s=float(row.line - 2),  # the trace has an order and no times: one a second
         flavor=shape_name("hw", resources) + (f"-n{len(cells)}" if cells else ""),
         resources=resources,
-        group=f"hw-{row.text('group')}" if kept else "",
+        group=f"hw-{strategy}-{row.text('group')}" if kept else "",
         strategy=strategy if kept else "",
         cells=cells,
+        domain=domain,
         ignored=tuple(wants),
     )
 
@@ -327,6 +331,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     last_s: float
     flavors: dict[str, dict[str, int]]
     cells: dict[str, tuple[CellAsk, ...]]
+    domains: Counter[str]
     requested: Counter[str]
     ignored: Counter[str]
 
@@ -335,6 +340,7 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
     """Read a trace once through: its flavors, its length, and every error in it before a request is sent."""
     flavors: dict[str, dict[str, int]] = {}
     cells: dict[str, tuple[CellAsk, ...]] = {}
+    domains: Counter[str] = Counter()
     requested: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     ids: set[str] = set()
@@ -350,6 +356,7 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
             raise TraceError(f"{path}: VM {arrival.id}: the id is used twice")
         if arrival.cells:
             cells[arrival.flavor] = arrival.cells
+        domains.update([arrival.domain] if arrival.domain else ())
         requested[arrival.flavor] += 1
         ignored.update(arrival.ignored)
         first, last = (first if number > 1 else arrival.at_s), arrival.at_s
@@ -361,6 +368,7 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
         last_s=last,
         flavors=flavors,
         cells=cells,
+        domains=domains,
         requested=requested,
         ignored=ignored,
     )

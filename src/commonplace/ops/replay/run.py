@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from commonplace.agent.shapes import parse_shapes
 from commonplace.core.ask import PROFILES
-from commonplace.core.records import Flavor
+from commonplace.core.hosts import HostState
+from commonplace.core.records import AGGREGATE_HOSTS_MAX, Aggregate, Flavor, encode
 from commonplace.errors import NotReady, UsageError
 from commonplace.frontend import Frontend
 from commonplace.kafka import control
@@ -86,6 +87,12 @@ def _replay_on(
         check()
         progress("replaying", book, trace.arrivals)
 
+    domains = _domains(trace, hosts)
+    if domains:
+        control.write(settings, {f"aggregate/{one.name}": encode(one) for one in domains})
+        time.sleep(CONTROL_SETTLE_S)
+    elif trace.domains:
+        trace.ignored["domain"] += trace.domains.total()
     common, common_resources = _most_common(trace)
     with Frontend(settings) as frontend:
         driver = Driver(
@@ -93,6 +100,7 @@ def _replay_on(
             book,
             run_id=f"replay-{os.urandom(4).hex()}",
             in_flight_max=plan.in_flight_max,
+            domains=bool(domains),
             speed=plan.speed,
             watch=watch,
         )
@@ -138,6 +146,19 @@ def _has_cells(plan: Plan) -> bool:
     if plan.hosts:
         return any(shape.cells for shape in parse_shapes(plan.shape or FORMATS[plan.form].host_shape))
     return any(host.reported_cells for host in fleet.read_hosts(plan.settings))
+
+
+def _domains(trace: Survey, hosts: list[HostState]) -> list[Aggregate]:
+    """An aggregate for each fault domain of the trace, racks dealt out in turn; none where one could not name its hosts."""
+    names = sorted(trace.domains)
+    if not names or len(hosts) > len(names) * (AGGREGATE_HOSTS_MAX // 2):  # half: racks need not be of one size
+        return []
+    racks = sorted({host.labels.get("rack", host.name) for host in hosts})
+    of_rack = {rack: names[index % len(names)] for index, rack in enumerate(racks)}
+    members: dict[str, list[str]] = {name: [] for name in names}
+    for host in hosts:
+        members[of_rack[host.labels.get("rack", host.name)]].append(host.name)
+    return [Aggregate(name=name, hosts=tuple(found)) for name, found in members.items()]
 
 
 def _flavors(plan: Plan, trace: Survey, cells: bool) -> list[Flavor]:
