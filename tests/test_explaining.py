@@ -12,6 +12,7 @@ from commonplace.core.ranking import NEVER, ScoreRow, explain, plain_scores
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, encode
 from commonplace.core.relaxing import Relaxed
 from commonplace.core.resources import Inventory
+from commonplace.ops import explain_render
 from peer.fleet import Fleet
 
 FLAVOR = Flavor(name="m1", resources={"VCPU": 4, "MEMORY_MB": 8192})
@@ -81,6 +82,18 @@ def test_an_amount_that_would_fit_keeps_to_the_units_of_the_host() -> None:
     fleet = Fleet()
     fleet.host("h1", {"VCPU": Inventory(total=8), "MEMORY_MB": Inventory(total=7000, step_size=1024)})
     assert changes(ask(fleet, catalog())) == [("capacity", "MEMORY_MB", "6144", 1)]
+
+
+def test_disk_may_come_from_a_volume() -> None:
+    fleet = Fleet()
+    fleet.host("h1", {**inventory(), "DISK_GB": Inventory(total=10)})
+    fleet.host("h2", inventory())
+    fleet.host("h3", inventory(vcpus=1))
+    known = catalog(Flavor(name="m1", resources={**FLAVOR.resources, "DISK_GB": 20}))
+    found = ask(fleet, known)
+    assert changes(found) == [("capacity", "DISK_GB", "", 2), ("capacity", "DISK_GB", "10", 1)]
+    assert explain_render.change(found.would_fit[0]) == "booted from a volume"
+    assert ask(fleet, known, boot_from_volume=True).passing == 2
 
 
 ZONE, TRAIT = "availability_zone", "traits"

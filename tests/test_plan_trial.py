@@ -86,6 +86,15 @@ def test_all_or_nothing_takes_nothing_where_not_all_fit() -> None:
     assert len(hosts(*trial.place([fits]))) == 4
 
 
+def test_where_some_are_enough_a_plan_places_what_fits() -> None:
+    (answer,) = plans._placed(fleet(8, 8).trial(), [replace(PLAN, count=5, count_min=2)], ["web"])
+    assert (answer.result, answer.fits, answer.count) == ("placed", 4, 5)
+
+
+def test_a_fill_counts_one_by_one_whatever_count_the_request_has() -> None:
+    assert fleet(8, 8).trial().fill(replace(PLAN, count=5, count_min=3), 100).count == 4
+
+
 def test_what_one_request_took_the_next_does_not_get() -> None:
     trial = fleet(8).trial()
     results = [trial.place([replace(PLAN, id=f"r-{i}")])[0].result for i in range(3)]

@@ -15,6 +15,8 @@ from commonplace.core.rules import Rules, Wishes
 from commonplace.core.view import Bools, Row, View
 
 ZONES_SHOWN = 3
+VOLUMES = "DISK_GB"
+"""The class that a request booted from a volume does not ask of its host."""
 FORBIDDEN = "!"
 """Begins the part that names a forbidden trait."""
 
@@ -90,7 +92,7 @@ def _traits(view: View, wishes: Wishes, name: str, alone: Bools) -> list[Relaxed
 
 
 def _capacity(view: View, wishes: Wishes, name: str, alone: Bools) -> list[Relaxed]:
-    """Per class the largest amount that a host has which lacks nothing else; it is less than what is asked."""
+    """Per class the largest amount that a host has which lacks nothing else, less than what is asked; disk may also be a volume's."""
     rooms = {resource: _room(view, resource) for resource, _ in wishes.ask.resources}
     short = {resource: rooms[resource] < amount for resource, amount in wishes.ask.resources}
     for resource, amount in wishes.ask.resources:  # a host may have the room, and still not allow this amount
@@ -98,7 +100,10 @@ def _capacity(view: View, wishes: Wishes, name: str, alone: Bools) -> list[Relax
     count = np.sum(list(short.values()), axis=0)
     found = []
     for resource, amount in wishes.ask.resources:
-        room = np.where(alone & short[resource] & (count == 1), rooms[resource], 0)
+        only = alone & short[resource] & (count == 1)
+        if resource == VOLUMES:
+            found.append(Relaxed(filter=name, part=resource, hosts=int(only.sum())))
+        room = np.where(only, rooms[resource], 0)
         most = int(room.max(initial=0))
         if 0 < most < amount:
             found.append(Relaxed(filter=name, part=resource, to=str(most), hosts=int((room == most).sum())))

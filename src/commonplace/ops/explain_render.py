@@ -43,6 +43,8 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int
 def change(one: Relaxed) -> str:
     """A constraint asked otherwise, in words."""
     match one.filter:
+        case "capacity" if not one.to:
+            return "booted from a volume"
         case "capacity":
             return f"with {render.amount(int(one.to), one.part)}"
         case "traits" if one.part.startswith(FORBIDDEN):

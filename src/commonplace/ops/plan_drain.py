@@ -59,6 +59,8 @@ def _move(
         id=name,
         flavor=flavor,
         count=1,
+        count_min=0,
+        alternates=0,
         instances=(one.instance,) if one.instance else (),
         host="" if build.host in hosts else build.host,
         profile=profile or build.profile,

@@ -86,7 +86,9 @@ class Trial:
         left = most
         while left > 0:
             size = min(left, BATCH_MAX)
-            batch = [replace(build, id=f"{build.id}-{left - i}", count=1, instances=()) for i in range(size)]
+            batch = [
+                replace(build, id=f"{build.id}-{left - i}", count=1, count_min=0, instances=()) for i in range(size)
+            ]
             for decision in self.place(batch):
                 if decision.result != "placed":
                     return Filled(hosts, decision)
