@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from commonplace.core import replica_events as re
+from commonplace.core.ledger import Configure
 from commonplace.core.records import Build, Decision, decode
 from commonplace.core.request_checks import count_misuse
 from test_replica import Hand
@@ -171,3 +173,45 @@ def test_a_request_claimed_for_twice_makes_no_room_for_itself_in_its_group() -> 
     claim = decode("claims", sent.value)
     twin = replace(claim, mode="fits", allocations=[replace(claim.allocations[0], id="other-1")])
     assert hand.ledgers["h0"]._refusal(twin) == ("constraint", "group g is full")
+
+
+# --- rebuild ----------------------------------------------------------------------------------------------------------
+
+
+class Image(Hand):
+    """A host that runs one kind of image, and is full."""
+
+    def __init__(self) -> None:
+        super().__init__("h0", vcpus=1)
+        self.ledgers["h0"].receive(Configure(labels={"supported_instances": "x86_64:kvm:hvm"}), self.now)
+        self.report("h0")
+        self.grant(*self.claims(Build(id="there", flavor="small", instances=("i-1",))))
+
+    def check(self, architecture: str, host: str = "h0") -> Decision:
+        properties = {"hw_architecture": architecture}
+        build = Build(
+            id=f"check-{architecture}-{host}",
+            flavor="small",
+            host=host,
+            rebuild_check=True,
+            image_properties=properties,
+        )
+        before = len(self.sent)
+        self.request(build)
+        assert not [effect for effect in self.turn() if isinstance(effect, re.SendClaim)]
+        assert not [effect for effect in self.sent[before:] if isinstance(effect, re.SendClaim)]
+        return self.decisions(build.id)[0]
+
+
+def test_a_rebuild_is_checked_without_an_allocation_on_a_host_that_has_no_room() -> None:
+    fleet = Image()
+    assert fleet.check("x86_64").result == "passed"
+    refused = fleet.check("aarch64")
+    assert (refused.result, refused.reason) == ("no_valid_host", "rebuild_check")
+    assert refused.message == "host h0 does not run aarch64"
+    assert len(fleet.ledgers["h0"].allocations) == 1
+
+
+def test_a_check_of_no_host_is_refused() -> None:
+    assert "name the host" in count_misuse(Build(id="r", flavor="small", rebuild_check=True))
+    assert Image().check("x86_64", "h9").result in ("no_valid_host", "rejected")

@@ -26,6 +26,7 @@ With --check: 4 when the state that the plan rests on has moved.
 
 RESULT_EXIT = {
     "placed": ExitCode.OK,
+    "passed": ExitCode.OK,
     "no_valid_host": ExitCode.NO_VALID_HOST,
     "rejected": ExitCode.DENIED,
     "expired": ExitCode.TIMED_OUT,
@@ -97,6 +98,9 @@ def submit(
     check: Annotated[
         str, typer.Option(metavar="DIGEST", help="Submit only if what this plan rests on has not moved.")
     ] = "",
+    rebuild_check: Annotated[
+        bool, typer.Option("--rebuild-check", help="Say whether --host would do for the image, as before a rebuild.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, max=604_800, help="Seconds to wait.")] = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
@@ -131,6 +135,7 @@ def submit(
             boot_from_volume=boot_from_volume,
             alternates=alternates,
             priority=priority,
+            rebuild_check=rebuild_check,
             image_properties=properties,
             hints=hints,
         )

@@ -304,6 +304,7 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     """One build request. `group_max` > 0 is hard anti-affinity: at most so many instances of `group` on one host.
 
     `count_min` > 0 takes so many instances instead of `count` where no more fit; `alternates` asks for so many hosts to try besides.
+    `rebuild_check` asks whether `host` would do for the image, and claims nothing.
     With `boot_from_volume` the flavor's disk is not asked of the host. Of what waits together the highest `priority` is ranked first.
     `max_skew` bounds by how many members of `group` any two values of the label `spread_over` may differ.
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
@@ -343,6 +344,7 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     alternates: Annotated[int, Meta(ge=0, le=ALTERNATES_MAX)] = 0
     boot_from_volume: bool = False
     priority: Annotated[int, Meta(ge=0, le=PRIORITY_MAX)] = 0
+    rebuild_check: bool = False
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
@@ -358,7 +360,7 @@ class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
 
 # --- decisions -------------------------------------------------------------------------------------------------------------------------
 
-Result = Literal["placed", "no_valid_host", "rejected", "expired"]
+Result = Literal["placed", "no_valid_host", "rejected", "expired", "passed"]
 
 IMPOSSIBLE = "impossible"
 """Reason of a `no_valid_host` that stands whatever becomes free: a host, zone, trait, class or size that the pool does not have."""

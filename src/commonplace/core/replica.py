@@ -27,6 +27,7 @@ from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full, group_key
+from commonplace.core.rebuild import objection
 from commonplace.core.records import (
     IMPOSSIBLE,
     Allocation,
@@ -435,6 +436,8 @@ class Replica:
         if deadline_ms <= now_ms and all(a.state != "active" for _, a in held):  # out of date: no claim is worth it
             work.strays = [(row, allocation.id) for row, allocation in held]
             return self._expired(work, now_ms)
+        if build.rebuild_check:
+            return self._rebuild_check(work, now_ms)
         if held:
             self._take_up(work, held, now_ms)
         if work.called:
@@ -442,6 +445,13 @@ class Replica:
         if work.complete:
             self._answer(work, now_ms)
         return None
+
+    def _rebuild_check(self, work: Work, now_ms: int) -> None:
+        """Say whether the host would do, and claim nothing."""
+        assert work.ask.rules is not None, "a request that names a host has rules"
+        why = objection(self.view, Wishes(work.build, work.ask, work.ask.rules))
+        result: Result = "no_valid_host" if why else "passed"
+        self._close(work, result, "rebuild_check", why or f"host {work.build.host} would do", None, now_ms)
 
     def _queue(self, work: Work) -> None:
         """Have every instance ranked that holds nothing and has nothing claimed."""

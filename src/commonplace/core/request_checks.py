@@ -56,7 +56,9 @@ def misuse(build: Build, aggregates: Aggregates) -> str:
 
 
 def count_misuse(build: Build) -> str:
-    """Why so many instances cannot be asked for, or ""."""
+    """Why so many instances cannot be asked for, or a check of none, or ""."""
+    if build.rebuild_check and not build.host:
+        return "rebuild_check asks about the host where the instance stands, and none is named: name the host"
     if build.count_min > build.count:
         return f"count_min {build.count_min} is more than count {build.count}: raise the count, or lower count_min"
     if build.count_min and build.max_skew:

@@ -34,6 +34,8 @@ def decision(record: Decision) -> list[str]:
             part = f", {len(record.placed)} of them" if len(record.placed) < record.count else ""
             others = [f"  else: {', '.join(record.alternates)}"] if record.alternates else []
             return [f"placed {_asked(record)}{part}{_effort(record)}", *_places(record), *others]
+        case "passed":
+            return [f"passed: {record.message}; nothing is claimed"]
         case "no_valid_host":
             return refusal(record)
         case "expired":

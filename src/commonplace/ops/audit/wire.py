@@ -282,6 +282,7 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     alternates: Annotated[int, Meta(ge=0, le=16)] = 0
     boot_from_volume: bool = False
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
+    rebuild_check: bool = False
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
@@ -315,7 +316,7 @@ class Decision(Struct, tag="decision", tag_field="type", kw_only=True):
 
     v: int = 1
     request: Text128
-    result: Literal["placed", "no_valid_host", "rejected", "expired"]
+    result: Literal["placed", "no_valid_host", "rejected", "expired", "passed"]
     reason: Text128 = ""
     content: Text128 = ""
     position: Position
