@@ -383,3 +383,20 @@ def test_an_instance_that_moves_does_not_hold_itself_to_its_host() -> None:
     world.settle()
     assert world.hosts_of("m1") != [first]
     assert isinstance(world.decisions("m1")[0], Decision)
+
+
+def test_an_id_that_another_request_used_under_its_flavor_takes_nothing_of_that_one_up() -> None:
+    world = Groups(request_partitions=2)
+    group = next(f"g{n}" for n in range(9) if partition_of(f"group/g{n}", 2) != partition_of("small", 2))
+    world.submit(Build(id="m0", flavor="small"))
+    one = world.halting("one", owned=[partition_of("small", 2)])
+    world.settle()
+    (first,) = world.decisions("m0")
+    world.ask("m0", group=group, count=2, **TOGETHER)
+    owner_gone(world, one)
+    world.halting("two", owned=[partition_of(f"group/{group}", 2)])  # which reads nothing of the other partition
+    world.settle()
+    other = next(decision for decision in world.decisions("m0") if decision.group == group)
+    assert not {p.allocation for p in other.placed} & {p.allocation for p in first.placed}
+    held = world.agent_of(first.placed[0].host).allocations
+    assert first.placed[0].allocation in held, "the other request's allocation was released as a loser"
