@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release, Settled, Snapshot
 from commonplace.ops.audit.hashes import MODULUS
+from commonplace.sim.cells import amounts_of, misgiven
 from commonplace.sim.model import Asked, Facts, Hashes, Held, Host, Lease, same_shape
 
 UNORDERED_MAX: Final = 6
@@ -210,10 +211,10 @@ class Judge:
     def _over(self, claim: Claim) -> str:
         asked: dict[str, int] = {}
         for allocation in claim.allocations:
-            for name, amount in allocation.resources.items():
+            for name, amount in amounts_of(allocation).items():
                 asked[name] = asked.get(name, 0) + amount
         for name, amount in asked.items():
-            used = sum(allocation.resources.get(name, 0) for allocation in self.now.values())
+            used = sum(amounts_of(allocation).get(name, 0) for allocation in self.now.values())
             capacity = max(facts.capacity(name) for facts in self.facts)
             if amount and used + amount > capacity:
                 return f"{used} + {amount} of {capacity} {name}"
@@ -278,8 +279,13 @@ class Judge:
                 self._violated(6, f"holds {identity}, which no claim that it settled explains")
         for identity, shown in self.after.items():
             was = self.before.get(identity)
+            if was is None and shown.cells and shown.origin != "found":
+                for wrong in misgiven(shown, self.after, self.facts[-1]):
+                    self._violated(1, wrong)
             if was is None or was is shown or was == shown:
                 continue
+            if was.assigned != shown.assigned and shown.origin != "found":
+                self._violated(6, f"gave {identity} other cpus or devices than before")
             if not same_shape(was, shown) and shown.origin != "found":
                 self._violated(6, f"changed the content of {identity}")
             if was.state == "active" and shown.state == "leased":

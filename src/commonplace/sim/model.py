@@ -8,11 +8,17 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from commonplace.core.records import Allocation, Delta, Snapshot
+from msgspec import convert, to_builtins
+
+from commonplace.core.records import Allocation, Delta, HostCell, Snapshot
 from commonplace.core.resources import Inventory
+from commonplace.ops.audit import state as audit
+from commonplace.ops.audit import wire
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
 
 Held = dict[str, Allocation]
+Content = tuple[Mapping[str, Inventory], tuple[str, ...], Mapping[str, str], str, Mapping[str, HostCell]]
+"""What a host reports of itself: inventory, traits, labels, status, cells."""
 NO_BASE: Final = -2
 """Generation of a base on which no delta can rest."""
 FAR_MS: Final = 1 << 62
@@ -21,23 +27,29 @@ FAR_MS: Final = 1 << 62
 class Facts:
     """What a host is apart from its allocations, with the hash of it."""
 
-    __slots__ = ("content", "hash", "inventory", "status", "traits")
+    __slots__ = ("_audited", "cells", "content", "hash", "inventory", "status", "traits")
 
-    def __init__(self, content: tuple[Mapping[str, Inventory], tuple[str, ...], Mapping[str, str], str]) -> None:
+    def __init__(self, content: Content) -> None:
         self.content = content
-        self.inventory, traits, labels, self.status = content
+        self.inventory, traits, labels, self.status, cells = content
+        self.cells = convert(to_builtins(cells), dict[str, wire.HostCell]) if cells else {}  # as the audit reads them
         self.traits = frozenset(traits)
-        self.hash = host_hash(self.inventory, self.traits, labels, self.status)  # type: ignore[arg-type]  # by shape
+        self.hash = host_hash(self.inventory, self.traits, labels, self.status, self.cells)  # type: ignore[arg-type]  # by shape
+        self._audited: audit.Facts | None = None
 
     def capacity(self, name: str) -> int:
-        """Amount of a class that may be allocated: ⌊(total − reserved) × thousandths / 1000⌋, at least 0."""
+        """Amount of a class that may be allocated: ⌊(total − reserved) × thousandths / 1000⌋, at least 0; or what a cell has of a part."""
+        if audit.IN_CELL in name:
+            if self._audited is None:
+                self._audited = audit.Facts(self.inventory, self.traits, {}, self.status, self.cells, 0)  # type: ignore[arg-type]  # by shape
+            return self._audited.capacity(name)
         item = self.inventory.get(name)
         return (
             max(0, (item.total - item.reserved) * item.allocation_ratio_thousandths // 1000) if item is not None else 0
         )
 
 
-NOTHING: Final = Facts(({}, (), {}, "enabled"))
+NOTHING: Final = Facts(({}, (), {}, "enabled", {}))
 
 
 class Lease(NamedTuple):
@@ -178,10 +190,10 @@ def held_by(host: Host, record: Snapshot | Delta) -> Held:
 def facts_of(host: Host, record: Snapshot | Delta) -> Facts:
     """What the host is by a report; the same object as before where nothing changed."""
     if isinstance(record, Snapshot):
-        content = (record.inventory, record.traits, record.labels, record.status)
+        content = (record.inventory, record.traits, record.labels, record.status, record.cells)
     else:
-        named = (record.inventory, record.traits, record.labels, record.status)
-        if named == (None, None, None, None):
+        named = (record.inventory, record.traits, record.labels, record.status, record.cells)
+        if named == (None, None, None, None, None):
             return host.base_facts
         base = host.base_facts.content
         content = tuple(was if new is None else new for was, new in zip(base, named, strict=True))  # type: ignore[assignment]

@@ -93,6 +93,8 @@ class Reports:
                 if promise is not None and not self._seen.injecting and not host.blind:
                     text = f"{host.name} was forgotten while it held {identity}"
                     self._findings.violated(3, text, ("hosts", host.partition, offset))
+            for asked in host.claims:  # which nobody reads any more: whoever serves the host anew begins at their end
+                self._seen.bad.pop(("claims", host.partition, asked.offset), None)
             host.claims.clear()
             others = (h for h in self.hosts.values() if h.partition == host.partition and h is not host)
             if all(other.reported < 0 for other in others):
