@@ -219,9 +219,13 @@ class Answers:
                 text += f"which a claim of {first.request} on {first.host} named before"
                 self._findings.violated(5, text, here, where)
 
+    def forgotten(self, request: str) -> bool:
+        """Whether a clock that jumped ahead may have let the first use of an id be forgotten: then its second is a request of its own."""
+        return self.windowless and any(key[1] == request and len(uses) > 1 for key, uses in self.asked.items())
+
     def confirm(self, request: str, allocation: str, here: Place) -> None:
         """Only what an effective decision names is ever confirmed."""
-        if allocation not in self.promised and not self.lossy:
+        if allocation not in self.promised and not self.lossy and not self.forgotten(request):
             self._findings.violated(
                 2, f"{allocation} of {request} is confirmed, which no effective decision names", here
             )

@@ -355,7 +355,7 @@ class Checkers:
             return
         promise = answers.promised.get(identity)
         if promise is None:
-            if not answers.lossy:
+            if not answers.lossy and not answers.forgotten(allocation.request):
                 findings.violated(
                     2, f"{host.name} holds {identity} of {allocation.request}, which no effective decision names", here
                 )

@@ -249,6 +249,8 @@ class Reports:
         answers, identity = self._answers, allocation.id
         if allocation.origin == "found" or gap or answers.lossy or identity in answers.promised:
             return
+        if answers.forgotten(allocation.request):
+            return
         void = answers.void.get(identity)
         text = f"{host.name} made {identity} of {allocation.request} active, which no effective decision names"
         self._findings.violated(2, text, here, *([void] if void else []))
