@@ -400,3 +400,16 @@ def test_an_id_that_another_request_used_under_its_flavor_takes_nothing_of_that_
     assert not {p.allocation for p in other.placed} & {p.allocation for p in first.placed}
     held = world.agent_of(first.placed[0].host).allocations
     assert first.placed[0].allocation in held, "the other request's allocation was released as a loser"
+
+
+def test_a_spread_taken_over_half_way_goes_on_once_what_was_held_is_renewed() -> None:
+    world = Groups()
+    old = world.halting("old")
+    world.ask("m0", count=2, **APART)
+    old.step()
+    owner_gone(world, old)
+    world.settle()
+    assert claims_of(world) == ["m0"]  # the second instance was to come after the first
+    world.halting("new")
+    world.settle()
+    assert len(set(world.racks_of("m0"))) == 2

@@ -312,6 +312,7 @@ class Placer:
         self._hold(row, pending, allocation)
 
     def _renewed(self, row: Row, pending: Pending) -> None:
+        self._settled = True  # an instance that must not be ranked beside it may be now
         work, slot = pending.work, pending.work.slots[pending.index]
         if slot.pending is not pending or work.state != OPEN:
             return
@@ -352,6 +353,7 @@ class Placer:
     def _give_up(self, pending: Pending, reason: str) -> None:
         """A claim of unknown fate is left behind; granted after all, it shows as a stray. What was to be renewed is one already."""
         if self.renewals.pop(pending.allocation_id, None) is not None:
+            self._settled = True
             pending.row.renewals.remove(pending)
             pending.work.slots[pending.index].held = None
             pending.work.strays.append((pending.row, pending.allocation_id))

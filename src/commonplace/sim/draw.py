@@ -134,9 +134,16 @@ def _grouped(dice: Dice, config: Config, items: tuple[Item, ...]) -> tuple[Confi
     )
     kept = (item for item in items if not isinstance(item, SetStatus | SetFlavor | Retire))
     plain = {"group": "", "group_max": 0}
-    return config, tuple(
-        replace(item, **{**plain, **dice.of(policies)}) if isinstance(item, Submit) else item for item in kept
-    )
+    grouped = [replace(item, **{**plain, **dice.of(policies)}) if isinstance(item, Submit) else item for item in kept]
+    parts = dice.of((0, 300, 700))  # of those that may be placed in part
+    return config, tuple(_in_part(dice, item, parts) if isinstance(item, Submit) else item for item in grouped)
+
+
+def _in_part(dice: Dice, item: Submit, chance: int) -> Submit:
+    """The same request, perhaps content with a part of what it asks for."""
+    if item.count == 1 or item.max_skew or not dice.chance(chance):
+        return item
+    return replace(item, count_min=dice.between(1, item.count))
 
 
 SLEEPER: Final[dict[str, Any]] = {

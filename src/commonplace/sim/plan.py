@@ -80,6 +80,7 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     group_policy: str = ""
     spread_over: str = ""
     max_skew: int = 0
+    count_min: int = 0
     lease_ms: int = 0
     deadline_ms: int = 0
     frontend: int = 0
@@ -193,6 +194,7 @@ def build_of(submit: Submit) -> dict[str, Any]:
             "group_policy",
             "spread_over",
             "max_skew",
+            "count_min",
             "lease_ms",
             "deadline_ms",
         )
