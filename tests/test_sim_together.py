@@ -20,7 +20,7 @@ class Story:
         self.findings = Findings()
         self.hosts = {f"h{n}": Host(f"h{n}", 0) for n in range(4)}
         for host, rack in zip(self.hosts.values(), "aabc", strict=True):
-            host.facts = Facts(({}, (), {"rack": rack}, "enabled"))
+            host.facts = Facts(({}, (), {"rack": rack}, "enabled", {}))
             host.held = {}
         self.judge, self.number = Together(self.findings, self.hosts), 0
 

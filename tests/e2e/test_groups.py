@@ -10,7 +10,7 @@ from commonplace.core.records import Flavor, Profile
 from e2e_world import World
 from kafka_fixtures import KafkaUnderTest, skip_or_fail
 
-pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 HOSTS = 64
 REPLICAS = ("r1", "r2", "r3", "r4")
