@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_breaches import BREACHES, Breach
+from audit_breaches import BREACHES, Breach, later
 from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, name_of, pool, settled
 from commonplace.core.records import Bad, decode, encode
 from commonplace.ops import audit
@@ -520,3 +520,32 @@ def test_audit_never_calls_a_record_bad_that_the_scheduler_reads(name: str, data
     raw = json.dumps(mutated).encode()
     if isinstance(wire.read(topic, raw), wire.Broken):
         assert isinstance(decode(topic, raw), Bad), raw
+
+
+@pytest.mark.parametrize(("least", "violated"), [(0, True), (1, False), (2, True)])
+def test_a_part_of_a_request_is_placed_only_where_that_was_asked_for(least: int, violated: bool) -> None:
+    p = pool()
+    asked = {"count": 3, "count_min": least} if least else {"count": 3}
+    p.request("r-1", **asked)
+    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    p.decide("r-1", ("a-1", at), count=3, content=digest("r-1", **asked))
+    assert bool(p.audit().tallies[3].violations) is violated
+
+
+def test_an_instance_that_grows_where_it_stands_does_not_count_for_its_group() -> None:
+    p = pool()
+    for request, allocation, instance in (("r-1", "a-1", "i-1"), ("r-2", "a-2", "i-1")):
+        p.request(request, group="g", group_max=1, instances=[instance])
+        held = {"id": allocation, "request": request, "instance": instance, "group": "g", "resources": {"VCPU": 2}}
+        at = p.delta(settled=p.take(p.claim(request, allocation, group_max=1, allocations=[held])))
+        p.decide(request, (allocation, at), content=digest(request, group="g", group_max=1, instances=(instance,)))
+    assert [v.text for v in p.audit().tallies[6].violations] == []
+
+
+@pytest.mark.parametrize(("key", "refused"), [("group/g", 0), ("m1.small", 1), ("group/h", 1)])
+def test_a_request_of_a_serialised_group_belongs_under_the_key_of_its_group(key: str, refused: int) -> None:
+    p = pool()
+    record = {"type": "build", "v": 1, "id": "r-1", "flavor": "m1.small", "group": "g", "group_policy": "affinity"}
+    later(p, "requests", p.put("requests", key, record))
+    broken = p.audit().tallies[10].violations
+    assert len([v for v in broken if "nobody quarantined it" in v.text]) == refused
