@@ -115,7 +115,7 @@ def test_the_hash_after_every_record_is_that_of_the_content(steps: list[tuple[in
         state = states[parsed.host]
         fold(state, parsed, offset, at_ms, value)
         anew = Ledger.recover(state, 0, 0, 0)
-        host_part = hashing.host_part(state.inventory, state.traits, state.labels, state.status)
+        host_part = hashing.host_part(state.inventory, state.traits, state.labels, state.status, state.reported_cells)
         assert state.hash == (host_part + anew.hash - anew.host_hash) & hashing.MASK or state.generation < 0
         used = {name: amount for name, amount in state.used.items() if amount}
         assert used == {name: amount for name, amount in anew.used.items() if amount}

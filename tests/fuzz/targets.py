@@ -181,7 +181,7 @@ def check_state(state: HostState) -> None:
     """The sums of a host are those of its allocations, and these are bounded."""
     require(len(state.allocations) <= 2 * ALLOCATIONS_MAX, "too many allocations", len(state.allocations))
     anew = Ledger.recover(state, 0, 0, 0)
-    part = hashing.host_part(state.inventory, state.traits, state.labels, state.status)
+    part = hashing.host_part(state.inventory, state.traits, state.labels, state.status, state.reported_cells)
     total = (part + anew.hash - anew.host_hash) & hashing.MASK
     require(
         state.hash == total or state.removed or state.generation < 0, "the hash is not that of the content", state.name
