@@ -30,9 +30,10 @@ FIELDS: Final = (
     b'"unknown":1', b'"removed":true', b'"gap":true', b'"building":true', b'"host":"h0"', b'"group":"g"', b'"load":{"x":1e400}',
     b'"traits":["A","A"]', b'"settled":[{"offset":-1,"verdict":"granted"}]', b'"inventory":{"VCPU":{"total":9007199254740991}}',
     b'"labels":{"a":"b","a":"c"}', b'"allocations":[]', b'"upserts":[{"id":"","resources":{}}]',
-    b'"cells":{"0":{"cpus":"0-3","cpus_dedicated":"4-7","siblings":["4,5"],"memory_mb":64,"devices":[{"id":"g","class":"VGPU","shares":2}]}}',
-    b'"assigned":{"0":{"cpus":"4-6","devices":{"g":3}}}', b'"threads":"require"', b'"shares":{"VGPU":2}', b'"cells":{"0":{"PCPU":2,"VGPU":2}}',
-    b'"cells":{"0":{"VCPU":1}}', b'"explanation":{"evaluated":-1}',
+    b'"cells":{"0":{"cpus":"0-3","cpus_dedicated":"4-7","siblings":["4,5"],"memory_mb":64}}',
+    b'"cells":{"0":{"cpus_dedicated":"4-7","devices":[{"id":"g","class":"VGPU","shares":2}]}}',
+    b'"assigned":{"0":{"cpus":"4-6","devices":{"g":3}}}', b'"threads":"require"', b'"shares":{"VGPU":2}',
+    b'"cells":{"0":{"PCPU":2,"VGPU":2}}', b'"cells":{"0":{"VCPU":1}}', b'"explanation":{"evaluated":-1}',
 )  # fmt: skip
 STRINGS_SMALL: Final = tuple(string for string in STRINGS if len(string) < 1_000)
 OTHERS_SMALL: Final = tuple(other for other in OTHERS if len(other) < 1_000)
