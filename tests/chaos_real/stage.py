@@ -34,6 +34,7 @@ SETTINGS: Final = Settings(
         deadline_ms_default=20_000,
         queue_max=500,
         topics_check_s=2.0,
+        idempotency_window_s=3_600.0,  # longer than a run: past it, whoever asks again asks for something new
     ),
     # a new owner tells again of every bad decision in its window, and what it drops of new ones nobody else reads
     limits=LimitsSettings(quarantined_per_s_max=5_000),
