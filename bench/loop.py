@@ -189,7 +189,8 @@ def _measure(stack: Stack, load: Load, args: argparse.Namespace) -> dict[str, An
     stack.check()
     return {
         "mode": args.mode, "placement": args.placement, "hosts": args.hosts, "replicas": args.replicas,
-        "flavors": args.flavors, "partitions": args.partitions, "seconds": round(seconds, 1), "warmup_s": args.warmup, "lease_s": args.lease, "machine": machine(),
+        "flavors": args.flavors, "partitions": args.partitions,
+        "seconds": round(seconds, 1), "warmup_s": args.warmup, "lease_s": args.lease, "machine": machine(),
         "decided": load.decided, "decisions_per_s": round(load.decided / seconds),
         "placed_share": round(load.placed / max(1, load.decided), 4), "refused": load.other,
         "latency_ms": percentiles(load.latencies_ms), "conflict_fraction": round(rejected / max(1.0, granted), 5),
