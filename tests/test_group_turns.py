@@ -413,3 +413,12 @@ def test_a_spread_taken_over_half_way_goes_on_once_what_was_held_is_renewed() ->
     world.halting("new")
     world.settle()
     assert len(set(world.racks_of("m0"))) == 2
+
+
+def test_a_refusal_names_the_group_so_that_another_request_of_its_id_is_told_apart() -> None:
+    world = Groups()
+    world.scheduler(queue_max=0)
+    world.ask("m0", **TOGETHER)
+    world.settle()
+    (refused,) = world.decisions("m0")
+    assert (refused.reason, refused.group) == ("overloaded", "g")

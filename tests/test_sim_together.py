@@ -23,6 +23,8 @@ class Story:
             host.facts = Facts(({}, (), {"rack": rack}, "enabled", {}))
             host.held = {}
         self.judge, self.number = Together(self.findings, self.hosts), 0
+        for name in self.hosts:
+            self.judge.claimed("r1", name)
 
     def place(self, *hosts: str, gone: bool = False, **fields: Any) -> None:
         """A request of the group is effectively placed; `gone`: what it got is released at once."""
@@ -34,7 +36,9 @@ class Story:
             placed.append(Placed(index=index, instance="i", host=host, allocation=allocation, grant=Position(0, 0)))
             if not gone:
                 self.hosts[host].held[allocation] = object()  # type: ignore[assignment]  # that it is there is all that is asked
-        decision = Decision(request=build.id, result="placed", position=Position(0, 0), count=len(hosts), placed=placed)
+        decision = Decision(
+            request=build.id, replica="r1", result="placed", position=Position(0, 0), count=len(hosts), placed=placed
+        )
         self.judge.decided(build, decision, ("decisions", 0, self.number))
 
     @property
@@ -81,3 +85,11 @@ def test_a_member_too_many_at_one_value_is_found() -> None:
     story.place("h0", **SKEW)
     story.place("h1", **SKEW)
     assert story.found == ["q2 is number 2 of group g at rack a, another has had 0: more than 1 apart"]
+
+
+def test_a_value_that_the_replica_may_not_know_yet_is_no_place_to_spread_to() -> None:
+    story = Story()
+    story.judge._known["r1"] = {"h0", "h1"}
+    story.place("h0", **SKEW)
+    story.place("h1", **SKEW)
+    assert story.found == []

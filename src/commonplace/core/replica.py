@@ -692,6 +692,7 @@ class Replica:
             count=build.count if build else 1,
             project=build.project if build else "",
             user=build.user if build else "",
+            group=build.group if build else "",
         )
 
     def _decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:

@@ -188,6 +188,8 @@ class Checkers:
                 self.answers.release_of_loser(record.request, record.allocation, here)
         elif isinstance(record, Claim):
             self.owners.claimed(record)
+            if self.answers.groups is not None:
+                self.answers.groups.claimed(record.replica, record.host)
             if record.mode != "renew":
                 self.answers.claimed(record, here)
 

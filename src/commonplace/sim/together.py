@@ -1,7 +1,7 @@
 """Groups that are decided one member after another, as their effective decisions placed them (rule 8, docs/decisions/0010).
 
 What is judged must hold whatever a replica saw: members leave at any time, and a view lags. So of the value with fewest members everybody
-counts who was ever placed there, of the others who is there now.
+counts who was ever placed there, of the others who is there now; and a value counts once the deciding replica has claimed on a host of it.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,11 @@ class Together:
     def __init__(self, findings: Findings, hosts: Mapping[str, Host]) -> None:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
+        self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
+
+    def claimed(self, replica: str, host: str) -> None:
+        """A replica claimed on a host."""
+        self._known.setdefault(replica, set()).add(host)
 
     def decided(self, build: Build, decision: Decision, here: Place) -> None:
         """A request of a group was effectively placed."""
@@ -41,7 +46,10 @@ class Together:
             self._findings.violated(NUMBER, text, here)
 
     def _skew(self, build: Build, decision: Decision, before: list[tuple[str, str]], here: Place) -> None:
-        labels = {name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items()}
+        known = self._known.get(decision.replica, set())
+        labels = {
+            name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items() if name in known
+        }
         most, least = dict.fromkeys(filter(None, labels.values()), 0), dict.fromkeys(filter(None, labels.values()), 0)
         for host, allocation in before + [(placed.host, placed.allocation) for placed in decision.placed]:
             value = labels.get(host)
@@ -49,10 +57,8 @@ class Together:
                 least[value] += 1
                 most[value] += self._holds(host, allocation)
         for value in {labels.get(placed.host) for placed in decision.placed} - {None}:
-            if most[value or ""] - min(least.values()) > build.max_skew:
-                text = (
-                    f"{build.id} is number {most[value or '']} of group {build.group} at {build.spread_over} {value}, "
-                )
+            if value is not None and most[value] - min(least.values()) > build.max_skew:
+                text = f"{build.id} is number {most[value]} of group {build.group} at {build.spread_over} {value}, "
                 text += f"another has had {min(least.values())}: more than {build.max_skew} apart"
                 self._findings.violated(NUMBER, text, here)
 
