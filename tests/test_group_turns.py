@@ -402,7 +402,7 @@ def test_an_id_that_another_request_used_under_its_flavor_takes_nothing_of_that_
     assert first.placed[0].allocation in held, "the other request's allocation was released as a loser"
 
 
-def test_a_spread_taken_over_half_way_goes_on_once_what_was_held_is_renewed() -> None:
+def test_a_spread_taken_over_half_way_is_placed_anew_and_what_was_held_is_given_back() -> None:
     world = Groups()
     old = world.halting("old")
     world.ask("m0", count=2, **APART)
@@ -413,6 +413,7 @@ def test_a_spread_taken_over_half_way_goes_on_once_what_was_held_is_renewed() ->
     world.halting("new")
     world.settle()
     assert len(set(world.racks_of("m0"))) == 2
+    assert sum(len(world.agent_of(host).allocations) for host in world.racks) == 2
 
 
 def test_a_refusal_names_the_group_so_that_another_request_of_its_id_is_told_apart() -> None:

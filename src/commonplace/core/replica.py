@@ -483,9 +483,12 @@ class Replica:
     def _take_up(self, work: Work, held: list[tuple[Row, Allocation]], now_ms: int) -> None:
         """Allocations that an owner before us won for this request: active ones answer it, leased ones are renewed (rule 7)."""
         held.sort(key=lambda found: found[1].state != "active")
+        # claims that the owner before us had given up may have been granted: one by one good, together perhaps on two hosts
+        mixed = serialised(work.build) and work.build.count > 1
         for row, allocation in held:
             slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
-            if slot is None or slot.held is not None or slot.pending is not None:
+            leftover = mixed and allocation.state == "leased"
+            if slot is None or slot.held is not None or slot.pending is not None or leftover:
                 work.strays.append((row, allocation.id))
             elif allocation.state == "active" and not row.host.stale:
                 slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, work.lease_ms, True)

@@ -47,17 +47,16 @@ class Together:
 
     def _skew(self, build: Build, decision: Decision, before: list[tuple[str, str]], here: Place) -> None:
         known = self._known.get(decision.replica, set())
-        labels = {
-            name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items() if name in known
-        }
-        most, least = dict.fromkeys(filter(None, labels.values()), 0), dict.fromkeys(filter(None, labels.values()), 0)
+        labels = {name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items()}
+        values = {value for name, value in labels.items() if value is not None and name in known}
+        most, least = dict.fromkeys(values, 0), dict.fromkeys(values, 0)
         for host, allocation in before + [(placed.host, placed.allocation) for placed in decision.placed]:
             value = labels.get(host)
-            if value is not None:
+            if value is not None and value in values:
                 least[value] += 1
                 most[value] += self._holds(host, allocation)
-        for value in {labels.get(placed.host) for placed in decision.placed} - {None}:
-            if value is not None and most[value] - min(least.values()) > build.max_skew:
+        for value in values & {labels.get(placed.host) for placed in decision.placed}:
+            if most[value] - min(least.values()) > build.max_skew:
                 text = f"{build.id} is number {most[value]} of group {build.group} at {build.spread_over} {value}, "
                 text += f"another has had {min(least.values())}: more than {build.max_skew} apart"
                 self._findings.violated(NUMBER, text, here)
