@@ -239,6 +239,18 @@ def test_a_core_that_raises_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> N
     assert "RuntimeError" in outcome.violations[0].sentence
 
 
+def test_garbage_reaches_no_broker_that_nobody_reaches() -> None:
+    def written(*more: plan.Fault) -> tuple[int, int]:
+        garbage = plan.Fault(kind="garbage", at_ms=2_000, what="requests")
+        spoil = plan.Fault(kind="spoil", at_ms=2_000)
+        items = (plan.Submit(at_ms=0, id="q"),)
+        counts = run(plan.Schedule(seed=1, items=items, faults=(*more, garbage, spoil))).counts
+        return counts.get("garbage", 0), counts.get("spoil", 0)
+
+    assert written() == (1, 1)
+    assert written(plan.Fault(kind="broker_down", at_ms=1_000, ms=3_000)) == (0, 0)
+
+
 # --- schedules as text ---------------------------------------------------------------------------------------------------
 
 

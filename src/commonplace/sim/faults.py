@@ -231,7 +231,14 @@ def _garbage(world: World, fault: plan.Fault) -> bool:
     key = KEYS[(fault.pick >> 4) % len(KEYS)]
     if name in COMPACTED and (key is None or key == b"h0/start"):
         key = b"nobody/7"
-    world.inject(name, (fault.pick >> 8) % topic.partitions, key, GARBAGE[(fault.pick >> 12) % len(GARBAGE)])
+    return _written(world, name, (fault.pick >> 8) % topic.partitions, key, GARBAGE[(fault.pick >> 12) % len(GARBAGE)])
+
+
+def _written(world: World, topic: str, partition: int, key: bytes | None, value: bytes | None) -> bool:
+    """Whether what a fault writes stands: where nobody reaches the broker, it does not either."""
+    if world.down_until(topic, partition) > world.now:
+        return False
+    world.inject(topic, partition, key, value)
     return True
 
 
@@ -252,8 +259,7 @@ def _spoil(world: World, fault: plan.Fault) -> bool:
             value = encode({"type": "delta", "v": 2, "host": host, "epoch": epoch, "new": True})
         case forged:
             key, value = _forged(kept.ledger, other_base=forged == 2)
-    world.inject("hosts", kept.partition, key.encode(), value)
-    return True
+    return _written(world, "hosts", kept.partition, key.encode(), value)
 
 
 def _forged(ledger: Any, *, other_base: bool) -> tuple[str, bytes]:
