@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from bench.facts import machine
-from bench.loop import PROFILE, flavors
+from bench.loop import flavors, profile
 from commonplace import collector
 from commonplace.core import replica_events as re
 from commonplace.core.ask import ask_of
@@ -83,7 +83,7 @@ def lines_of_ranking(fleet: Fleet, count: int) -> Iterator[tuple[str, float, str
     view = View(1)
     for offset, at_ms, key, value in fleet.first:
         view.fold(0, offset, at_ms, key, value, 0)
-    asks = [ask_of(flavor, Build(id="r", flavor=flavor.name), PROFILE) for flavor in flavors(64)]
+    asks = [ask_of(flavor, Build(id="r", flavor=flavor.name), profile("spread")) for flavor in flavors(64)]
     rows = [ScoreRow(view, ask) for ask in asks]
     row, ask = rows[0], asks[0]
     row.refresh()
@@ -155,7 +155,7 @@ class Loop:
         self.now = 1_000
         self.held: list[list[tuple[str, bytes]]] = []
         control = [(f"flavor/{f.name}".encode(), encode(f)) for f in flavors(flavor_count)]
-        control.append((b"profile/bench", encode(PROFILE)))
+        control.append((b"profile/bench", encode(profile("spread"))))
         self.receive(re.ControlRead([(i, 0, key, value) for i, (key, value) in enumerate(control)]))
         self.receive(re.HostsRead(0, fleet.first))
         self.receive(re.CaughtUp())
