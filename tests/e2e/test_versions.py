@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from commonplace.core.records import VERSION
+from commonplace.core.records import VERSION, Quarantined, decode
 from commonplace.ops.stack import Process, settings_environ
 from e2e_world import World, until
 
@@ -72,9 +72,8 @@ def flags(world: World) -> list[str]:
 
 def set_aside(world: World) -> list[str]:
     """Keys of the records of `hosts` that somebody put aside."""
-    return [
-        entry.json().get("key", "") for entry in world.read("quarantine") if entry.json()["topic"].endswith(".hosts")
-    ]
+    met = [decode("quarantine", entry.value or b"") for entry in world.read("quarantine")]  # garbage stands there too
+    return [record.key for record in met if isinstance(record, Quarantined) and record.topic.endswith(".hosts")]
 
 
 def placed(world: World, host: str = "") -> str:

@@ -57,8 +57,10 @@ def refusal(record: Decision) -> list[str]:
     if record.conflicts:
         lines.append(f"  {record.conflicts} of {record.attempts} claims were rejected by hosts that had changed")
     if record.reason == IMPOSSIBLE:
-        return [*lines, record.message]
-    if explained.evaluated == 0:
+        if explained.closest is not None:
+            lines.append(f"closest: {explained.closest.host}, {short(explained.closest)}")
+        lines.append(record.message)
+    elif explained.evaluated == 0:
         lines.append("no host reports to this pool: start agents or `commonplace fleet`, see `commonplace hosts`")
     elif explained.closest is not None:
         lines.append(f"closest: {explained.closest.host}, {short(explained.closest)}")
