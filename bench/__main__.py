@@ -17,7 +17,19 @@ RESULTS = Path(__file__).parent / "results"
 SET: dict[str, list[str]] = {
     "saturate-pack": ["saturate", "--window", "4096", "--placement", "pack"],
     "saturate-spread": ["saturate", "--window", "4096"],
-    "churn": ["churn", "--shape", "16vcpu:128gb:4000gb", "--hold", "15", "--window", "512", "--lease", "30"],
+    "churn": [
+        "churn",
+        "--placement",
+        "pack",
+        "--shape",
+        "16vcpu:128gb:4000gb",
+        "--hold",
+        "15",
+        "--window",
+        "512",
+        "--lease",
+        "30",
+    ],
     "rate-1000": ["rate", "--rate", "1000"],
 }
 QUICK = ["--hosts", "500", "--warmup", "3", "--seconds", "5"]

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from commonplace.errors import BrokerUnavailable
-from commonplace.kafka import intake
 from commonplace.kafka.intake import Ceded, Gained, Intake
 from commonplace.settings import SchedulerSettings, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -181,11 +181,25 @@ def test_a_group_that_refuses_while_it_leaves_does_not_stop_the_leaving(prefix: 
     own.close()
 
 
+class Silent:
+    """A consumer whose broker never says what is committed."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
 def test_committed_offsets_that_nobody_tells_are_the_brokers_trouble_and_the_next_life_asks_again(
     join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(intake, "LOOKUP_TIMEOUT_S", 1e-6)
+        ask = Intake._on_assign
+        patched.setattr(Intake, "_on_assign", lambda self, consumer, parts: ask(self, Silent(consumer), parts))
         member = join()
         with pytest.raises(BrokerUnavailable):
             until(lambda: bool(member.gained), member)
