@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -199,7 +199,9 @@ def test_committed_offsets_that_nobody_tells_are_the_brokers_trouble_and_the_nex
 ) -> None:
     with monkeypatch.context() as patched:
         ask = Intake._on_assign
-        patched.setattr(Intake, "_on_assign", lambda self, consumer, parts: ask(self, Silent(consumer), parts))
+        patched.setattr(
+            Intake, "_on_assign", lambda self, consumer, parts: ask(self, cast(Any, Silent(consumer)), parts)
+        )
         member = join()
         with pytest.raises(BrokerUnavailable):
             until(lambda: bool(member.gained), member)
