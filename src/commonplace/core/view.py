@@ -4,7 +4,7 @@ A host is a row; what ranking reads stands in numpy columns, one value a row, in
 `changed`, from which score rows (ranking.py) bring themselves up to date.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -422,12 +422,12 @@ class View:
                     found.setdefault(allocation.request, []).append((row, allocation))
         return found
 
-    def digest(self) -> int:
+    def digest(self, apart_from: Collection[str] = ()) -> int:
         """State digest of the hosts that are not stale: equal on every replica at the same positions (invariant 8)."""
         total = 0
         for row in self.by_index:
             host = row.host
-            if not host.stale and not host.removed:
+            if not host.stale and not host.removed and host.name not in apart_from:
                 text = (
                     f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
                 )

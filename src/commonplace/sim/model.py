@@ -76,7 +76,7 @@ class Host:
 
     __slots__ = (
         "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from", "epoch", "facts",
-        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at", "partition", "removed",
+        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at", "outbid", "partition", "removed",
         "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
     )  # fmt: skip
 
@@ -93,6 +93,7 @@ class Host:
         self.builds = 0
         self.said_hash = ""  # by the last report
         self.removed = False
+        self.outbid = False  # its agent's last report is void, because a forged one took the generation first
         self.blind = ""
         self.fresh = False
         self.topic, self.through = "", -1
@@ -104,7 +105,9 @@ class Host:
         self.leases: dict[str, Lease] = {}
         self.said: dict[int, bytes] = {}  # generation → report, of this epoch
         self.claims: deque[Asked] = deque()
-        self.history: list[tuple[int, int, int, int, int]] = []  # offset, epoch, generation, watermark, hash; −1: none
+        self.history: list[
+            tuple[int, int, int, int, int]
+        ] = []  # offset, epoch, generation, watermark, hash; −1: none, −2: unsure
 
     @property
     def hash(self) -> int:
@@ -139,7 +142,13 @@ class Host:
             self.base_generation = NO_BASE
 
     def note(self, offset: int) -> None:
-        """Remember the state at `offset` for digests: nothing while the host is stale or removed."""
+        """Remember the state at `offset` for digests: nothing while the host is stale or removed.
+
+        Unsure where a report forged in its name outbid its agent: compaction leaves the agent's, which live readers hold void.
+        """
+        if self.outbid:
+            self.history.append((offset, -2, 0, 0, 0))
+            return
         if self.stale or self.removed:
             if self.history and self.history[-1][1] >= 0:
                 self.history.append((offset, -1, 0, 0, 0))

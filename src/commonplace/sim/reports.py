@@ -18,6 +18,7 @@ from commonplace.sim.owners import Owners
 from commonplace.sim.seen import Raw, Seen
 
 FROM_VOID: Final = "its successor goes on from what a fenced agent still reported"
+FORGED: Final = "a forged report lies before"
 
 
 class Reports:
@@ -121,8 +122,12 @@ class Reports:
         if void:
             if host.fresh and record.epoch < host.epoch and not host.removed:
                 host.blind = host.blind or FROM_VOID
+            elif record.epoch == host.epoch and not self._seen.injecting and host.blind == FORGED:
+                host.outbid = True
+                host.note(offset)
             reports[offset] = Report(host, host.held, void)
             return
+        host.outbid = False
         if record.epoch > host.epoch:
             self._unseen_epoch(host, record.epoch, offset)
         if not self._rests(host, record, offset):
@@ -146,7 +151,7 @@ class Reports:
         else:
             host.stale = ""
         if self._seen.injecting:
-            host.blind = "a forged report lies before"
+            host.blind = FORGED
         else:
             self._judge(host, record, after, facts, offset, at_ms)
             self._watermark(host, record, offset)
@@ -202,7 +207,7 @@ class Reports:
             self._findings.violated(9, text, ("hosts", host.partition, offset))
         host.generation = record.generation
         host.stale = "a delta on another base"
-        host.blind = host.blind or "a delta rests on a snapshot that cannot be used"
+        host.blind = FORGED if self._seen.injecting else host.blind or "a delta rests on a snapshot that cannot be used"
         return False
 
     def _judge(
@@ -354,9 +359,10 @@ class Reports:
             if host.partition == partition:
                 host.blind, host.claims = "reports were lost", claims.get(host.name, host.claims)
 
-    def digest_at(self, positions: Mapping[int, int]) -> int:
-        """State digest of the hosts that are not stale, as everything ever appended below `positions` makes it."""
-        total = 0
+    def digest_at(self, positions: Mapping[int, int]) -> tuple[int, set[str]]:
+        """State digest of the hosts that are not stale, as everything ever appended below `positions` makes it, and whom it leaves out:
+        hosts of which forged reports let nobody be sure."""
+        total, unsure = 0, set()
         for host in self.hosts.values():
             history, position = host.history, positions.get(host.partition, 0)
             for offset, epoch, generation, through, packed in reversed(history):
@@ -366,8 +372,10 @@ class Reports:
                             f"{host.name} {epoch} {generation} {through} {packed >> 64} {packed & (MODULUS - 1):016x}"
                         )
                         total += digest64(text.encode())
+                    elif epoch == -2:
+                        unsure.add(host.name)
                     break
-        return total % MODULUS
+        return total % MODULUS, unsure
 
 
 def unprintable(record: Any) -> Bad | None:

@@ -498,7 +498,7 @@ class World:
             if replica.ready and replica.hosts_id == hosts:
                 self.digests += 1
                 view = replica.replica.view
-                self.checkers.digest(replica.nonce, dict(enumerate(replica.positions())), view.digest())
+                self.checkers.digest(replica.nonce, dict(enumerate(replica.positions())), view.digest)
                 names = [row.host.name for row in view.by_index if not row.host.removed]
                 self.checkers.fleet(replica.nonce, dict(enumerate(replica.positions())), names)
                 self.checkers.accounts(replica.nonce, replica.folded, view.outcomes)
