@@ -239,7 +239,7 @@ class Answers:
             self._findings.violated(
                 2, f"{allocation} of {request} is released as a loser before any decision stands", here
             )
-        elif any(allocation in one.placed for one in effective):
+        elif any(allocation in one.placed for one in effective) and not self.windowless:
             where = next(one for one in effective if allocation in one.placed)
             text = f"{allocation} of {request} is released as a loser, the effective decision names it"
             self._findings.violated(3, text, here, ("decisions", where.key[0], where.offset))

@@ -28,7 +28,7 @@ def probe(world: World) -> None:
         world.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
     world.run_until(world.now + 50 * STEP_MS)
     for partition, name in flavors.items():
-        room = _rooms(world)
+        room, ends = _rooms(world), _ends(world)
         decision = _ask(world, partition, name)
         if decision is None:
             _violated(
@@ -39,7 +39,7 @@ def probe(world: World) -> None:
         elif room and decision.result != "placed":
             where = f"{room[0].name} has room"
             _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
-        elif decision.conflicts:
+        elif decision.conflicts and not _deserted(world) and not _moved(world, ends):
             _violated(
                 world,
                 f"{decision.replica} needs {decision.conflicts + 1} claims to place a request in a calm world",
@@ -95,6 +95,28 @@ def _rooms(world: World) -> list[Host]:
         ):
             found.append(host)
     return found
+
+
+def _deserted(world: World) -> bool:
+    """Whether a host may be chosen that nobody serves any more: until it is silent for long enough, replicas cannot know."""
+    served = {host for agent in world.agents for host in agent.serving()}
+    return any(host.name not in served and not host.removed for host in world.checkers.hosts.values())
+
+
+def _ends(world: World) -> dict[int, int]:
+    hosts = world.topics["hosts"]
+    return {partition: hosts.end(partition) for partition in range(world.config.partitions)}
+
+
+def _moved(world: World, ends: dict[int, int]) -> bool:
+    """Whether a host changed of itself since then, so that a claim on the state before was rightly rejected."""
+    for host in world.checkers.hosts.values():
+        before = None
+        for offset, *_, through, state in host.history:
+            if offset >= ends[host.partition] and before is not None and through == before[0] and state != before[1]:
+                return True
+            before = (through, state)
+    return False
 
 
 def _controls(world: World) -> dict[str, str]:
