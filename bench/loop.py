@@ -115,12 +115,12 @@ def open_loop(load: Load, rate: float, until: float) -> None:
     """Submit at a fixed rate, whatever the answers do."""
     start, sent = time.monotonic(), 0
     while (now := time.monotonic()) < until:
-        due = int((now - start) * rate)
+        due = int((now - start) * rate) + 1  # the first one at once: request n is due n / rate after the start
         while sent < due:
             load.submit(1, start + sent / rate)
             sent += 1
         load.release_due()
-        time.sleep(max(0.0, min(0.001, start + (sent + 1) / rate - time.monotonic())))
+        time.sleep(max(0.0, min(0.001, start + sent / rate - time.monotonic())))
 
 
 def metrics(port: int) -> dict[str, float]:
