@@ -16,6 +16,7 @@ from commonplace.core.records import (
     Confirm,
     Decision,
     Flavor,
+    Position,
     Release,
     ReplicaReport,
     Start,
@@ -553,6 +554,15 @@ def test_cancel_of_what_nobody_remembers_takes_what_its_flavor_holds(name: str, 
     hand = Hand("h0")
     held_by(hand, "a", "small", "active")
     assert len(releases(hand.request(Cancel(id="a", flavor=name)))) == given_back
+
+
+def test_cancel_spares_and_finds_past_an_id_that_was_decided_on_another_partition_too() -> None:
+    hand = Hand("h0")
+    old = held_by(hand, "a", "small", "active")
+    other = Decision(request="a", result="rejected", reason="invalid", replica="r9", position=Position(1, 0))
+    hand.replica.history.first("a", 1, hand.now, encode(other))
+    (release,) = releases(hand.request(Cancel(id="a", flavor="small")))
+    assert release.allocation == old
 
 
 # -- takeover -------------------------------------------------------------------------------------------------------------------------

@@ -325,7 +325,7 @@ class Replica:
         """Put a bad request aside, and answer it where it can be told whose it is."""
         self._quarantine("requests", partition, record, reason)
         request_id = _id_in(record[3])
-        if request_id and request_id not in self.works and self.history.get(request_id) is None:
+        if request_id and self._unknown(request_id):
             self._decide(
                 partition,
                 request_id,
@@ -342,9 +342,7 @@ class Replica:
         again = [
             r.id
             for offset, _, r in records
-            if (offset < part.end or isinstance(r, Cancel))
-            and self.history.get(r.id) is None
-            and r.id not in self.works
+            if (self._stranger(r.id, partition) if isinstance(r, Cancel) else offset < part.end and self._unknown(r.id))
         ]
         found = self.view.allocations_of(again) if again else {}
         for offset, log_time_ms, request in records:
@@ -354,6 +352,14 @@ class Replica:
                 self._cancel(partition, offset, request, held, now_ms)
             else:
                 self._admit(partition, offset, log_time_ms, request, held if offset < part.end else [], now_ms)
+
+    def _unknown(self, request: str) -> bool:
+        return request not in self.works and self.history.get(request) is None
+
+    def _stranger(self, request: str, partition: int) -> bool:
+        """Whether nothing is known of a request of this partition; one of the same id on another is not it."""
+        work, known = self.works.get(request), self.history.get(request)
+        return (work is None or work.partition != partition) and (known is None or known.partition != partition)
 
     def _admit(
         self,
