@@ -316,6 +316,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
             image_namespace="hw",
             image_separator="_",
             architecture_default="x86_64",
+            mix={"g1.half": 3.0, "g1.whole": 1.5},
         ),
     ),
     "aggregate": (

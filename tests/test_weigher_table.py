@@ -33,6 +33,9 @@ MEMBERS = (held("i-1", group="g"), held("i-2", group="g"), held("i-3"))
 DEBIAN = held("i-1", image=("arch=x86_64", "os=debian"))
 LINUX = {"os": "debian", "arch": "arm"}
 
+OURS = {"fgd"}
+"""Weighers that Nova has not."""
+
 CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], float], ...] = (
     # weigher, what the host is, what is asked, raw value
     ("cpu", {"allocations": (USED,)}, {}, 11.0),
@@ -87,6 +90,7 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], float], ...] = (
     ("cross_cell", {"labels": {"cell": "c1"}}, {"build": build(cell="c1")}, 1),
     ("cross_cell", {"labels": {"cell": "c2"}}, {"build": build(cell="c1")}, -1),
     ("cross_cell", {"labels": {"cell": "c2"}}, {}, 0),
+    ("fgd", {"allocations": (USED,)}, {}, 0),  # test_fragments.py has the others
 )
 
 
@@ -97,13 +101,13 @@ def test_weigher_has_its_raw_value(name: str, host: dict[str, Any], asked: dict[
     assert RAW[name].raw(fleet.view, row, wishes(**asked)) == value
 
 
-def test_every_weigher_has_a_case_a_name_in_nova_and_its_default_in_the_nova_profile() -> None:
-    assert {name for name, *_ in CASES} == set(RAW) == set(PROFILES["nova"].weighers)
+def test_every_weigher_has_a_case_and_all_but_ours_a_name_in_nova_and_a_default_in_the_nova_profile() -> None:
+    assert {name for name, *_ in CASES} == set(RAW) == {*PROFILES["nova"].weighers, *OURS}
     theirs = (
         "RAM CPU Disk IoOps NumInstances BuildFailure HypervisorVersion PCI ServerGroupSoftAffinity ServerGroupSoftAntiAffinity "
         "Metrics ImageProperties CrossCell"
     )
-    assert {canonical(f"{name}Weigher", "Weigher") for name in theirs.split()} == set(RAW)
+    assert {canonical(f"{name}Weigher", "Weigher") for name in theirs.split()} == set(RAW) - OURS
 
 
 def test_a_required_metric_that_is_not_reported_cannot_be_weighed() -> None:

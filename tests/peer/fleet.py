@@ -6,6 +6,7 @@ from typing import Any
 from commonplace.core import hashing
 from commonplace.core.ask import PROFILES, ask_of
 from commonplace.core.filter_table import filters_of
+from commonplace.core.fragments import mix_of
 from commonplace.core.hosts import snapshot_key, start_key
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, Snapshot, Start, encode
 from commonplace.core.resources import Inventory
@@ -76,5 +77,6 @@ def wishes(
     for one in aggregates:
         known.put(one.name, one)
     profile = profile or PROFILES["default"]
-    rules = Rules(flavor, profile, known, filters_of(profile.filters), 0)
+    mix = mix_of(profile, [flavor]) if "fgd" in profile.weighers else ()
+    rules = Rules(flavor, profile, known, filters_of(profile.filters), 0, mix)
     return Wishes(build, ask_of(flavor, build, profile, rules), rules)

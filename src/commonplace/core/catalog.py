@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
 from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
+from commonplace.core.fragments import Mix, mix_of
 from commonplace.core.laying import misuse as cells_misuse
 from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
 from commonplace.core.records import (
@@ -25,7 +26,7 @@ from commonplace.core.records import (
 )
 from commonplace.core.request_checks import misuse, special
 from commonplace.core.rules import Aggregates, Rules, Wishes
-from commonplace.core.weigher_names import INCREMENTAL
+from commonplace.core.weigher_names import BY_MIX, INCREMENTAL
 
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "aggregate": Aggregate, "host": HostControl}
 
@@ -138,7 +139,7 @@ class Catalog:
             return Terms(Ask(()), refusal)
         flavor = self.flavors[build.flavor]
         profile = self.profiles[build.profile or flavor.profile]
-        rules = Rules(flavor, profile, self.aggregates, filters_of(profile.filters), self._serial)
+        rules = Rules(flavor, profile, self.aggregates, filters_of(profile.filters), self._serial, self._mix(profile))
         ask = ask_of(flavor, build, profile, rules)
         both = set(build.traits_required) & set(build.traits_forbidden)
         if both:
@@ -146,6 +147,12 @@ class Catalog:
         if max(len(ask.traits_required), len(ask.traits_forbidden)) > TRAITS_MAX:
             return Terms(ask, f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more")
         return Terms(ask if _all_special(build, ask, rules) else ask_of(flavor, build, profile), "", ask)
+
+    def _mix(self, profile: Profile) -> Mix:
+        """The pool's flavors as a profile mixes them, where it weighs by them."""
+        if not BY_MIX.intersection(profile.weighers):
+            return ()
+        return mix_of(profile, [one for one in self.flavors.values() if self.pool_of(one) == self.pool])
 
     def refusal(self, flavor_name: str, profile_name: str = "") -> str:
         """Why no request for this flavor (under this profile, "": its own) can be served here: what, and what to do; "" when one can."""
@@ -181,7 +188,7 @@ def _all_special(build: Build, ask: Ask, rules: Rules) -> bool:
         return True
     plain = Wishes(Build(id=build.id, flavor=build.flavor), ask, rules)
     return any(one.applies(plain) for one in rules.filters) or any(
-        RAW[name].concerns(plain) for name in profile.weighers if name not in INCREMENTAL
+        RAW[name].concerns(plain) for name in profile.weighers if name in BY_MIX or name not in INCREMENTAL
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from commonplace.core import facts
+from commonplace.core.fragments import increase
 from commonplace.core.request_filters import is_device, members
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Row, View
@@ -121,6 +122,11 @@ def cross_cell(view: View, row: Row, wishes: Wishes) -> float:
     return 1 if row.host.labels.get("cell", "") == wishes.build.cell else -1
 
 
+def fgd(view: View, row: Row, wishes: Wishes) -> float:
+    """Growth of the devices that are free and of no use to the profile's mix of flavors, an instance placed."""
+    return increase(view, row, wishes.ask, wishes.rules)
+
+
 RAW: dict[str, Weigher] = {
     "ram": Weigher(ram, "ram_weight_multiplier", 0.0),
     "cpu": Weigher(cpu, "cpu_weight_multiplier", 0.0),
@@ -147,6 +153,7 @@ RAW: dict[str, Weigher] = {
         concerns=lambda w: w.build.image_properties and w.profile.weighers.get("image_properties"),
     ),
     "cross_cell": Weigher(cross_cell, "cross_cell_move_weight_multiplier", concerns=lambda w: w.build.cell),
+    "fgd": Weigher(fgd, "fgd_weight_multiplier", concerns=lambda w: w.rules.mix),
 }
 """Every weigher by name."""
 

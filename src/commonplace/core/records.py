@@ -512,6 +512,7 @@ class Profile(Record, tag="profile", kw_only=True):
     image_namespace: Label = ""
     image_separator: Label = "."
     architecture_default: Label = ""
+    mix: Annotated[dict[Id, Annotated[float, Meta(ge=0)]], Meta(max_length=512)] = {}
 
 
 class Aggregate(Record, tag="aggregate", kw_only=True):

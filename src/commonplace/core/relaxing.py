@@ -161,7 +161,7 @@ def _asked(wishes: Wishes, **changes: object) -> Wishes:
 
 def _flavored(wishes: Wishes, **changes: object) -> Wishes:
     old = wishes.rules
-    rules = Rules(replace(old.flavor, **changes), old.profile, old.aggregates, old.filters, -1)
+    rules = Rules(replace(old.flavor, **changes), old.profile, old.aggregates, old.filters, -1, old.mix)
     return Wishes(wishes.build, wishes.ask, rules)
 
 

@@ -5,6 +5,7 @@ from math import isfinite
 from typing import Any
 
 from commonplace.core.ask import Ask
+from commonplace.core.fragments import Mix
 from commonplace.core.records import Aggregate, Build, Flavor, Profile
 from commonplace.core.view import Row, View
 
@@ -77,12 +78,19 @@ NO_AGGREGATES = Aggregates()
 class Rules:
     """What all requests of one flavor under one profile share. Equal when made of the same records, so that their asks share score rows."""
 
-    __slots__ = ("aggregates", "filters", "flavor", "made_of", "profile")
+    __slots__ = ("aggregates", "filters", "flavor", "made_of", "mix", "profile")
 
     def __init__(
-        self, flavor: Flavor, profile: Profile, aggregates: Aggregates, filters: "tuple[Filter, ...]", serial: int
+        self,
+        flavor: Flavor,
+        profile: Profile,
+        aggregates: Aggregates,
+        filters: "tuple[Filter, ...]",
+        serial: int,
+        mix: Mix = (),
     ) -> None:
         self.flavor, self.profile, self.aggregates, self.filters = flavor, profile, aggregates, filters
+        self.mix = mix  # of flavors, where the profile weighs fragments
         self.made_of = (flavor.name, profile.name, serial)
 
     def __hash__(self) -> int:

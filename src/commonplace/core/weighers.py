@@ -10,6 +10,7 @@ import numpy as np
 
 from commonplace.core.ask import Ask
 from commonplace.core.filters import Rows
+from commonplace.core.fragments import increase, increase_column
 from commonplace.core.view import Floats, Row, View
 
 Plain = Callable[[View, Row, Ask], float]
@@ -64,11 +65,17 @@ def num_instances_column(view: View, rows: Rows, ask: Ask) -> Floats:
     return view.columns.instances[: view.columns.rows][rows].astype(np.float64)
 
 
+def fgd(view: View, row: Row, ask: Ask) -> float:
+    """Growth of what is free of devices and of no use to the profile's mix of flavors; −1 packs by it."""
+    return increase(view, row, ask)
+
+
 WEIGHERS: dict[str, tuple[Plain, Column]] = {
     "cpu": (free_share("VCPU"), free_share_column("VCPU")),
     "ram": (free_share("MEMORY_MB"), free_share_column("MEMORY_MB")),
     "disk": (free_share("DISK_GB"), free_share_column("DISK_GB")),
     "io_ops": (io_ops, io_ops_column),
     "num_instances": (num_instances, num_instances_column),
+    "fgd": (fgd, increase_column),
 }
 """Name, plain form, column form: those of weigher_names.INCREMENTAL."""
