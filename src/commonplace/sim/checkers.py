@@ -64,6 +64,11 @@ class Checkers:
         """What was violated, in the order in which it was seen."""
         return self._findings.violations
 
+    @property
+    def bad(self) -> Mapping[Place, str]:
+        """Records that somebody must put aside, with why."""
+        return self._seen.bad
+
     # -- the log ------------------------------------------------------------------------------------------------------------------------
 
     def appended(self, topic: str, topic_id: str, partition: int, raw: Raw) -> None:

@@ -220,6 +220,8 @@ class ReplicaProcess(Process):
             if self.ready and self.world.wall() - records[-1][1] > self.world.stale_after_ms:
                 self.rebuild("reading so far behind that tombstones may have been missed")
                 return
+            if self.ready:
+                self.world.read_live(self.nonce, source.partition, records)
             self.receive(HostsRead(source.partition, records))
 
     def _control(self, source: Source, records: Sequence[Raw]) -> None:

@@ -178,7 +178,12 @@ def _judge(world: World) -> None:
     served = {host for agent in world.agents for host in agent.serving()}
     dead = [host for host in world.machines if host not in served]
     checkers.settled(
-        world.true_ms(), world.acknowledged, calm_ms=world.calm_ms, deadline_ms=config.deadline_ms, dead=dead
+        world.true_ms(),
+        world.acknowledged,
+        calm_ms=world.calm_ms,
+        deadline_ms=config.deadline_ms,
+        dead=dead,
+        kept=world.kept,
     )
     hosts = world.topics["hosts"]
     view = View(config.partitions)

@@ -4,7 +4,7 @@ items and faults, as data ──▶ heap of (time, serial, what) ──▶ proce
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -62,6 +62,9 @@ class World:
         self.acknowledged: dict[str, Build] = {}
         self.refused: set[str] = set()
         self.forgotten: set[str] = set()
+        self._met: dict[
+            tuple[int, int], set[str]
+        ] = {}  # bad record of `hosts` → replicas that served when they read it
         self.digests = 0
         self.digest = blake2b(digest_size=16)
         self._down: dict[tuple[str, int], int] = {}
@@ -502,6 +505,24 @@ class World:
                 names = [row.host.name for row in view.by_index if not row.host.removed]
                 self.checkers.fleet(replica.nonce, dict(enumerate(replica.positions())), names)
                 self.checkers.accounts(replica.nonce, replica.folded, view.outcomes)
+
+    def read_live(self, replica: str, partition: int, records: Sequence[Raw]) -> None:
+        """A replica that serves reads records of `hosts` one by one; one that catches up takes the last of each key."""
+        bad = self.checkers.bad
+        for offset, *_ in records if bad else ():
+            if ("hosts", partition, offset) in bad:
+                self._met.setdefault((partition, offset), set()).add(replica)
+
+    def kept(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether a record stood when somebody who lives could read it: of `hosts`, what was superseded before need not have been seen."""
+        if topic != "hosts":
+            return True
+        living = {replica.nonce for replica in self.replicas}
+        if living & self._met.get((partition, offset), set()):
+            return True
+        ever = self.topics[topic].everything(partition)
+        key = next((key for at, _, key, _ in ever if at == offset), None)
+        return key is None or all(other != key for at, _, other, _ in ever if at > offset)
 
     def dissolve(self) -> None:
         """Let go of everything: a world is one big ring of references, which a collector would have to walk."""
