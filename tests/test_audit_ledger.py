@@ -6,13 +6,16 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from audit_logs import CLAIMS_ID, Pool
 from commonplace.core import ledger as ledger_module
+from commonplace.core import replacing
 from commonplace.core.hosts import HostState, fold, parse_key
 from commonplace.core.ledger import Configure, Failed, Found, Gone, Lapse, Ledger, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Whole, encode
 from commonplace.core.resources import Inventory
+from sim_logs import Watched
 
 LEASE_MS = 12_000
 STEP_MS = 5_000
@@ -55,7 +58,7 @@ class Agent:
     def claim(self, vcpu: int, mode: Any, fresh: bool) -> None:
         self.ids += 1
         expected = f"{(self.ledger.hash - self.unseen) % 2**64:016x}" if fresh else "0" * 16
-        allocation = Allocation(id=f"a-{self.ids}", request=f"r-{self.ids}", resources={"VCPU": vcpu})
+        allocation = Allocation(id=f"a-{self.ids}", request=f"r-{self.ids}", instance="i", resources={"VCPU": vcpu})
         self.take(
             Claim(
                 host="h1",
@@ -65,6 +68,31 @@ class Agent:
                 lease_ms=LEASE_MS,
                 allocations=[allocation],
                 builds_max=3,
+            )
+        )
+
+    def replace(self, which: int, vcpu: int) -> None:
+        """A resize in place of an allocation, there or not."""
+        self.ids += 1
+        old = self.ledger.allocations.get(f"a-{which}")
+        more = vcpu - (old.resources.get("VCPU", 0) if old is not None else 0)
+        allocation = Allocation(
+            id=f"a-{self.ids}",
+            request=f"r-{self.ids}",
+            instance="i",
+            resources={"VCPU": more} if more > 0 else {},
+            replaces=f"a-{which}",
+            becomes=Whole(resources={"VCPU": vcpu}),
+        )
+        expected = f"{(self.ledger.hash - self.unseen) % 2**64:016x}"
+        self.take(
+            Claim(
+                host="h1",
+                request=f"r-{self.ids}",
+                expected=expected,
+                lease_ms=LEASE_MS,
+                allocations=[allocation],
+                instances_max=3,
             )
         )
 
@@ -99,6 +127,7 @@ class Agent:
 steps = st.one_of(
     st.tuples(st.just("claim"), st.integers(1, 9), st.sampled_from(["strict", "fits"]), st.booleans()),
     st.tuples(st.sampled_from(["renew", "confirm", "release"]), st.integers(1, 6), st.booleans()),
+    st.tuples(st.just("replace"), st.integers(1, 6), st.integers(1, 8)),
     st.tuples(st.sampled_from(["up", "failed"]), st.integers(1, 6)),
     st.tuples(st.sampled_from(["found", "gone"]), st.integers(1, 2), st.integers(1, 6)),
     st.tuples(st.just("inventory"), st.integers(2, 12)),
@@ -112,6 +141,8 @@ def play(step: tuple[Any, ...], agent: Agent) -> None:
     match step:
         case ("claim", vcpu, mode, fresh):
             agent.claim(vcpu, mode, fresh)
+        case ("replace", which, vcpu):
+            agent.replace(which, vcpu)
         case (("renew" | "confirm" | "release") as kind, which, leased_only):
             agent.about(kind, which, leased_only)
         case ("up", which):
@@ -140,12 +171,16 @@ def play(step: tuple[Any, ...], agent: Agent) -> None:
             agent.start()
 
 
-def run(scenario: list[tuple[Any, ...]]) -> Any:
-    pool = Pool()
+def played(pool: Pool, scenario: list[tuple[Any, ...]]) -> None:
     agent = Agent(pool)
     for step in scenario:
         play(step, agent)
     agent.report()
+
+
+def run(scenario: list[tuple[Any, ...]]) -> Any:
+    pool = Pool()
+    played(pool, scenario)
     return pool.audit(slack_ms=STEP_MS + 1_000, heartbeat_ms=STEP_MS)
 
 
@@ -155,6 +190,64 @@ def test_log_of_the_shipped_ledger_is_clean_and_provable(scenario: list[tuple[An
     report = run(scenario)
     assert [v.text for tally in report.tallies.values() for v in tally.violations] == []
     assert sum(tally.unprovable for tally in report.tallies.values()) == 0
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(steps, max_size=40))
+def test_log_of_the_shipped_ledger_is_clean_to_the_checkers_of_the_simulator(scenario: list[tuple[Any, ...]]) -> None:
+    pool = Watched()
+    played(pool, scenario)
+    # what is said of the host; decisions, which would name what was confirmed, there are none
+    assert [said for _, said in pool.found() if said.startswith("h1 ") and "no effective decision" not in said] == []
+
+
+GROWS = [("claim", 3, "strict", True), ("confirm", 1, False), ("delta",), ("replace", 1, 8), ("confirm", 2, False)]
+
+
+@pytest.mark.parametrize("apart", range(3, 6))
+def test_resize_in_place_is_clean_in_one_report_or_several(apart: int) -> None:
+    scenario = [*GROWS[:apart], ("delta",), *GROWS[apart:]]
+    pool = Pool()
+    agent = Agent(pool)
+    for step in scenario:
+        play(step, agent)
+    assert {name: (a.state, a.resources) for name, a in agent.ledger.allocations.items()} == {
+        "a-2": ("active", {"VCPU": 8})
+    }
+    assert run(scenario).clean
+
+
+@pytest.mark.parametrize(
+    ("broken", "invariant"),
+    [
+        ({"wrong": lambda held, asked, threads: ("", "")}, 6),
+        ({"alone": lambda part, old, cells: replace(part, replaces="", becomes=None)}, 6),
+    ],
+    ids=["difference not checked", "never whole"],
+)
+def test_ledger_that_replaces_wrongly_is_found(broken: dict[str, Any], invariant: int) -> None:
+    other = [("claim", 3, "strict", True), ("confirm", 1, False), ("claim", 2, "strict", True), ("confirm", 2, False)]
+    with mock.patch.multiple(replacing, **broken):
+        pool = Watched()
+        agent = Agent(pool)
+        for step in other:
+            play(step, agent)
+        part = Allocation(
+            id="a-9",
+            request="r-9",
+            instance="i",
+            resources={"VCPU": 1},
+            replaces="a-1",
+            becomes=Whole(resources={"VCPU": 6}),
+        )
+        if "alone" in broken:
+            part = replace(part, becomes=Whole(resources={"VCPU": 4}))
+        agent.take(Claim(host="h1", request="r-9", mode="fits", lease_ms=LEASE_MS, allocations=[part]))
+        agent.report()
+        agent.take(Confirm(host="h1", request="r-9", allocation="a-9"))
+        agent.report()
+    assert pool.audit(slack_ms=STEP_MS, heartbeat_ms=STEP_MS).tallies[invariant].violated
+    assert invariant in [found for found, said in pool.found() if said.startswith("h1 ")]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ from commonplace.core.records import (
     Settled,
     Snapshot,
     Start,
+    Whole,
     decode,
     encode,
 )
@@ -213,6 +214,29 @@ RECORDS: dict[str, tuple[str, Record]] = {
             shares={"CUSTOM_GPU_L4": 2},
         ),
     ),
+    "claim_in_place": (
+        "claims",
+        Claim(
+            host="host-0042",
+            request="r-7f3c",
+            replica="r1",
+            expected=state_hash(LEASED),
+            lease_ms=300000,
+            allocations=[
+                Allocation(
+                    id="9f31c2-1c",
+                    request="r-7f3c",
+                    instance="r-7f3a.0",
+                    flavor="m1.large",
+                    project="blue",
+                    kind="resize",
+                    resources={"VCPU": 2, "MEMORY_MB": 4096},
+                    replaces="9f31c2-1a",
+                    becomes=Whole(resources={"VCPU": 4, "MEMORY_MB": 8192}),
+                )
+            ],
+        ),
+    ),
     "confirm": ("claims", Confirm(host="host-0042", request="r-7f3a", allocation="9f31c2-1a")),
     "release": ("claims", Release(host="host-0042", request="r-7f3a", allocation="9f31c2-1a", leased_only=True)),
     "build": (
@@ -247,6 +271,17 @@ RECORDS: dict[str, tuple[str, Record]] = {
             hints={"query": ('[">=", "$free_ram_mb", 1024]',), "different_host": ("web.0", "web.1")},
             cell="c1",
             networks=("physnet0", "tunnel"),
+        ),
+    ),
+    "build_in_place": (
+        "requests",
+        Build(
+            id="r-7f3c",
+            flavor="m1.large",
+            project="blue",
+            kind="resize",
+            instances=("r-7f3a.0",),
+            source="host-0042",
         ),
     ),
     "cancel": ("requests", Cancel(id="r-7f3a", flavor="m1.medium")),

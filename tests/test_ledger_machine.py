@@ -16,7 +16,7 @@ from columns import wrong_columns
 from commonplace.core import hashing
 from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
 from commonplace.core.ledger import Configure, Failed, Found, Gone, Lapse, Ledger, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, Whole, encode
 from commonplace.core.resources import Inventory
 from commonplace.core.view import View
 from commonplace.sim.log import Raw, Rules, Topic
@@ -38,6 +38,8 @@ class Held:
     building: bool
     lease_ms: int
     until_ms: int | None
+    replaces: str = ""
+    becomes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,6 +48,14 @@ class Account:
 
     held: dict[str, Held] = field(default_factory=dict)
     through: int = -1
+
+    def drop(self, name: str) -> None:
+        """What was to replace it stands alone from now on."""
+        if self.held.pop(name, None) is None:
+            return
+        for other in self.held.values():
+            if other.replaces == name:
+                other.resources, other.replaces = other.becomes, ""
 
     def used(self, name: str) -> int:
         return sum(held.resources.get(name, 0) for held in self.held.values())
@@ -112,10 +122,13 @@ class LedgerMachine(RuleBasedStateMachine):
             if mine.state == "active":
                 return [("ignored", "")]
             mine.state, mine.until_ms = "active", None
-            return [("confirmed", "")]
+            if not mine.replaces:
+                return [("confirmed", "")]
+            self.account.drop(mine.replaces)
+            return [("confirmed", ""), ("released", "")]
         if mine is None or (record.leased_only and mine.state == "active"):
             return [("ignored", "")]
-        del held[record.allocation]
+        self.account.drop(record.allocation)
         return [("released", "")]
 
     def _expected_claim(self, log_time_ms: int, claim: Claim) -> list[tuple[str, str]]:
@@ -130,7 +143,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if reason:
             return [("rejected", reason)] * len(asked)
         for a in asked:
-            held[a.id] = Held(dict(a.resources), a.group, "leased", True, claim.lease_ms, self.now_ms + claim.lease_ms)
+            until_ms, becomes = self.now_ms + claim.lease_ms, dict(a.becomes.resources) if a.becomes else {}
+            held[a.id] = Held(dict(a.resources), a.group, "leased", True, claim.lease_ms, until_ms, a.replaces, becomes)
         return [("granted", "")] * len(asked)
 
     def _expected_renewal(self, name: str, lease_ms: int) -> tuple[str, str]:
@@ -158,6 +172,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return "constraint"
         if claim.mode == "strict" and claim.expected != hashing.to_hex(self._hash()):
             return "stale"
+        if asked[0].replaces:
+            return self._expected_refusal_to_replace(claim.instances_max, asked[0])
         if (claim.builds_max and building > claim.builds_max) or (
             claim.instances_max and len(held) + len(asked) > claim.instances_max
         ):
@@ -170,6 +186,29 @@ class LedgerMachine(RuleBasedStateMachine):
         ):
             return "full"
         return ""
+
+    def _expected_refusal_to_replace(self, instances_max: int, asked: Allocation) -> str:
+        old, whole = self.account.held.get(asked.replaces), asked.becomes
+        assert whole is not None
+        if old is None:
+            return "stale"
+        if (
+            old.state != "active"
+            or old.replaces
+            or any(h.replaces == asked.replaces for h in self.account.held.values())
+        ):
+            return "constraint"
+        if asked.replaces.startswith("found:"):
+            return "constraint"
+        beyond = {name: amount - old.resources.get(name, 0) for name, amount in whole.resources.items()}
+        if asked.resources != {name: more for name, more in beyond.items() if more > 0}:
+            return "constraint"
+        if instances_max and len(self.account.held) > instances_max:
+            return "constraint"
+        for name, amount, most in (("VCPU", self.vcpus, 6), ("MEMORY_MB", 64, 64)):
+            if self.account.used(name) + beyond[name] > amount or whole.resources[name] > most:
+                return "full"
+        return "full" if whole.resources["MEMORY_MB"] % 2 else ""
 
     # -- claimers and frontends ---------------------------------------------------------------------------------------------------------
 
@@ -195,7 +234,8 @@ class LedgerMachine(RuleBasedStateMachine):
         trait: str, forbid: bool, lease_ms: int,
     ) -> None:  # fmt: skip
         asked = [
-            Allocation(id=n, request="r", group=group, resources={"VCPU": vcpus, "MEMORY_MB": memory_mb}) for n in names
+            Allocation(id=n, request="r", instance="vm", group=group, resources={"VCPU": vcpus, "MEMORY_MB": memory_mb})
+            for n in names
         ]
         traits = (trait,) if trait else ()
         self._write(
@@ -217,7 +257,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def claim_well(self, name: str, vcpus: int, group: str, strict: bool, builds_max: int) -> None:
         """A claim that is granted where there is room: most of a host's life begins so."""
         self.take(100)
-        asked = Allocation(id=name, request="r", group=group, resources={"VCPU": vcpus, "MEMORY_MB": 2})
+        asked = Allocation(id=name, request="r", instance="vm", group=group, resources={"VCPU": vcpus, "MEMORY_MB": 2})
         expected = hashing.to_hex(self.ledger.hash)
         mode = "strict" if strict else "fits"
         self._write(
@@ -229,6 +269,44 @@ class LedgerMachine(RuleBasedStateMachine):
                 allocations=[asked],
                 expected=expected,
                 builds_max=builds_max,
+            )
+        )
+        self.take(1)
+
+    @rule(
+        name=NAMES,
+        old=NAMES | st.just("found:i0"),
+        vcpus=st.integers(1, 7),
+        memory_mb=st.integers(1, 8),
+        wrong=st.sampled_from((0, 0, 0, 1)),
+        settled=st.booleans(),
+        instances_max=st.sampled_from((0, 0, 2)),
+        knows=st.sampled_from((True, True, False)),
+    )
+    def replace(
+        self, name: str, old: str, vcpus: int, memory_mb: int, wrong: int, settled: bool, instances_max: int, knows: bool
+    ) -> None:  # fmt: skip
+        """A resize in place: claims the difference to what is held, by the state of now."""
+        if settled:
+            self._write(Confirm(host=HOST, request="r", allocation=old))
+        self.take(100)
+        held = self.ledger.allocations.get(old)
+        had = held.resources if held is not None else {}
+        whole = {"VCPU": vcpus, "MEMORY_MB": memory_mb}
+        beyond = {n: amount - had.get(n, 0) for n, amount in whole.items()}
+        more = {n: amount + wrong for n, amount in beyond.items() if amount > 0}
+        asked = Allocation(
+            id=name, request="r2", instance="vm", resources=more, replaces=old, becomes=Whole(resources=whole)
+        )
+        expected = hashing.to_hex(self.ledger.hash if knows else 7)
+        self._write(
+            Claim(
+                host=HOST,
+                request="r2",
+                lease_ms=LEASES_MS[-1],
+                allocations=[asked],
+                expected=expected,
+                instances_max=instances_max,
             )
         )
         self.take(1)
@@ -287,7 +365,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if wait and mine is not None and mine.until_ms is not None:
             self.now_ms = max(self.now_ms, mine.until_ms)
         if mine is not None and mine.until_ms is not None and mine.until_ms <= self.now_ms:
-            del self.account.held[name]
+            self.account.drop(name)
         self.ledger.receive(Lapse(name, self.now_ms), self.now_ms)
 
     # -- driver, operators, time, broker, bad luck --------------------------------------------------------------------------------------
@@ -300,7 +378,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def failed(self, name: str) -> None:
-        self.account.held.pop(name, None)
+        self.account.drop(name)
         self.ledger.receive(Failed(name, "no disk"), self.now_ms)
 
     @rule(vcpus=st.integers(1, 9))
@@ -361,11 +439,12 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         ledger, held = self.ledger, self.account.held
         says = {
-            name: (dict(a.resources), a.group, a.state, a.building, a.lease_ms, ledger.leases.get(name))
+            name: (dict(a.resources), a.group, a.state, a.building, a.lease_ms, ledger.leases.get(name), a.replaces)
             for name, a in ledger.allocations.items()
         }
         assert says == {
-            name: (h.resources, h.group, h.state, h.building, h.lease_ms, h.until_ms) for name, h in held.items()
+            name: (h.resources, h.group, h.state, h.building, h.lease_ms, h.until_ms, h.replaces)
+            for name, h in held.items()
         }
         assert ledger.hash == self._hash()
         assert ledger.claims_through == self.account.through

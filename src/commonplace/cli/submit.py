@@ -44,6 +44,12 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME", help="Name of each instance; one that moves or grows keeps its own. Repeatable."),
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST", help="Where the instances are: there they need only what they grow by (resize in place)."
+        ),
+    ] = "",
     id: Annotated[
         str | None, typer.Option(metavar="ID", help="Request id; the same id and content is the same request.")
     ] = None,
@@ -116,6 +122,7 @@ def submit(
             count=count,
             count_min=count_min,
             instances=tuple(instance or ()),
+            source=source,
             project=project,
             user=user,
             group=group,

@@ -14,6 +14,7 @@ from commonplace.core.raw_weighers import RAW, multiplier, value_of
 from commonplace.core.records import Build, Explanation
 from commonplace.core.records import Miss as Sample
 from commonplace.core.relaxing import Relaxed, relaxations
+from commonplace.core.replacing import as_if_gone
 from commonplace.core.rules import Wishes
 from commonplace.core.view import Bools, Row, View
 from commonplace.core.weigher_names import INCREMENTAL
@@ -66,7 +67,8 @@ def table(view: View, catalog: Catalog, build: Build, best: int = 5) -> Table:
     wishes = wishes_of(catalog, build)
     if isinstance(wishes, str):
         return Table(refusal=wishes)
-    return table_of(view, wishes, best)
+    with as_if_gone(view, build, next(iter(build.instances), "")):
+        return table_of(view, wishes, best)
 
 
 def table_of(view: View, wishes: Wishes, best: int = 5) -> Table:

@@ -9,7 +9,8 @@ The same fold serves replicas (replay) and agents (restart from the host's own l
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from msgspec.structs import force_setattr
@@ -282,9 +283,8 @@ class HostState:
         self.gap = gap if record.gap is None else record.gap
         if new != (self.inventory, self.traits, self.labels, self.status, self.reported_cells):
             if new[4] != self.reported_cells:
-                self.cells = cells_of(new[4])
-                for allocation in self.allocations.values():
-                    self.cells = after(self.cells, allocation.cells, allocation.assigned, 1)
+                self.reported_cells = new[4]
+                self._lay_all()
             self.inventory, self.traits, self.labels, self.status, self.reported_cells = new
             part = hashing.host_part(*new)
             self.hash = (self.hash - self.host_hash + part) & hashing.MASK
@@ -312,6 +312,13 @@ class HostState:
         self.told, self.gone = upserts.told, removed or _NO_GONE
         if not (before.keys() <= upserts.told.keys()) or (gone_before and gone_before != removed):
             self._undo({a.id for a in before.values()}.union(gone_before), upserts.named.union(removed))
+            if self.cells and any(a.cells for a in upserts.new):  # one of them may have cpus of what is undone
+                self._lay_all()
+
+    def _lay_all(self) -> None:
+        self.cells = cells_of(self.reported_cells)
+        for allocation in self.allocations.values():
+            self.cells = after(self.cells, allocation.cells, allocation.assigned, 1)
 
     def _undo(self, before: set[str], named: set[str]) -> None:
         """What the delta before named and this one does not is as in the base again."""
@@ -343,6 +350,18 @@ class HostState:
                 self.groups[allocation.group] = left
             else:
                 del self.groups[allocation.group]
+
+    @contextmanager
+    def without(self, gone: Allocation) -> Iterator[None]:
+        """The host as if it did not hold one of its allocations, for as long as the context lasts."""
+        held = self.allocations
+        self.allocations = {name: one for name, one in held.items() if name != gone.id}
+        self._count(gone, -1)
+        try:
+            yield
+        finally:
+            self._count(gone, 1)
+            self.allocations = held
 
     def _watermark(self, record: Snapshot | HostDelta, log_time_ms: int) -> None:
         self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
@@ -385,7 +404,7 @@ def check_names(allocations: Iterable[Allocation]) -> str:
     for a in allocations:
         if not (a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group).isprintable():
             return f"allocation {a.id!r} has a name with control characters"
-        if a.cells or a.image or tuple(a.resources) not in _classes:
+        if a.cells or a.image or a.replaces or a.becomes or tuple(a.resources) not in _classes:
             wrong = _rare_names(a)
             if wrong:
                 return f"allocation {a.id!r} {wrong}"
@@ -394,12 +413,13 @@ def check_names(allocations: Iterable[Allocation]) -> str:
 
 def _rare_names(a: Allocation) -> str:
     """The same for its image, its cells and their classes, and for classes not met before."""
-    if a.image and not printable(*a.image):
-        return "has an image with control characters"
-    for cell in a.cells:
+    if not printable(a.replaces, *a.image):
+        return "has an image or replaces something with control characters"
+    parts = (a, a.becomes) if a.becomes else (a,)
+    for cell in (cell for part in parts for cell in part.cells):
         if not is_cell_name(cell):
             return f"lies in the cell {cell!r}, which no cell is called"
-    for amounts in (a.resources, *a.cells.values()):
+    for amounts in (amounts for part in parts for amounts in (part.resources, *part.cells.values())):
         wrong = _no_class(tuple(amounts))
         if wrong is not None:
             return f"holds {wrong!r}, which no resource class is called"

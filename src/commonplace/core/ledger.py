@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from commonplace.core import hashing
+from commonplace.core import hashing, replacing
 from commonplace.core.cells import Cells, Terms, after, assign, cells_of, ratios_of, refusal
 from commonplace.core.hosts import HostState
 from commonplace.core.records import (
@@ -33,6 +33,7 @@ from commonplace.core.records import (
     Release,
     Settled,
     Snapshot,
+    State,
     Status,
     Verdict,
     encode,
@@ -199,6 +200,7 @@ class Ledger:
         "settled_omitted",
         "started_log_time_ms",
         "status",
+        "successors",
         "traits",
         "upserted",
         "used",
@@ -232,6 +234,7 @@ class Ledger:
         self.leases: dict[str, int] = {}  # allocation → when it lapses, unless confirmed
         self.used: dict[str, int] = {}
         self.groups: dict[str, int] = {}
+        self.successors: dict[str, str] = {}  # allocation → the one that takes its place once confirmed
         self.builds = 0  # in progress
         self.bytes = 0
         self.host_hash = self.hash = hashing.host_part({}, (), {}, "enabled")
@@ -353,6 +356,8 @@ class Ledger:
             cells=asked.cells,
             assigned=assign(self.cells, asked.cells, _terms(claim)) if asked.cells else None,
             image=asked.image,
+            replaces=asked.replaces,
+            becomes=asked.becomes,
             state=state,
             building=True,
             lease_ms=lease_ms,
@@ -403,21 +408,49 @@ class Ledger:
         malformed = _malformed(asked, bool(self.cells))
         if malformed:
             return "constraint", malformed
+        reason, why = replacing.wrong(self.allocations, asked, claim.threads)
+        if reason:
+            return reason, why
+        old = self.allocations.get(asked[0].replaces)
         if claim.builds_max and self.builds + len(asked) > claim.builds_max:
             return "constraint", f"{self.builds} builds in progress"
-        if claim.instances_max and len(self.allocations) + len(asked) > claim.instances_max:
+        if claim.instances_max and len(self.allocations) + len(asked) - (old is not None) > claim.instances_max:
             return "constraint", f"{len(self.allocations)} instances"
         if (
             len(self.allocations) + len(asked) > ALLOCATIONS_MAX
             or self.bytes + sum(map(_bytes, asked)) > self.bounds.allocation_bytes_max
         ):
             return "full", "its report would pass the record limit"
-        reason, why = self._no_room(asked)
-        return self._no_cells(claim) if self.cells and not reason else (reason, why)
+        reason, why = self._no_room(asked) if old is None else self._no_room_to_grow(old, asked[0])
+        return self._no_cells(claim, old) if self.cells and not reason else (reason, why)
 
-    def _no_cells(self, claim: Claim) -> tuple[Reason, str]:
+    def _no_room_to_grow(self, old: Allocation, asked: Allocation) -> tuple[Reason, str]:
+        """The first resource class that has no room for the difference, or would not give all of it to one allocation."""
+        whole = asked.becomes
+        assert whole is not None, "what replaces another says what it becomes"
+        for name, amount in whole.resources.items():
+            item, used = self.inventory.get(name), self.used.get(name, 0)
+            why = misfit(item, used - old.resources.get(name, 0), amount)
+            more = asked.resources.get(name, 0)
+            if not why and more and (item is None or used + more > item.capacity):
+                why = f"needs {more} more, {max(0, item.capacity - used) if item else 0} free"
+            if why:
+                return "full", f"{name}: {why}"[:128]
+        return "", ""
+
+    def _no_cells(self, claim: Claim, old: Allocation | None) -> tuple[Reason, str]:
         """The first cell that cannot give what is asked of it, each allocation on what those before it leave."""
         cells, terms, ratios = self.cells, _terms(claim), ratios_of(self.inventory)
+        whole = claim.allocations[0].becomes
+        if old is not None and whole is not None:  # what it becomes must fit where it stands as if that were free
+            reason, why = refusal(
+                after(cells, old.cells, old.assigned, -1),
+                replace(claim.allocations[0], resources=whole.resources, cells=whole.cells),
+                terms,
+                ratios,
+            )
+            if reason:
+                return reason, why
         for asked in claim.allocations:
             reason, why = refusal(cells, asked, terms, ratios)
             if reason:
@@ -457,6 +490,8 @@ class Ledger:
         """Send an allocation along the table."""
         before = self.allocations.get(allocation_id)
         state = before.state if before else "absent"
+        if event == "confirm" and before is not None and before.replaces:
+            state = "leased"  # even one that is active because of a gap: its confirm lets go what it replaces
         try:
             after_state, verdict, reason = TRANSITIONS[state, event]
         except KeyError:
@@ -471,10 +506,35 @@ class Ledger:
         if after_state == "absent":
             self._remove(before)
             self._drop(allocation_id)
-            return [Change(before, None)]
+            return [Change(before, None), *self._stands_alone(before)]
+        if before.replaces:
+            return self._replace(before, offset)
         after = self.allocations[allocation_id] = replace(before, state=after_state)  # neither hash nor room changes
         self._upsert(allocation_id)
         return [Change(before, after)]
+
+    def _replace(self, confirmed: Allocation, offset: int) -> list[Change]:
+        """A confirm lets go what the allocation replaces: first that, so that its driver stops before it starts."""
+        old = self.allocations.get(confirmed.replaces)
+        changes = []
+        if old is not None:
+            self._settle(offset, "released", "", old.id, f"replaced by {confirmed.id}"[:128])
+            self._remove(old)
+            self._drop(old.id)
+            changes.append(Change(old, None))
+        return changes + self._become(confirmed, old, "active")
+
+    def _stands_alone(self, gone: Allocation) -> list[Change]:
+        """What was to replace an allocation that went by itself is whole from now on."""
+        successor = self.allocations.get(self.successors.get(gone.id, ""))
+        return [] if successor is None else self._become(successor, gone, successor.state)
+
+    def _become(self, part: Allocation, old: Allocation | None, state: State) -> list[Change]:
+        whole = replace(replacing.alone(part, old, self.cells), state=state)
+        self._remove(part)
+        self._add(whole)
+        self._upsert(whole.id)
+        return [Change(part, whole)]
 
     def _up(self, allocation_id: str) -> list[Change]:
         before = self.allocations.get(allocation_id)
@@ -540,10 +600,14 @@ class Ledger:
 
     def _add(self, allocation: Allocation) -> None:
         self.allocations[allocation.id] = allocation
+        if allocation.replaces:
+            self.successors[allocation.replaces] = allocation.id
         self._count(allocation, 1)
 
     def _remove(self, allocation: Allocation) -> None:
         del self.allocations[allocation.id]
+        if allocation.replaces:
+            del self.successors[allocation.replaces]
         self._count(allocation, -1)
 
     def _count(self, allocation: Allocation, sign: int) -> None:
@@ -699,7 +763,7 @@ def _without_zeros(resources: Mapping[str, int]) -> dict[str, int]:
 
 
 def _names(a: Allocation) -> str:
-    return "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group, *a.image))
+    return "".join((a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group, a.replaces, *a.image))
 
 
 def _shown(name: str) -> str:
@@ -710,4 +774,6 @@ def _shown(name: str) -> str:
 def _bytes(allocation: Allocation) -> int:
     """Bytes of an allocation in a snapshot, from above: 4 a character of a name, 300 for all keys, 90 for a resource class."""
     there = 300 + 4 * len(_names(allocation)) + 90 * len(allocation.resources)
+    if allocation.replaces:  # and what it becomes, which may be all that it will be
+        there += 100 + 4 * len(allocation.replaces) + len(encode(allocation.becomes)) + 90 * 32
     return there + len(encode((allocation.cells, allocation.assigned))) if allocation.cells else there

@@ -8,8 +8,9 @@ Claims to one host chain: each expects the hash that the host will have once tho
 later ones of its chain off at once (rule 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from commonplace.core import hashing
 from commonplace.core.ask import Ask
@@ -18,7 +19,8 @@ from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
-from commonplace.core.records import Allocation, Claim, encode
+from commonplace.core.records import Allocation, Claim, Whole, encode
+from commonplace.core.replacing import difference, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
@@ -45,6 +47,16 @@ class Counts:
     def conflict_fraction(self) -> float:
         """Rejected claims per granted claim (Omega's measure)."""
         return sum(self.rejected.values()) / self.granted if self.granted else 0.0
+
+
+class Growth(NamedTuple):
+    """What a claim takes beyond the allocation `old`, which it replaces, to become `whole`; `terms` where cells are asked."""
+
+    old: str
+    whole: Whole
+    resources: dict[str, int]
+    cells: dict[str, dict[str, int]]
+    terms: Terms | None
 
 
 class Placer:
@@ -128,11 +140,12 @@ class Placer:
         key = (work.ask, group_key(build), build.group_max) if build.group_max else (work.ask, "", 0)
         if wishes is not None:  # what its filters turn away concerns only requests like it
             key = (work.ask, likeness(build), -1)
+        if build.source:
+            key = (work.ask, f"{build.id}#{index}", -2)
         if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
-            scores.refresh()
-            barred = group_full(self.view, build)
-            seed = seed_of(build.id, index, work.attempts)
-            row = scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
+            if build.source and self._replaces(scores, work, index, wishes, now_ms):
+                return None
+            row = self._choose(scores, work, index, wishes)
             if row is not None:
                 return self._claim(row, work, index, now_ms)
             self._nowhere[key] = self._may_fit_later(work)
@@ -141,6 +154,30 @@ class Placer:
         else:
             self._unplaced(work, index, "")
         return None
+
+    def _choose(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None) -> Row | None:
+        scores.refresh()
+        barred = group_full(self.view, work.build)
+        seed = seed_of(work.build.id, index, work.attempts)
+        return scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
+
+    def _replaces(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, now_ms: int) -> bool:
+        """Rank as if the instance were not where it stands; if it is best off there, claim what it grows by. False: nothing claimed."""
+        home = standing_at(self.view, work.build, work.instance(index))
+        if home is None:
+            return False
+        row, old = home
+        with self.view.without(row, old):
+            if self._choose(scores, work, index, wishes) is not row:
+                return False
+            laid = (lay_on(row, work, old.cells) or lay_on(row, work)) if row.host.cells else None
+        cells, terms = laid or ({}, None)
+        whole = Whole(resources=work.resources, cells=cells)
+        more = difference(old, whole, terms.threads if terms else "prefer")
+        if more is None:
+            return False
+        self._claim(row, work, index, now_ms, Growth(old.id, whole, *more, terms))
+        return True
 
     def alternates(self, work: Work) -> tuple[str, ...]:
         """Hosts that would take an instance more, best first, none of those that the request was given; as many as it asks for."""
@@ -180,13 +217,18 @@ class Placer:
                 return True
         return False
 
-    def _claim(self, row: Row, work: Work, index: int, now_ms: int) -> None:
+    def _claim(self, row: Row, work: Work, index: int, now_ms: int, growth: Growth | None = None) -> None:
         self._serial += 1
         build, ask = work.build, work.ask
         allocation_id = f"{self.nonce}-{self._serial:x}"
-        laid = lay_on(row, work) if row.host.cells else None
+        resources = work.resources
+        if growth is None:
+            laid = lay_on(row, work) if row.host.cells else None
+        else:
+            resources, laid = growth.resources, (growth.cells, growth.terms) if growth.terms else None
         taken = laid[0] if laid else {}
-        tail = hashing.tail_bytes(work.resources, build.group, taken) if taken else work.allocation_tail
+        plain = not taken and growth is None
+        tail = work.allocation_tail if plain else hashing.tail_bytes(resources, build.group, taken)
         allocation = Allocation(
             id=allocation_id,
             request=build.id,
@@ -197,9 +239,11 @@ class Placer:
             user=build.user,
             kind=build.kind,
             group=build.group,
-            resources=work.resources,
+            resources=resources,
             image=image_of(build, ask),
             cells=taken,
+            replaces=growth.old if growth is not None else "",
+            becomes=growth.whole if growth is not None else None,
         )
         builds_max, instances_max = limits(row, build, ask)
         claim = Claim(
@@ -223,7 +267,7 @@ class Placer:
             claim.host_hash = hashing.to_hex(row.host.host_hash)
         pending = Pending(
             allocation_id,
-            work.resources,
+            resources,
             build.group,
             hashing.id_hash(allocation_id, tail),
             work,
@@ -397,9 +441,11 @@ class Placer:
                 self._give_up(pending, "unanswered")
 
 
-def lay_on(row: Row, work: Work) -> tuple[dict[str, dict[str, int]], Terms] | None:
-    """What a claim takes from each cell of a host, and on which terms; None when it takes nothing there."""
+def lay_on(row: Row, work: Work, only: Collection[str] | None = None) -> tuple[dict[str, dict[str, int]], Terms] | None:
+    """What a claim takes from each cell of a host (or of these `only`), and on which terms; None when it takes nothing there."""
     cells, rules = row.cells, work.ask.rules
+    if only is not None:
+        cells = {name: cell for name, cell in cells.items() if name in only}
     layout = layout_of(rules.flavor if rules else None, work.resources, cells)
     taken = plan(cells, layout, ratios_of(row.host.inventory), work.build.networks)
     return (taken, layout.terms) if taken else None

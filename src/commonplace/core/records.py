@@ -139,13 +139,21 @@ class Assigned(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         cpu_lists.parse(self.cpus)
 
 
+class Whole(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What an allocation takes once the one that it replaces is gone."""
+
+    resources: Asked
+    cells: Cells = {}
+
+
 class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Resources held on a host by one instance; `leased` when claimed, `active` when confirmed.
 
     `id` is made by the replica that claims, unique for ever. `lease_ms` is the full length of the lease. `building` holds from the grant
     until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains. `image`
     has its image's properties as `name=value`, where the profile weighs by them. `cells` says how much of which cell it takes,
-    `assigned` which cpus and devices the ledger gave it there.
+    `assigned` which cpus and devices the ledger gave it there. One that `replaces` another of its instance takes, beside that one, only
+    the difference; with its confirm the other goes, and it takes what it `becomes`.
     """
 
     id: Short
@@ -166,6 +174,8 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     image: Annotated[tuple[Short, ...], Meta(max_length=16)] = ()
     # None and not {}: few have any, and each would cost a dict
     assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
+    replaces: Short = ""
+    becomes: Whole | None = None
 
 
 Verdict = Literal[
@@ -309,8 +319,9 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     `max_skew` bounds by how many members of `group` any two values of the label `spread_over` may differ.
     `deadline_ms` and `lease_ms` 0 take the scheduler's defaults. `instances` names the instances, else they are `<id>.<index>`.
     Of each item of `traits_any_of` a host has one at least. `host` is the only one that will do, `hosts_ignored` never will. `cell`
-    is the one that an instance moves from; `networks` are the physical ones it is to be near, on hosts with NUMA cells. `member_of`
-    are aggregates: each item `NAME`, `!NAME` or `in:NAME,NAME`, all to hold.
+    is the one that an instance moves from, `source` the host that the instances are on, where they need only what they grow by;
+    `networks` are the physical ones it is to be near, on hosts with NUMA cells. `member_of` are aggregates: each item `NAME`, `!NAME` or
+    `in:NAME,NAME`, all to hold.
     """
 
     id: Id
@@ -345,6 +356,7 @@ class Build(Record, tag="build", kw_only=True, forbid_unknown_fields=True):
     boot_from_volume: bool = False
     priority: Annotated[int, Meta(ge=0, le=PRIORITY_MAX)] = 0
     rebuild_check: bool = False
+    source: Annotated[str, Meta(max_length=128, pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]*)?$(?!\n)")] = ""
 
 
 class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):

@@ -45,6 +45,7 @@ from commonplace.core.records import (
     decode,
     encode,
 )
+from commonplace.core.replacing import as_if_gone
 from commonplace.core.replica_events import (
     Assigned,
     CaughtUp,
@@ -625,7 +626,8 @@ class Replica:
                 if work.complete:
                     self._answer(work)
                 return
-        explanation, never = self._explanation(work)
+        with as_if_gone(self.view, work.build, work.instance(index)):
+            explanation, never = self._explanation(work)
         for name, count in explanation.filters.items():
             self.eliminated[name] = self.eliminated.get(name, 0) + count
         counts = ", ".join(f"{count} {name}" for name, count in explanation.filters.items())
@@ -639,7 +641,7 @@ class Replica:
         view.write()
         rules = work.ask.rules
         wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None
-        like = group_key(build) if wishes is None else likeness(build)
+        like = group_key(build) if wishes is None and not build.source else likeness(build)
         at = (work.ask, like, build.group_max, view.changed_from + len(view.changed))
         if self._explained is None or self._explained[0] != at:
             barred = group_full(view, build)

@@ -43,7 +43,7 @@ def unshowable(build: Build) -> str:
 
 def likeness(build: Build) -> str:
     """The same for requests that every filter treats alike: what turned one away everywhere turns away the others too."""
-    names = build.instances if build.group else ()
+    names = build.instances if build.group or build.source else ()
     like = replace(
         build, id="alike", count=1, instances=names, deadline_ms=0, lease_ms=0, count_min=0, alternates=0, priority=0
     )
@@ -59,6 +59,8 @@ def count_misuse(build: Build) -> str:
     """Why so many instances cannot be asked for, or a check of none, or ""."""
     if build.rebuild_check and not build.host:
         return "rebuild_check asks about the host where the instance stands, and none is named: name the host"
+    if build.source and not build.instances:
+        return f"source {build.source} is the host that the instances are on, and none is named: name the instances"
     if build.count_min > build.count:
         return f"count_min {build.count_min} is more than count {build.count}: raise the count, or lower count_min"
     if build.count_min and build.max_skew:

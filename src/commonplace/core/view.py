@@ -5,6 +5,7 @@ A host is a row; what ranking reads stands in numpy columns, one value a row, in
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -346,6 +347,23 @@ class View:
         row.pending_hash = (row.pending_hash - overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, -1)
+        self._touch(row)
+
+    @contextmanager
+    def without(self, row: Row, gone: Allocation) -> Iterator[None]:
+        """The fleet as if a host did not hold one of its allocations: what it looks like to what is to replace that."""
+        groups = dict(row.host.groups)
+        try:
+            with row.host.without(gone):
+                self._changed(row, groups)
+                groups = dict(row.host.groups)
+                yield
+        finally:
+            self._changed(row, groups)
+
+    def _changed(self, row: Row, groups: Mapping[str, int]) -> None:
+        self._groups(row, groups)
+        self._note(row.index)
         self._touch(row)
 
     # -- operators, liveness, shards ----------------------------------------------------------------------------------------------------

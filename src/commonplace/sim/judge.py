@@ -14,6 +14,7 @@ from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release,
 from commonplace.ops.audit.hashes import MODULUS
 from commonplace.sim.cells import amounts_of, misgiven
 from commonplace.sim.model import Asked, Facts, Hashes, Held, Host, Lease, same_shape
+from commonplace.sim.replaced import alone, becomes, short
 
 UNORDERED_MAX: Final = 6
 """Most changes without a place in the order for which all 2^n orders are tried."""
@@ -53,6 +54,7 @@ class Judge:
         self.by_claim: dict[str, int] = {}  # allocation → offset of its claim
         self.renewed: dict[str, int] = {}
         self.confirmed: set[str] = set()
+        self.replaced: set[str] = set()  # by what was confirmed
         self.lapsed: list[str] = []
 
     def run(self) -> None:
@@ -154,9 +156,10 @@ class Judge:
             if allocation.id in self.now and not self.blind:
                 self._violated(6, f"grants {allocation.id} by the claim at {offset} although it holds it")
             shown = self.after.get(allocation.id)
-            if shown is not None and not same_shape(shown, allocation):
+            alike = shown is not None and same_shape(shown, allocation) and shown.becomes == allocation.becomes
+            if shown is not None and not alike and not becomes(allocation, shown):
                 self._violated(6, f"holds {allocation.id} otherwise than the claim at {offset} asked for it")
-            self._add(allocation if shown is None else shown)
+            self._add(shown if shown is not None and alike else allocation)
             self.granted[allocation.id] = self.answered[offset].at_ms
             self.by_claim[allocation.id] = offset
 
@@ -188,8 +191,9 @@ class Judge:
                 yield f"the host has none of {', '.join(names)}"
         if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
             yield f"the host is another than the {claim.host_hash} that was ranked"
+        yield from (why for allocation in asked for why in short(allocation, self.now, self.confirmed))
         for allocation in asked:
-            for name, amount in allocation.resources.items():
+            for name, amount in alone(allocation).resources.items():
                 if amount and not any(unit_fits(f, name, amount) for f in facts):
                     yield f"{amount} of {name} is no amount the host gives to one allocation"
         group, now = asked[0].group, self.now.values()
@@ -200,7 +204,8 @@ class Judge:
             )
             if there + len(asked) > claim.group_max:
                 yield f"{there} of group {group} are there and {claim.group_max} may be"
-        if claim.instances_max and len(now) + len(asked) > claim.instances_max:
+        leaving = sum(allocation.replaces in self.now for allocation in asked)
+        if claim.instances_max and len(now) - leaving + len(asked) > claim.instances_max:
             yield f"{len(now)} instances are there and {claim.instances_max} may be"
         if claim.builds_max:
             ids = {*self.now, *(allocation.id for allocation in asked)}
@@ -232,12 +237,26 @@ class Judge:
         for entry in group:
             self._claim(offset, Confirm, entry)
             self.confirmed.add(entry.allocation)
-            if entry.allocation not in self.now and not self.blind and not self.unsure:
+            held = self.now.get(entry.allocation)
+            if held is None and not self.blind and not self.unsure:
                 self._violated(5, f"confirms {entry.allocation}, which it does not hold")
+            if held is not None and held.replaces:
+                self.replaced.add(held.replaces)
+                self._drop(held.replaces)
+                self._stands_alone(held)
+
+    def _stands_alone(self, part: Allocation) -> None:
+        """What it replaced is gone: from here on it takes all that it becomes."""
+        shown = self.after.get(part.id)
+        self._add(shown if shown is not None and becomes(part, shown) else alone(part))
 
     def _end(self, offset: int, verdict: str, group: list[Settled]) -> None:
         for entry in group:
+            if verdict == "released" and entry.allocation in self.replaced:
+                continue  # by the confirm before
             held = self._drop(entry.allocation)
+            for part in [one for one in self.now.values() if one.replaces == entry.allocation]:
+                self._stands_alone(part)
             if verdict == "released":
                 release = self._claim(offset, Release, entry)
                 active = entry.allocation in self.confirmed or (held is not None and held.state == "active")
@@ -284,9 +303,11 @@ class Judge:
                     self._violated(1, wrong)
             if was is None or was is shown or was == shown:
                 continue
-            if was.assigned != shown.assigned and shown.origin != "found":
+            grown = becomes(was, shown) and was.replaces not in self.after
+            if was.assigned != shown.assigned and shown.origin != "found" and not grown:
                 self._violated(6, f"gave {identity} other cpus or devices than before")
-            if not same_shape(was, shown) and shown.origin != "found":
+            changed = not same_shape(was, shown) or was.becomes != shown.becomes
+            if changed and shown.origin != "found" and not grown:
                 self._violated(6, f"changed the content of {identity}")
             if was.state == "active" and shown.state == "leased":
                 self._violated(5, f"turned {identity} from active to leased")

@@ -7,7 +7,7 @@ from commonplace.ops.audit.chain import FAR_MS, Chain
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.settle import Lease, Told
-from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, numbered
+from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, becomes, numbered
 from commonplace.ops.audit.wire import Allocation, Delta, Snapshot
 
 
@@ -32,7 +32,7 @@ class Changes:
         added = view.held.keys() - before.held.keys()
         for identity in added:
             self._appeared(entry, chain, view.held[identity].allocation, told, excuse)
-        self._states(entry, chain, before, view)
+        self._states(entry, chain, before, view, told.whole)
         unweighed = added - told.weighed
         if unweighed:
             self._capacity(entry, chain, before, view, unweighed, blind)
@@ -145,21 +145,38 @@ class Changes:
         else:
             self._violated(6, entry, f"{chain.name} holds {allocation.id}, which no claim that it settled explains")
 
-    def _states(self, entry: Entry, chain: Chain, before: View, view: View) -> None:
-        """An allocation's content never changes, nor does it become leased again; active is only what an effective decision names."""
+    def _states(self, entry: Entry, chain: Chain, before: View, view: View, whole: Set[str]) -> None:
+        """An allocation's content never changes, nor does it become leased again; active is only what an effective decision names.
+
+        What replaces another becomes `whole` once that is gone, of cpus and devices by number those of the two.
+        """
         for identity, held in view.held.items():
             was = before.held.get(identity)
             if was is held or held.allocation.origin == "found":
                 continue
             active = was is not None and was.allocation.state == "active"
-            if was is not None and was.hash != held.hash:
+            grown = was is not None and identity in whole and becomes(was.allocation, held.allocation)
+            stunted = was is not None and identity in whole and was.allocation.becomes is not None
+            if was is not None and (was.hash != held.hash or stunted) and not grown:
                 self._violated(6, entry, f"{chain.name} changed the content of {identity}")
-            if was is not None and was.allocation.assigned != held.allocation.assigned:
+            if was is not None and grown:
+                self._numbers_kept(entry, chain, before, was.allocation, held.allocation)
+            elif was is not None and was.allocation.assigned != held.allocation.assigned:
                 self._violated(6, entry, f"{chain.name} gave {identity} other cpus or devices than before")
             if active and held.allocation.state == "leased":
                 self._violated(5, entry, f"{chain.name} turned {identity} from active to leased")
             if held.allocation.state == "active" and not active:
                 self._became_active(entry, chain, held, view.gap)
+
+    def _numbers_kept(self, entry: Entry, chain: Chain, before: View, part: Allocation, whole: Allocation) -> None:
+        """What replaced another has of cpus and devices by number only what one of the two had."""
+        old = before.held.get(part.replaces)
+        had = {**numbered(part), **(numbered(old.allocation) if old else {})}
+        for name in numbered(whole):
+            if old is not None and name not in had:
+                self._violated(
+                    6, entry, f"{chain.name} gave {whole.id} {name}, which neither it nor {part.replaces} had"
+                )
 
     def _became_active(self, entry: Entry, chain: Chain, held: Held, gap: bool) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""

@@ -4,7 +4,7 @@ The settled entries are the ledger's own account, in order. What has no place in
 the driver found) may have happened before or after any entry, so a check fails only if it fails either way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from msgspec import Struct, field
@@ -13,7 +13,7 @@ from commonplace.ops.audit.claims import Claims
 from commonplace.ops.audit.evidence import Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash
-from commonplace.ops.audit.state import Facts, Held, View, amounts_of, same_shape
+from commonplace.ops.audit.state import Facts, Held, View, alone, amounts_of, becomes, same_shape
 from commonplace.ops.audit.wire import Allocation, Claim, Delta, Settled, Snapshot
 
 UNORDERED_MAX = 6
@@ -40,12 +40,14 @@ class Lease(Struct, frozen=True, gc=False):
 class Told(Struct):
     """What the settled entries say became of allocations.
 
-    `weighed` were held against capacity at their grant; `renewed` gives the length of the new lease where the claim is known.
+    `weighed` were held against capacity at their grant; `renewed` gives the length of the new lease where the claim is known;
+    `whole` took the place of what they replace.
     """
 
     granted: set[str] = field(default_factory=set)
     weighed: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
+    whole: set[str] = field(default_factory=set)
     renewed: dict[str, int] = field(default_factory=dict)
 
 
@@ -61,6 +63,7 @@ class Replay:
         self._facts = [facts for facts in (self.now.facts, after.facts) if facts is not None]
         self._unordered = self._changes(before) if before is not None else []
         self._confirmed: set[str] = set()
+        self._replaced: set[str] = set()
         self._last_expected = ""
         self.told = Told()
 
@@ -162,20 +165,40 @@ class Replay:
                 yield f"the host has none of {', '.join(names)}"
         if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
             yield f"the host is another than the {claim.host_hash} that was ranked"
+        yield from self._replaced_wrongly(asked)
         for allocation in asked:
-            for name, amount in allocation.resources.items():
+            for name, amount in alone(allocation).resources.items():
                 if amount and not any(unit_fits(f, name, amount) for f in facts):
                     yield f"{amount} of {name} is no amount the host gives to one allocation"
         held, count = self.now.held, len(asked)
+        leaving = sum(allocation.replaces in held for allocation in asked)
         here = self._members(claim) if claim.group_max and asked[0].group else 0
         if claim.group_max and asked[0].group and here + count > claim.group_max:
             yield f"{here} of group {asked[0].group} are here and {claim.group_max} may be"
-        if claim.instances_max and len(held) + count > claim.instances_max:
+        if claim.instances_max and len(held) - leaving + count > claim.instances_max:
             yield f"{len(held)} instances are here and {claim.instances_max} may be"
         if claim.builds_max:
             builds = self._builds(claim)
             if builds > claim.builds_max:
                 yield f"{builds} builds are then in progress and {claim.builds_max} may be"
+
+    def _replaced_wrongly(self, asked: list[Allocation]) -> Iterator[str]:
+        """What replaces another holds with it, class by class, at least what it becomes: else the host is overbooked at the confirm."""
+        for allocation in asked:
+            whole, old = allocation.becomes, self.now.held.get(allocation.replaces)
+            if whole is None and not allocation.replaces:
+                continue
+            if old is None or whole is None:
+                yield f"it replaces {allocation.replaces or 'nothing'}, which is not held"
+                return
+            mine = (old.allocation.instance, old.allocation.project) == (allocation.instance, allocation.project)
+            if not mine or old.allocation.origin == "found":
+                yield f"it replaces {allocation.replaces}, which is none of its instance's"
+            had = _by_class(old.allocation.resources, old.allocation.cells)
+            more = _by_class(allocation.resources, allocation.cells)
+            for name, amount in _by_class(whole.resources, whole.cells).items():
+                if had.get(name, 0) + more.get(name, 0) < amount:
+                    yield f"{had.get(name, 0)} and {more.get(name, 0)} more are not the {amount} {name} that it becomes"
 
     def _members(self, claim: Claim) -> int:
         """Members of the claim's group, without the very instances that it asks for under another request: those move or grow."""
@@ -205,10 +228,10 @@ class Replay:
         if not self.blind and asked.id in self.now.held:
             self._violated(6, f"grants {asked.id} by the claim at {offset} although it holds it")
         shown = self.after.held.get(asked.id)
-        if shown is not None and same_shape(shown.allocation, asked):
+        if shown is not None and same_shape(shown.allocation, asked) and shown.allocation.becomes == asked.becomes:
             self.now.add(shown)
             return
-        if shown is not None:
+        if shown is not None and not becomes(asked, shown.allocation):
             self._violated(6, f"holds {asked.id} otherwise than the claim at {offset} asked for it")
         self.now.add(Held(asked, allocation_hash(asked.id, asked.resources, asked.group, asked.cells)))
 
@@ -231,15 +254,34 @@ class Replay:
         for entry in group:
             self._findings.figures["confirmed"] += 1
             self._confirmed.add(entry.allocation)
-            if not self.blind and entry.allocation not in self.now.held:
+            held = self.now.held.get(entry.allocation)
+            if not self.blind and held is None:
                 self._violated(5, f"confirms {entry.allocation}, which it does not hold")
+            if held is not None and held.allocation.replaces:
+                self.told.ended.add(held.allocation.replaces)
+                self._replaced.add(held.allocation.replaces)
+                self.now.drop(held.allocation.replaces)
+                self._stands_alone(held.allocation)
+
+    def _stands_alone(self, part: Allocation) -> None:
+        """What it replaced is gone: from here on it takes all that it becomes."""
+        self.told.whole.add(part.id)
+        shown = self.after.held.get(part.id)
+        if shown is None or not becomes(part, shown.allocation):
+            whole = alone(part)
+            shown = Held(whole, allocation_hash(whole.id, whole.resources, whole.group, whole.cells))
+        self.now.add(shown)
 
     def _ended(self, group: list[Settled], leases: dict[str, Lease], options: Options) -> None:
         for entry in group:
             allocation, verdict = entry.allocation, entry.verdict
             self._findings.figures[verdict] += 1
             self.told.ended.add(allocation)
+            if verdict == "released" and allocation in self._replaced:
+                continue  # by the confirm before
             held = self.now.drop(allocation)
+            for part in [h.allocation for h in self.now.held.values() if h.allocation.replaces == allocation]:
+                self._stands_alone(part)
             self._last_expected = ""
             if verdict != "lapsed" or self.blind:
                 continue
@@ -280,6 +322,12 @@ class Replay:
     def _violated(self, invariant: int, text: str) -> None:
         place = self.place
         self._findings.violated(invariant, f"{place.host} {text}", place.topic, place.partition, place.offset)
+
+
+def _by_class(resources: Mapping[str, int], cells: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Amounts by class, and by class and cell."""
+    parts = {f"{name} of cell {cell}": n for cell, amounts in cells.items() for name, n in amounts.items()}
+    return {**resources, **parts}
 
 
 def unit_fits(facts: Facts, name: str, amount: int) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
 from commonplace.ops.audit.wire import Allocation, Delta, HostCell, Item, Snapshot, numbers
@@ -161,6 +162,27 @@ def hold(allocation: Allocation, before: View | None) -> Held:
 def same_shape(one: Allocation, other: Allocation) -> bool:
     """Whether two allocations of one id are equal in all that is hashed."""
     return one.resources == other.resources and one.group == other.group and one.cells == other.cells
+
+
+def becomes(part: Allocation, shown: Allocation | None) -> bool:
+    """Whether what is shown is what an allocation that replaces another becomes once that is gone."""
+    whole = part.becomes
+    return (
+        whole is not None
+        and shown is not None
+        and shown.becomes is None
+        and (shown.resources, shown.group, shown.cells) == (whole.resources, part.group, whole.cells)
+    )
+
+
+def alone(part: Allocation) -> Allocation:
+    """What an allocation that replaces another becomes once that is gone, apart from what it is given by number."""
+    whole = part.becomes
+    return (
+        part
+        if whole is None
+        else replace(part, resources=whole.resources, cells=whole.cells, replaces="", becomes=None)
+    )
 
 
 def _facts(

@@ -114,6 +114,13 @@ class Assigned(Struct, kw_only=True, frozen=True, gc=False):
         numbers(self.cpus)
 
 
+class Whole(Struct, frozen=True, gc=False):
+    """What an allocation takes once the one it replaces is gone."""
+
+    resources: Amounts
+    cells: Cells = {}
+
+
 class Allocation(Struct, kw_only=True, frozen=True, gc=False):
     """What the audit wants to know of an allocation."""
 
@@ -133,6 +140,8 @@ class Allocation(Struct, kw_only=True, frozen=True, gc=False):
     lease_ms: Millis = 0
     origin: Literal["claim", "found"] = "claim"
     assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
+    replaces: Text128 = ""
+    becomes: Whole | None = None
 
 
 Allocations = Annotated[list[Allocation], Meta(max_length=1000)]
@@ -283,6 +292,7 @@ class Build(Struct, tag="build", tag_field="type", kw_only=True, forbid_unknown_
     boot_from_volume: bool = False
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
     rebuild_check: bool = False
+    source: Annotated[str, Meta(max_length=128, pattern=r"\A([A-Za-z0-9][A-Za-z0-9._:-]*)?\Z")] = ""
 
 
 class Cancel(Struct, tag="cancel", tag_field="type", kw_only=True, forbid_unknown_fields=True):
