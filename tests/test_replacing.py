@@ -218,7 +218,7 @@ def fits(request: str, *asked: Allocation, **terms: Any) -> Claim:
 
 
 def part(name: str = "b", **fields: Any) -> Allocation:
-    said = {"resources": {"VCPU": 1}, "replaces": "a", "becomes": Whole(resources={"VCPU": 3})} | fields
+    said: dict[str, Any] = {"resources": {"VCPU": 1}, "replaces": "a", "becomes": Whole(resources={"VCPU": 3})} | fields
     return Allocation(id=name, instance="vm", **said)
 
 
