@@ -56,6 +56,16 @@ def set_flavor(
             help="Devices: how many, shares=N of each, policy=required|preferred|legacy|socket beside its cells; repeatable.",
         ),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:CLASS=N[,…]",
+            help="Granular group: resources of one cell; beside=NAME for that of another group; repeatable.",
+        ),
+    ] = None,
+    group_policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="isolate: no two groups on one cell; none: any.")
+    ] = "",
 ) -> None:
     """Create a flavor in the pool, or replace it whole. What cells and devices take is added to its resources where these name less."""
     from commonplace.core.ask import PROFILES
@@ -64,10 +74,11 @@ def set_flavor(
     settings = common.settings()
     common_classes = {"VCPU": vcpus, "MEMORY_MB": memory_mb, "DISK_GB": disk_gb}
     cells, devices = [_cell(text) for text in cell or ()], [_device(text) for text in device or ()]
+    groups = [_group(text) for text in group or ()]
     record = {
         "type": "flavor",
         "name": name,
-        "resources": _parts(cells, devices)
+        "resources": _parts(cells, devices, groups)
         | {k: v for k, v in common_classes.items() if v}
         | dict(map(_resource, resource or [])),
         "traits_required": trait or [],
@@ -78,6 +89,8 @@ def set_flavor(
         "extra_specs": pairs("--extra-spec", extra_spec),
         "cells": cells,
         "devices": devices,
+        "groups": groups,
+        "group_policy": group_policy,
     }
     flavor = _checked(record)
     client.require_broker(settings)
@@ -156,9 +169,30 @@ def _device(text: str) -> dict[str, object]:
     return {"class": resource_class, "count": count, **more}
 
 
-def _parts(cells: Sequence[Mapping[str, object]], devices: Sequence[Mapping[str, object]]) -> dict[str, int]:
-    """What cells and devices take together, by class."""
+def _group(text: str) -> dict[str, object]:
+    """NAME:CLASS=N,CLASS=N,beside=NAME."""
+    name, _, rest = text.partition(":")
+    resources, beside = dict[str, int](), ""
+    for part in rest.split(","):
+        if part.startswith("beside="):
+            beside = part.removeprefix("beside=")
+        else:
+            resource_class, amount = _resource(part, f"--group {name}:")
+            resources[resource_class] = resources.get(resource_class, 0) + amount
+    return {"name": name, "resources": resources, "beside": beside}
+
+
+def _parts(
+    cells: Sequence[Mapping[str, object]],
+    devices: Sequence[Mapping[str, object]],
+    groups: Sequence[Mapping[str, object]],
+) -> dict[str, int]:
+    """What cells, devices and groups take together, by class."""
     total: dict[str, int] = {}
+    for group in groups:
+        asked = group["resources"]
+        for name, amount in asked.items() if isinstance(asked, dict) else ():
+            total[name] = total.get(name, 0) + amount
     for cell in cells:
         for key, name in CLASSES.items():
             if isinstance(amount := cell.get(key), int):

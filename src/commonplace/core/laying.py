@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
+from commonplace.core import grouping
 from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, exclusive, taken_of
+from commonplace.core.grouping import Units, place, units_of
 from commonplace.core.numa import Cell, Ratios, device_room, lay, misfit, page_kb
 from commonplace.core.records import CellAsk, DeviceAsk, Flavor, Threads
 from commonplace.core.resources import RATIO_SCALE, Resources
@@ -18,7 +20,7 @@ _KB = 1024
 
 def asks_cells(flavor: Flavor) -> bool:
     """Whether a flavor asks for cells, devices or dedicated cpus, so that a host's sums do not say whether it fits."""
-    return bool(flavor.cells or flavor.devices or DEDICATED in flavor.resources)
+    return bool(flavor.cells or flavor.devices or flavor.groups or DEDICATED in flavor.resources)
 
 
 class Wanted(Struct, frozen=True):
@@ -35,6 +37,8 @@ class Layout(Struct, frozen=True):
 
     cells: tuple[CellAsk, ...] = ()
     devices: tuple[Wanted, ...] = ()
+    groups: Units = ()
+    isolate: bool = False  # no two groups on one cell
 
     @property
     def terms(self) -> Terms:
@@ -48,6 +52,8 @@ def layout_of(flavor: Flavor | None, resources: Resources, cells: Cells) -> Layo
 
     Dedicated cpus without cells are one cell with all that the flavor asks; devices it does not describe may lie anywhere.
     """
+    if flavor is not None and flavor.groups:
+        return Layout(groups=units_of(flavor), isolate=flavor.group_policy == "isolate")
     asks: tuple[CellAsk, ...] = flavor.cells if flavor else ()
     named: tuple[DeviceAsk, ...] = flavor.devices if flavor else ()
     by_number = exclusive(cells)
@@ -72,7 +78,9 @@ def plan(
 ) -> dict[str, dict[str, int]] | None:
     """Amounts by cell and class that a claim names, when there is a way to lay all of it, else None."""
     asks = layout.cells
-    order = _best_first(cells, asks, bool(layout.devices), ratios)
+    order = _best_first(cells, asks, bool(layout.devices or layout.groups), ratios)
+    if layout.groups:
+        return place(order, layout.groups, layout.isolate, ratios, networks)
     for devices in _by_preference(layout.devices):
 
         def served(chosen: Sequence[str], devices: Sequence[Wanted] = devices) -> bool:
@@ -148,6 +156,8 @@ def _amounts(
 def why_not(cells: Cells, layout: Layout, ratios: Ratios) -> str:
     """Why `plan` found no way, in words."""
     asks = layout.cells
+    if layout.groups:
+        return grouping.why_not(cells, layout.groups, layout.isolate, ratios)
     if len(asks) > len(cells):
         return f"has {len(cells)} cells for {len(asks)}"
     for ask in asks:
@@ -164,6 +174,8 @@ def why_not(cells: Cells, layout: Layout, ratios: Ratios) -> str:
 
 def misuse(flavor: Flavor) -> str:
     """Why a flavor's cells and devices cannot be served as they stand: what, and what to do; "" when they can."""
+    if flavor.groups or flavor.group_policy:
+        return grouping.misuse(flavor)
     asks = flavor.cells
     held: Mapping[str, Mapping[str, int]] = {
         str(index): {CPUS: ask.cpus, DEDICATED: ask.cpus_dedicated, MEMORY: ask.memory_mb}

@@ -35,6 +35,9 @@ COUNT_MAX = 256
 ALTERNATES_MAX = 16
 """Most hosts that one decision names besides those it chose: who has tried so many asks anew."""
 
+GROUPS_MAX = 6
+"""Most granular groups of one flavor: all ways to give each a cell are tried, 16^6 at worst."""
+
 PRIORITY_MAX = 100
 """Highest priority of a request; 0 is that of requests that name none."""
 
@@ -480,11 +483,20 @@ class DeviceAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
     policy: Literal["required", "preferred", "legacy", "socket"] = "legacy"
 
 
+class GroupAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A granular group: resources that come from one cell of the host together; `beside` names a group whose cell it shares."""
+
+    name: CellName
+    resources: Annotated[dict[ClassName, Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]], Meta(min_length=1, max_length=32)]
+    beside: Annotated[str, Meta(max_length=32)] = ""
+
+
 class Flavor(Record, tag="flavor", kw_only=True):
     """Named resource shape. `spread` > 1 spreads its requests over so many keys, hence over partitions and replicas.
 
     `extra_specs` are read by the filters compute_capabilities and aggregate_instance_extra_specs, `cells` and `devices` by
-    numa_topology; what these two take stands in `resources` too.
+    numa_topology; what these two take stands in `resources` too. So do `groups`, instead of both: each comes from one cell, with
+    `group_policy` `isolate` each from another.
     """
 
     name: Id
@@ -497,6 +509,8 @@ class Flavor(Record, tag="flavor", kw_only=True):
     extra_specs: Properties = {}
     cells: Annotated[tuple[CellAsk, ...], Meta(max_length=16)] = ()
     devices: Annotated[tuple[DeviceAsk, ...], Meta(max_length=16)] = ()
+    groups: Annotated[tuple[GroupAsk, ...], Meta(max_length=GROUPS_MAX)] = ()
+    group_policy: Literal["", "none", "isolate"] = ""
 
 
 class Profile(Record, tag="profile", kw_only=True):

@@ -302,7 +302,7 @@ def numa_topology(view: View, row: Row, wishes: Wishes) -> str:
     """Pass hosts on whose cells those of the instance fit, with dedicated cpus, thread policy, pages and devices near them."""
     flavor, cells = wishes.flavor, row.cells
     if not cells:
-        return "does not say its cells" if flavor.cells or flavor.devices else ""
+        return "does not say its cells" if flavor.cells or flavor.devices or flavor.groups else ""
     layout = layout_of(flavor, flavor.resources, cells)
     ratios = ratios_of(row.host.inventory)
     return why_not(cells, layout, ratios) if plan(cells, layout, ratios, wishes.build.networks) is None else ""

@@ -30,7 +30,7 @@ PLAIN = {"VCPU", "MEMORY_MB", "DISK_GB"}
 def divisible(view: View, wishes: Wishes) -> bool:
     """Whether division tells the room for a request: it asks for no cells and devices, and nothing else that hosts keep in cells."""
     flavor = wishes.flavor
-    if flavor.cells or flavor.devices:
+    if flavor.cells or flavor.devices or flavor.groups:
         return False
     return {name for name, _ in wishes.ask.resources} <= PLAIN or not any(row.host.cells for row in view.by_index)
 
