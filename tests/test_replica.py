@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from commonplace.core import replica_events as re
+from commonplace.core.deliveries import RESEND_MIN_MS
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.ledger import Bounds, Configure, Failed, Ledger, Taken
@@ -23,7 +24,7 @@ from commonplace.core.records import (
     decode,
     encode,
 )
-from commonplace.core.replica import DEADLINES_SWEPT_MIN, RESEND_MIN_MS, Replica
+from commonplace.core.replica import DEADLINES_SWEPT_MIN, Replica
 from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory
 from world import CLAIMS_ID, flavor
@@ -147,7 +148,7 @@ class Hand:
 
     def acknowledge(self, delivered: bool = True) -> None:
         for effect in [e for e in self.sent if isinstance(e, re.SendDecision)]:
-            if effect.token in self.replica._deliveries:
+            if effect.token in self.replica.deliveries._under_way:
                 self.receive(re.DecisionDelivered(effect.token, delivered))
 
     def read_back(self, *decisions: Decision | re.SendDecision, partition: int = PART) -> list[Any]:
@@ -804,7 +805,7 @@ def test_deadlines_of_requests_long_decided_are_not_kept() -> None:
         hand.acknowledge()
         hand.sent.clear()
     assert len(hand.replica._deadlines) <= DEADLINES_SWEPT_MIN
-    assert not hand.replica._deliveries
+    assert not hand.replica.deliveries
 
 
 def test_flavors_that_people_make_up_are_one_figure() -> None:
@@ -820,10 +821,10 @@ def test_peers_count_while_their_reports_are_young_and_are_forgotten_after() -> 
     hand.report("h0")
     hand.receive(re.PeersRead([(0, hand.now - 60_000, b"r2", said)]))  # stood in the log long before
     hand.tick(1_000)
-    assert list(hand.replica._shard_of[0]) == ["r1"]
+    assert list(hand.replica.peers._shard_of[0]) == ["r1"]
     hand.receive(re.PeersRead([(1, hand.now, b"r2", said)]))
     hand.tick(1_000)
-    assert list(hand.replica._shard_of[0]) == ["r1", "r2"]
+    assert list(hand.replica.peers._shard_of[0]) == ["r1", "r2"]
     hand.tick(20_000)
-    assert list(hand.replica._shard_of[0]) == ["r1"]
-    assert not hand.replica.peers
+    assert list(hand.replica.peers._shard_of[0]) == ["r1"]
+    assert not hand.replica.peers._said

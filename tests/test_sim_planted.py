@@ -11,6 +11,7 @@ import pytest
 
 from commonplace.core import hashing, hosts, keeper
 from commonplace.core.catalog import Catalog
+from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper import Keeper
@@ -27,7 +28,8 @@ from commonplace.sim.world import World
 
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
-    AgentProcess, Catalog, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Replica, ReplicaProcess, World, hashing, hosts, keeper,
+    AgentProcess, Catalog, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Replica, ReplicaProcess, World,
+    hashing, hosts, keeper,
 )  # fmt: skip
 
 

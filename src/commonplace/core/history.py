@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from commonplace.core.replica_events import Raw
+
 
 class Undecided:
     """Offsets of one request partition that have no acknowledged decision; `committed` is what a new owner must read from (rule 7)."""
@@ -31,6 +33,19 @@ class Undecided:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+class Part:
+    """An owned request partition."""
+
+    __slots__ = ("asked", "committed", "end", "history", "undecided", "waiting")
+
+    def __init__(self, end: int) -> None:
+        self.end = end  # records below it may have been handled by an owner before us
+        self.asked = self.history = False
+        self.undecided = Undecided()
+        self.committed = -1
+        self.waiting: list[Raw] = []  # read before the partition's earlier decisions are known
 
 
 class Known(Struct, gc=False):

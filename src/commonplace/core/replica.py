@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
+from commonplace.core.answers import placed, rejected, unplaced
 from commonplace.core.ask import tail_of
 from commonplace.core.catalog import Catalog
+from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns, standing
-from commonplace.core.hashing import digest64
-from commonplace.core.history import History, Known, Undecided
+from commonplace.core.history import History, Known, Part
 from commonplace.core.hosts import parse_key
 from commonplace.core.impossible import impossible
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.partition import partition_of
+from commonplace.core.peers import Peers
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full, group_key
 from commonplace.core.rebuild import objection
@@ -37,9 +38,7 @@ from commonplace.core.records import (
     Decision,
     Explanation,
     Id,
-    Placed,
     Position,
-    Release,
     ReplicaReport,
     Result,
     decode,
@@ -64,8 +63,6 @@ from commonplace.core.replica_events import (
     ReleaseDelivered,
     ReplicaSettings,
     RequestsRead,
-    SendDecision,
-    SendRelease,
     Tick,
     Turn,
 )
@@ -78,42 +75,8 @@ from commonplace.core.work import ANSWERED, DROPPED, OPEN, Held, Work
 ID_REUSED = "id_reused"
 DEADLINE_CHECK_MS = 200
 LIVENESS_CHECK_MS = 1_000
-RESEND_MIN_MS, RESEND_MAX_MS = 100, 5_000
-"""Pause before what was not delivered is sent again, doubled each time: a broker that refuses must not be asked in every turn."""
 DEADLINES_SWEPT_MIN = 1_024
 """Below so many entries the heap of deadlines is not worth sweeping."""
-
-
-class Part:
-    """An owned request partition."""
-
-    __slots__ = ("asked", "committed", "end", "history", "undecided", "waiting")
-
-    def __init__(self, end: int) -> None:
-        self.end = end  # records below it may have been handled by an owner before us
-        self.asked = self.history = False
-        self.undecided = Undecided()
-        self.committed = -1
-        self.waiting: list[Raw] = []  # read before the partition's earlier decisions are known
-
-
-class Delivery:
-    """A decision or release on its way, and the request offsets that are done once it, and whatever else is `left`, is acknowledged."""
-
-    __slots__ = ("failures", "key", "left", "number", "offsets", "partition", "value")
-
-    def __init__(
-        self,
-        partition: int,
-        key: bytes,
-        value: bytes,
-        offsets: list[int],
-        left: set[int] | None = None,
-        number: int = 0,
-    ) -> None:
-        self.partition, self.key, self.value, self.offsets = partition, key, value, offsets
-        self.left, self.number = left, number
-        self.failures = 0
 
 
 class Replica:
@@ -135,19 +98,17 @@ class Replica:
         self.parts: dict[int, Part] = {}
         self.works: dict[str, Work] = {}
         self._rejected: dict[tuple[int, str], str] = {}  # answered without a work, not read back: request → content
-        self.peers: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
+        self.peers = Peers(name)
+        self.deliveries = Deliveries(self._emit, self.parts, hosts_partitions)
         self.ready = False
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
         self.eliminated: dict[str, int] = {}  # filter → hosts it turned away, over all requests that found none
-        self._deliveries: dict[int, Delivery] = {}
-        self._resends: list[tuple[int, int, Delivery]] = []  # heap: when, token that failed
-        self._token = self._now = 0
+        self._now = 0
         self._deadlines: list[
             tuple[int, int, Work]
         ] = []  # heap: when, number of the work, because works do not compare
         self._opened = 0
         self._checked_ms = self._liveness_ms = 0
-        self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
         self._staged: dict[tuple[int, bytes], Raw] = {}
         self._explained: tuple[Any, Explanation, str] | None = None
         self._effects: list[Effect] = []
@@ -162,8 +123,8 @@ class Replica:
             DecisionsRead: self._decisions,
             HistoryRead: self._history_read,
             ClaimDelivered: self._claim_delivered,
-            DecisionDelivered: self._decision_delivered,
-            ReleaseDelivered: self._release_delivered,
+            DecisionDelivered: self.deliveries.decided,
+            ReleaseDelivered: self.deliveries.released,
             Turn: self._turn,
             Tick: self._tick,
         }
@@ -233,19 +194,8 @@ class Replica:
                 self.view.control(said, host)
 
     def _peers(self, event: PeersRead, now_ms: int) -> None:
-        for record in event.records:
-            name = (record[2] or b"").decode(errors="replace")
-            if record[3] is None:
-                self.peers.pop(name, None)
-                continue
-            report = decode("replicas", record[3])
-            if isinstance(report, Bad) or report.replica != name:
-                if not (isinstance(report, Bad) and report.newer):
-                    self._quarantine(
-                        "replicas", 0, record, report.reason if isinstance(report, Bad) else "key is another replica's"
-                    )
-            else:
-                self.peers[name] = (now_ms, record[1], report)
+        for record, reason in self.peers.fold(event.records, now_ms):
+            self._quarantine("replicas", 0, record, reason)
 
     def _caught_up(self, event: CaughtUp, now_ms: int) -> None:
         staged, self._staged = self._staged, {}
@@ -269,8 +219,7 @@ class Replica:
         self._rejected = {at: content for at, content in self._rejected.items() if at[0] != event.partition}
         self.history.drop(event.partition)
         self.turns.drop(event.partition)
-        self._resends = [entry for entry in self._resends if entry[2].partition != event.partition]
-        heapq.heapify(self._resends)
+        self.deliveries.drop(event.partition)
 
     def _history_read(self, event: HistoryRead, now_ms: int) -> None:
         part = self.parts.get(event.partition)
@@ -398,18 +347,7 @@ class Replica:
         return None
 
     def _refusal(self, build: Build) -> str:
-        terms = self.catalog.terms(build)
-        if terms.refusal:
-            return terms.refusal
-        if why := unshowable(build) or count_misuse(build):
-            return why
-        if build.instances and len(build.instances) != build.count:
-            return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
-        if len(set(build.instances)) != len(build.instances):
-            return "an instance is named twice: give each a name of its own"
-        if build.group_max and not build.group:
-            return "group_max is set but no group is named: name the group"
-        return ""
+        return self.catalog.terms(build).refusal or unshowable(build) or count_misuse(build)
 
     def _open(
         self,
@@ -524,35 +462,13 @@ class Replica:
         if known is not None and known.partition == partition:
             decision = decode("decisions", known.value)
             placed = [] if isinstance(decision, Bad) else decision.placed
-            self._give_back([(p.host, p.allocation) for p in placed], cancel.id, partition, offset)
+            self.deliveries.give_back([(p.host, p.allocation) for p in placed], cancel.id, partition, offset)
         elif work is not None and work.partition == partition:
             work.cancels.append(offset)
             if work.state == OPEN:
                 self._close(work, "rejected", "cancelled", "cancelled by its submitter", None, now_ms)
         else:  # decided so long ago that the answer is forgotten, or never asked for: what the fleet holds of it goes
-            self._give_back([(row.host.name, a.id) for row, a in held], cancel.id, partition, offset)
-
-    def _give_back(self, allocations: list[tuple[str, str]], request: str, partition: int, cancel: int) -> None:
-        """Release what a cancelled request got, active or not; the cancel is done once every release is acknowledged."""
-        left = set(range(len(allocations)))
-        if not left:
-            self._done(partition, [cancel])
-        for number, (host, allocation) in enumerate(allocations):
-            value = encode(Release(host=host, request=request, allocation=allocation))
-            self._send_release(host, Delivery(partition, host.encode(), value, [cancel], left, number))
-
-    def _release_losers(self, losers: list[tuple[str, str]], request: str, partition: int) -> None:
-        """Give back what the effective decision does not name; one that is not delivered lapses."""
-        for host, allocation in losers:
-            value = encode(Release(host=host, request=request, allocation=allocation, leased_only=True))
-            self._send_release(host, Delivery(partition, host.encode(), value, []))
-
-    def _send_release(self, host: str, delivery: Delivery) -> None:
-        self._token += 1
-        self._deliveries[self._token] = delivery
-        self._effects.append(
-            SendRelease(partition_of(host, self.view.partitions), delivery.key, delivery.value, self._token)
-        )
+            self.deliveries.give_back([(row.host.name, a.id) for row, a in held], cancel.id, partition, offset)
 
     # -- decide -------------------------------------------------------------------------------------------------------------------------
 
@@ -574,43 +490,10 @@ class Replica:
                 if now - held.sent_ms > (held.lease_ms - self._margin(held.lease_ms)) // 2:
                     slot.held = None
                     return self.placer.renew(work, index, held.row, allocation, now)
-        placed = [
-            Placed(
-                index=index,
-                instance=slot.held.instance,
-                host=slot.held.row.host.name,
-                allocation=slot.held.allocation,
-                grant=Position(slot.held.row.partition, slot.held.offset),
-            )
-            for index, slot in enumerate(work.slots)
-            if slot.held is not None
-        ]
-        stages = {
-            "queued": float(max(0, work.first_claim_ms - work.received_ms)),
-            "claimed": float(now - (work.first_claim_ms or now)),
-        }
-        build = work.build
-        decision = Decision(
-            request=build.id,
-            result="placed",
-            content=work.content,
-            position=Position(work.partition, work.offsets[0]),
-            replica=self.name,
-            flavor=build.flavor,
-            count=build.count,
-            project=build.project,
-            user=build.user,
-            group=build.group,
-            resources=work.resources,
-            placed=placed,
-            confirm_within_ms=lease_ms - self._margin(lease_ms),
-            attempts=work.attempts + len(placed),
-            conflicts=work.conflicts,
-            stages_ms=stages,
-            alternates=self.placer.alternates(work) if build.alternates else (),
-        )
         work.placed = True
-        return self._sent(work, decision, now)
+        confirm_within_ms = lease_ms - self._margin(lease_ms)
+        alternates = self.placer.alternates(work) if work.build.alternates else ()
+        return self._sent(work, placed(work, self.name, confirm_within_ms, now, alternates), now)
 
     def _margin(self, lease_ms: int) -> int:
         """What is kept of a lease for clocks and ways, in ms: never more than a quarter."""
@@ -652,26 +535,7 @@ class Replica:
     def _close(
         self, work: Work, result: Result, reason: str, message: str, explanation: Explanation | None, now_ms: int
     ) -> None:
-        build = work.build
-        decision = Decision(
-            request=build.id,
-            result=result,
-            reason=reason,
-            message=message[:1024],
-            content=work.content,
-            position=Position(work.partition, work.offsets[0]),
-            replica=self.name,
-            flavor=build.flavor,
-            count=build.count,
-            project=build.project,
-            user=build.user,
-            group=build.group,
-            resources=work.resources,
-            attempts=work.attempts,
-            conflicts=work.conflicts,
-            explanation=explanation,
-        )
-        self._sent(work, decision, now_ms)
+        self._sent(work, unplaced(work, self.name, result, reason, message, explanation), now_ms)
 
     def _sent(self, work: Work, decision: Decision, now_ms: int) -> None:
         work.state = ANSWERED
@@ -691,20 +555,7 @@ class Replica:
         build: Build | None = None,
         content: str = "",
     ) -> Decision:
-        return Decision(
-            request=request_id,
-            result="rejected",
-            reason=reason,
-            message=message[:1024],
-            content=content,
-            position=Position(partition, offset),
-            replica=self.name,
-            flavor=build.flavor if build else "",
-            count=build.count if build else 1,
-            project=build.project if build else "",
-            user=build.user if build else "",
-            group=build.group if build else "",
-        )
+        return rejected(request_id, Position(partition, offset), self.name, reason, message, build, content)
 
     def _decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:
         """Send a decision that claims nothing."""
@@ -727,58 +578,10 @@ class Replica:
                 flavor if flavor in self.catalog.flavors else ""
             )  # what people misspell must not become a figure each
             self.decisions[result, flavor] = self.decisions.get((result, flavor), 0) + 1
-        self._token += 1
-        key = request_id.encode()
-        self._deliveries[self._token] = Delivery(partition, key, value, offsets)
-        self._effects.append(SendDecision(partition, key, value, self._token, result, flavor, waited_ms))
-
-    # -- acknowledgements ---------------------------------------------------------------------------------------------------------------
+        self.deliveries.decide(partition, request_id, value, offsets, result, flavor, waited_ms)
 
     def _claim_delivered(self, event: ClaimDelivered, now_ms: int) -> None:
         self.placer.delivered(event.allocation, event.offset, now_ms)
-
-    def _decision_delivered(self, event: DecisionDelivered, now_ms: int) -> None:
-        delivery = self._deliveries.pop(event.token)
-        if delivery.partition not in self.parts:
-            return
-        if event.delivered:
-            self._done(delivery.partition, delivery.offsets)
-        else:  # the offset stays undecided until the same answer is in the log
-            self._send_later(event.token, delivery, now_ms)
-
-    def _release_delivered(self, event: ReleaseDelivered, now_ms: int) -> None:
-        delivery = self._deliveries.pop(event.token)
-        if delivery.left is None or delivery.partition not in self.parts:
-            return None  # of a loser, which lapses anyway, or the next owner's to send
-        if not event.delivered:
-            return self._send_later(event.token, delivery, now_ms)
-        delivery.left.discard(delivery.number)
-        if not delivery.left:
-            self._done(delivery.partition, delivery.offsets)
-        return None
-
-    def _send_later(self, token: int, delivery: Delivery, now_ms: int) -> None:
-        wait_ms = min(RESEND_MAX_MS, RESEND_MIN_MS << min(delivery.failures, 8))
-        delivery.failures += 1
-        heapq.heappush(self._resends, (now_ms + wait_ms, token, delivery))
-
-    def _send_again(self, now_ms: int) -> None:
-        while self._resends and self._resends[0][0] <= now_ms:
-            delivery = heapq.heappop(self._resends)[2]
-            if delivery.left is not None:
-                self._send_release(delivery.key.decode(), delivery)
-                continue
-            self._token += 1
-            self._deliveries[self._token] = delivery
-            self._effects.append(
-                SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0)
-            )
-
-    def _done(self, partition: int, offsets: list[int]) -> None:
-        part = self.parts.get(partition)
-        if part is not None:
-            for offset in offsets:
-                part.undecided.done(offset)
 
     # -- read back ----------------------------------------------------------------------------------------------------------------------
 
@@ -831,7 +634,7 @@ class Replica:
         if other is not None:
             self.placer.counts.void += work.state == ANSWERED
             work.state = ANSWERED
-            self._done(work.partition, work.offsets)
+            self.deliveries.done(work.partition, work.offsets)
         placed = decode("decisions", work.answer).placed if other is None else other.placed
         named = {p.allocation for p in placed}
         losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held]
@@ -842,9 +645,9 @@ class Replica:
         losers += [(row.host.name, allocation) for row, allocation in work.strays]
         losers = [loser for loser in losers if loser[1] not in named]
         self.placer.counts.strays += len(losers)
-        self._release_losers(losers, work.build.id, work.partition)
+        self.deliveries.release_losers(losers, work.build.id, work.partition)
         for cancel in work.cancels:
-            self._give_back([(p.host, p.allocation) for p in placed], work.build.id, work.partition, cancel)
+            self.deliveries.give_back([(p.host, p.allocation) for p in placed], work.build.id, work.partition, cancel)
 
     def _stray(self, row: Row, allocation: Allocation) -> None:
         """A leased allocation that no slot of ours waits for: released once the effective decision is known not to name it."""
@@ -863,7 +666,7 @@ class Replica:
             return  # of another request, which came with the same id on another partition
         if all(p.allocation != allocation.id for p in decision.placed):
             self.placer.counts.strays += 1
-            self._release_losers([(row.host.name, allocation.id)], request, known.partition)
+            self.deliveries.release_losers([(row.host.name, allocation.id)], request, known.partition)
 
     # -- time ---------------------------------------------------------------------------------------------------------------------------
 
@@ -879,7 +682,7 @@ class Replica:
                 self._effects.append(Commit(partition, committed))
 
     def _tick(self, event: Tick, now_ms: int) -> None:
-        self._send_again(now_ms)
+        self.deliveries.send_again(now_ms)
         if now_ms - self._checked_ms >= DEADLINE_CHECK_MS:
             self._checked_ms = now_ms
             self.placer.timeouts(now_ms)
@@ -888,7 +691,8 @@ class Replica:
             self._liveness_ms = now_ms
             self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
             self.history.forget_old()
-            self._reshard(now_ms)
+            live = self.peers.live(now_ms, self.view.newest_log_time_ms, self.settings.peer_timeout_ms)
+            self.peers.reshard(self.view, live)
 
     def _expire(self, now_ms: int) -> None:
         deadlines = self._deadlines
@@ -909,29 +713,6 @@ class Replica:
             now_ms,
         )
 
-    def _reshard(self, now_ms: int) -> None:
-        """Prefer the hosts that rendezvous hashing gives us among the live replicas; all of them when we are alone."""
-        timeout_ms = self.settings.peer_timeout_ms
-        log_limit_ms = self.view.newest_log_time_ms - timeout_ms  # what stood in the log before we started is old news
-        self.peers = {
-            name: peer
-            for name, peer in self.peers.items()
-            if peer[0] >= now_ms - timeout_ms and peer[1] >= log_limit_ms
-        }
-        live = {name for name, (_, _, report) in self.peers.items() if report.state == "ready"}
-        members = tuple(sorted(live | {self.name}))
-        if (members, self.view.columns.rows) == self._shard_of:
-            return
-        self._shard_of = (members, self.view.columns.rows)
-        if len(members) == 1:
-            self.view.shard(None)
-            return
-        mine = [
-            max(members, key=lambda m: digest64(f"{m} {row.host.name}".encode())) == self.name
-            for row in self.view.by_index
-        ]
-        self.view.shard(np.array(mine, np.bool_))
-
     # -- reading ------------------------------------------------------------------------------------------------------------------------
 
     def report(self, state: str, positions: dict[str, int]) -> ReplicaReport:
@@ -950,7 +731,7 @@ class Replica:
     @property
     def unacknowledged(self) -> int:
         """Decisions and releases written, or to be written again, that nobody has acknowledged."""
-        return len(self._deliveries) + len(self._resends)
+        return len(self.deliveries)
 
     @property
     def waiting(self) -> int:

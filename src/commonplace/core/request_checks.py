@@ -56,7 +56,13 @@ def misuse(build: Build, aggregates: Aggregates) -> str:
 
 
 def count_misuse(build: Build) -> str:
-    """Why so many instances cannot be asked for, or a check of none, or ""."""
+    """Why so many instances, or these, cannot be asked for, or a check of none, or ""."""
+    if build.instances and len(build.instances) != build.count:
+        return f"{len(build.instances)} instances are named for a count of {build.count}: name as many, or none"
+    if len(set(build.instances)) != len(build.instances):
+        return "an instance is named twice: give each a name of its own"
+    if build.group_max and not build.group:
+        return "group_max is set but no group is named: name the group"
     if build.rebuild_check and not build.host:
         return "rebuild_check asks about the host where the instance stands, and none is named: name the host"
     if build.source and not build.instances:

@@ -43,17 +43,8 @@ def contradiction(build: Build, flavor: Flavor) -> str:
     forbidden = build.traits_forbidden + flavor.traits_forbidden
     if required and forbidden and (both := sorted(set(required) & set(forbidden))):
         return f"request {build.id}: trait {both[0]} is required and forbidden (see flavor {flavor.name}): drop one"
-    if build.group_max and not build.group:
-        return f"request {build.id}: group_max {build.group_max} needs a group: name one with --group"
     if why := unshowable(build) or count_misuse(build) or group_misuse(build):
         return f"request {build.id}: {why}"
-    if not build.instances:
-        return ""
-    if len(build.instances) != build.count:
-        named = len(build.instances)
-        return f"request {build.id}: {named} instances are named for count {build.count}: name each or none"
-    if len(set(build.instances)) != len(build.instances):
-        return f"request {build.id}: an instance is named twice"
     return ""
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
@@ -100,7 +101,7 @@ def commit_when_sent(patch: Patch) -> None:
         original: Any, self: Replica, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
     ) -> None:
         original(self, partition, request, value, offsets, *rest)
-        self._done(partition, offsets)
+        self.deliveries.done(partition, offsets)
 
     patch.wrap(Replica, "_deliver", deliver)
 
@@ -139,7 +140,7 @@ def read_history_late(patch: Patch) -> None:
 
 def release_no_loser(patch: Patch) -> None:
     """What an effective decision of another replica does not name stays until it lapses."""
-    patch.wrap(Replica, "_release_losers", lambda f, *args: None)
+    patch.wrap(Deliveries, "release_losers", lambda f, *args: None)
 
 
 def sweep_the_winner(patch: Patch) -> None:
@@ -148,7 +149,7 @@ def sweep_the_winner(patch: Patch) -> None:
     def effective(original: Any, self: Replica, work: Work, other: Decision | None) -> None:
         if other is not None:
             losers = [(p.host, p.allocation) for p in other.placed]
-            self._release_losers(losers, work.build.id, work.partition)
+            self.deliveries.release_losers(losers, work.build.id, work.partition)
         original(self, work, other)
 
     patch.wrap(Replica, "_effective", effective)
@@ -162,7 +163,9 @@ def release_when_sent(patch: Patch) -> None:
         named = {placed.allocation for placed in decision.placed}
         losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held is not None]
         losers += [(row.host.name, allocation) for row, allocation in work.strays]
-        self._release_losers([loser for loser in losers if loser[1] not in named], work.build.id, work.partition)
+        self.deliveries.release_losers(
+            [loser for loser in losers if loser[1] not in named], work.build.id, work.partition
+        )
 
     patch.wrap(Replica, "_sent", sent)
 

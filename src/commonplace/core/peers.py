@@ -1,0 +1,59 @@
+"""The replicas of the pool as they say of themselves, and the soft shard of hosts that each prefers."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from commonplace.core.hashing import digest64
+from commonplace.core.records import Bad, ReplicaReport, decode
+from commonplace.core.replica_events import Raw
+from commonplace.core.view import View
+
+
+class Peers:
+    """Who else ranks on this pool; owned by replica `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._said: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
+        self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
+
+    def fold(self, records: Sequence[Raw], now_ms: int) -> Iterator[tuple[Raw, str]]:
+        """Take records of `replicas`; yields those to be put aside, with why."""
+        for record in records:
+            name = (record[2] or b"").decode(errors="replace")
+            if record[3] is None:
+                self._said.pop(name, None)
+                continue
+            report = decode("replicas", record[3])
+            if isinstance(report, Bad):
+                if not report.newer:
+                    yield record, report.reason
+            elif report.replica != name:
+                yield record, "key is another replica's"
+            else:
+                self._said[name] = (now_ms, record[1], report)
+
+    def live(self, now_ms: int, newest_log_time_ms: int, timeout_ms: int) -> tuple[str, ...]:
+        """Names of the replicas that are ready and were heard of within the timeout, this one among them."""
+        log_limit_ms = newest_log_time_ms - timeout_ms  # what stood in the log before we started is old news
+        self._said = {
+            name: said
+            for name, said in self._said.items()
+            if said[0] >= now_ms - timeout_ms and said[1] >= log_limit_ms
+        }
+        ready = {name for name, (_, _, report) in self._said.items() if report.state == "ready"}
+        return tuple(sorted(ready | {self.name}))
+
+    def reshard(self, view: View, members: tuple[str, ...]) -> None:
+        """Prefer the hosts that rendezvous hashing gives us among the live replicas; all of them when we are alone."""
+        if (members, view.columns.rows) == self._shard_of:
+            return
+        self._shard_of = (members, view.columns.rows)
+        if len(members) == 1:
+            view.shard(None)
+            return
+        mine = [
+            max(members, key=lambda m: digest64(f"{m} {row.host.name}".encode())) == self.name for row in view.by_index
+        ]
+        view.shard(np.array(mine, np.bool_))
