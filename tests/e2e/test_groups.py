@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from commonplace.core.records import Flavor, Profile
-from e2e_world import World
+from e2e_world import SETTINGS, World
 from kafka_fixtures import KafkaUnderTest, skip_or_fail
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
@@ -15,6 +16,8 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 HOSTS = 64
 REPLICAS = ("r1", "r2", "r3", "r4")
 FREE = Profile(name="free", builds_max=0, instances_max=0)
+# a claim that is given up for another host while its grant is under way holds two hosts of sixty-four
+PATIENT = replace(SETTINGS, scheduler=replace(SETTINGS.scheduler, claim_timeout_ms=30_000, lease_ms=120_000))
 SPREAD = Flavor(name="wide", resources={"VCPU": 1, "MEMORY_MB": 512}, profile="free", spread=24)
 
 
@@ -25,7 +28,14 @@ def fleet(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> It
         skip_or_fail(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
     prefix, work_dir = f"groups-{uuid.uuid4().hex[:8]}", Path(tmp_path_factory.mktemp("stack"))
     world = World(
-        kafka.bootstrap, prefix, work_dir, hosts=HOSTS, replicas=len(REPLICAS), flavors=[SPREAD], profiles=[FREE]
+        kafka.bootstrap,
+        prefix,
+        work_dir,
+        hosts=HOSTS,
+        replicas=len(REPLICAS),
+        flavors=[SPREAD],
+        profiles=[FREE],
+        settings=PATIENT,
     )
     yield world
     world.close()
