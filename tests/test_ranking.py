@@ -229,3 +229,17 @@ def test_ties_are_spread_by_request_and_attempt_and_alike_everywhere() -> None:
     picks = [row.choose(seed_of(f"r{i}", 0, i % 3)) for i in range(40)]
     assert picks == [again.choose(seed_of(f"r{i}", 0, i % 3)) for i in range(40)]
     assert {pick.index for pick in picks if pick} == alive
+
+
+@pytest.mark.parametrize("among", [2, 3, 1000])
+def test_one_of_the_best_is_chosen_by_the_seed_and_never_one_that_is_filtered(among: int) -> None:
+    rig = Rig(Random(3))
+    row = ScoreRow(rig.view, Ask(()))
+    row.refresh()
+    count = len(row.scores)
+    row.scores[:] = row.own[:] = np.arange(count, dtype=np.float64)
+    row.scores[0] = row.own[0] = NEVER
+    picks = {row.choose(seed_of(f"r{i}", 0, 1), among=among) for i in range(200)}
+    assert {pick.index for pick in picks if pick} == set(range(max(1, count - among), count))
+    row.scores[:] = row.own[:] = NEVER
+    assert row.choose(b"seed", among=among) is None

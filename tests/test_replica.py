@@ -717,6 +717,24 @@ def test_attempts_max_then_no_valid_host_with_the_reason() -> None:
     assert "stale" in decision.message
 
 
+def test_a_request_that_lost_claims_does_not_insist_on_the_best_host() -> None:
+    """The fullest host of nine turns every claim down: whoever insisted would be refused with eight hosts untouched."""
+    hand = Hand(*(f"h{n}" for n in range(9)), attempts_max=9)
+    hand.take(*hand.claims(Build(id="first", flavor="small", profile="pack")))
+    (best,) = [host for host, ledger in hand.ledgers.items() if ledger.allocations]
+    hand.report(best)
+    tried: list[str] = []
+    claims = hand.claims(Build(id="a", flavor="small", profile="pack"))
+    while claims and (not tried or tried[-1] == best):
+        tried.append(claims[0].key.decode())
+        hand.ledgers[best].receive(Configure(labels={"n": str(len(tried))}), 0)
+        hand.take(*claims)
+        hand.report(tried[-1])
+        claims = sends(hand.turn(), re.SendClaim)
+    assert tried[0] == best
+    assert tried[-1] != best
+
+
 def test_decisions_kept_max_the_oldest_answer_is_forgotten() -> None:
     hand = Hand(decisions_kept_max=2)
     for name in "abc":

@@ -29,22 +29,25 @@ class Weighed(Struct, frozen=True):
     parts: dict[str, tuple[float, float, float]]
 
 
-def choose(scores: ScoreRow, wishes: Wishes, seed: bytes, barred: Collection[int] = ()) -> Row | None:
-    """The best host outside `barred` by the request's profile, own shard first; None when none passes. Refresh `scores` first."""
+def choose(scores: ScoreRow, wishes: Wishes, seed: bytes, barred: Collection[int] = (), among: int = 1) -> Row | None:
+    """The best host outside `barred` by the request's profile, own shard first; None when none passes. Refresh `scores` first.
+
+    With `among` > 1 one of so many best.
+    """
     if len(scores.own) == 0:
         return None
     filters = tuple(wishes.concerned())
     ranked = _relative if wishes.profile.scale == "relative" else _absolute
-    best = ranked(scores, wishes, filters, seed, barred)
+    best = ranked(scores, wishes, filters, seed, barred, max(among, wishes.profile.subset_size))
     # the quotient, because the remainder has already turned the order of ties
     return best[crc32(seed) // len(scores.own) % len(best)] if best else None
 
 
 def _absolute(
-    scores: ScoreRow, wishes: Wishes, filters: tuple[Filter, ...], seed: bytes, barred: Collection[int]
+    scores: ScoreRow, wishes: Wishes, filters: tuple[Filter, ...], seed: bytes, barred: Collection[int], most: int
 ) -> list[Row]:
-    """The best `subset_size` hosts of the own shard, or of all when none of those passes."""
-    view, most = scores.view, wishes.profile.subset_size
+    """The best `most` hosts of the own shard, or of all when none of those passes."""
+    view = scores.view
     for row_scores in (scores.own, scores.scores):
         ranked = _in_order(view, with_raw(view, row_scores, wishes), seed, barred)
         if best := list(islice((row for row in ranked if _passes(scores, row, wishes, filters)), most)):
@@ -53,14 +56,14 @@ def _absolute(
 
 
 def _relative(
-    scores: ScoreRow, wishes: Wishes, filters: tuple[Filter, ...], seed: bytes, barred: Collection[int]
+    scores: ScoreRow, wishes: Wishes, filters: tuple[Filter, ...], seed: bytes, barred: Collection[int], most: int
 ) -> list[Row]:
     """The same, weighed over all hosts that pass, whosever shard they are in."""
     view = scores.view
     passing = [row for row in _in_order(view, scores.scores, seed, barred) if _passes(scores, row, wishes, filters)]
     best = in_weight_order(view, weighable(view, passing, wishes), wishes)
     mine = [row for row in best if view.columns.mine[row.index]]
-    return (mine or best)[: wishes.profile.subset_size]
+    return (mine or best)[:most]
 
 
 def weigh(view: View, rows: Sequence[Row], wishes: Wishes) -> list[Weighed]:

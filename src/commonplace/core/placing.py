@@ -29,6 +29,10 @@ from commonplace.core.terms_of_claims import image_of, limits
 from commonplace.core.view import Row, View
 from commonplace.core.work import OPEN, Held, Pending, Work
 
+RETRY_DOUBLINGS_MAX = 5
+"""A request that lost claims takes one of the best 2, 4, 8 … hosts, up to 32: who lost a race against a replica that keeps claiming the
+best host would lose the next too, and be refused with room in the fleet (docs/results.md, Packing)."""
+
 Item = tuple[Work, int]
 """One instance to be placed: the request's work and the index."""
 
@@ -159,7 +163,8 @@ class Placer:
         scores.refresh()
         barred = group_full(self.view, work.build)
         seed = seed_of(work.build.id, index, work.attempts)
-        return scores.choose(seed, barred) if wishes is None else choose(scores, wishes, seed, barred)
+        among = 1 << min(work.conflicts, RETRY_DOUBLINGS_MAX)
+        return scores.choose(seed, barred, among) if wishes is None else choose(scores, wishes, seed, barred, among)
 
     def _replaces(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, now_ms: int) -> bool:
         """Rank as if the instance were not where it stands; if it is best off there, claim what it grows by. False: nothing claimed."""

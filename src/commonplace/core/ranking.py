@@ -143,15 +143,20 @@ class ScoreRow:
                 total += multiplier * 0.0
         return total
 
-    def choose(self, seed: bytes, barred: Collection[int] = ()) -> Row | None:
-        """The best host outside `barred`, own shard first, ties broken by the seed; None when none passes. `refresh` first."""
+    def choose(self, seed: bytes, barred: Collection[int] = (), among: int = 1) -> Row | None:
+        """The best host outside `barred`, own shard first, ties broken by the seed; None when none passes. `refresh` first.
+
+        With `among` > 1 the seed picks one of so many best.
+        """
         if len(self.own) == 0:
             return None
         for scores in (self.own, self.scores):
             if barred:
                 scores = scores.copy()
                 scores[list(barred)] = NEVER
-            pick = first_best(scores, crc32(seed) % len(scores))
+            pick = (
+                first_best(scores, crc32(seed) % len(scores)) if among == 1 else one_of_best(scores, among, crc32(seed))
+            )
             if scores[pick] > NEVER:
                 return self.view.by_index[pick]
         return None
@@ -165,6 +170,12 @@ def first_best(scores: Floats, start: int) -> int:
         if scores[before] > scores[pick]:
             return before
     return pick
+
+
+def one_of_best(scores: Floats, among: int, number: int) -> int:
+    """Index of one of the `among` best scores that are not filtered, by the number; of any where all are."""
+    most = min(among, max(1, int(np.count_nonzero(scores > NEVER))))
+    return int(np.argpartition(-scores, most - 1)[number % most])
 
 
 def seed_of(request: str, index: int, attempt: int) -> bytes:
