@@ -4,7 +4,7 @@ For one flavor a host's fragment is the sum of its free devices, each as a share
 there; else the sum over those devices that have less free than it wants of one. The expected fragment is the mean over the mix
 (Weng et al., "Beware of Fragmentation", USENIX ATC'23, sections 3 and 4: gradient descent picks the host where it grows least).
 
-Whether a flavor runs on a host goes by sums of resources and by devices; cells are not looked at.
+Whether a flavor of the mix runs on a host goes by sums of resources and by devices; its cells and groups are not looked at.
 """
 
 from collections.abc import Iterable, Mapping
@@ -81,7 +81,7 @@ def _devices(row: Row, ask: Ask, rules: "Rules") -> tuple[list[Room], list[Room]
     """A host's devices as they are, and as its ledger would leave them."""
     cells = row.cells
     layout = layout_of(rules.flavor, dict(ask.resources), cells)
-    taken = plan(cells, layout, ratios_of(row.host.inventory)) if layout.devices else None
+    taken = plan(cells, layout, ratios_of(row.host.inventory)) if layout.devices or layout.groups else None
     left = after(cells, taken, assign(cells, taken, layout.terms), 1) if taken else cells
     return [(d.resource_class, d.free, d.shares) for cell in cells.values() for d in cell.devices], [
         (d.resource_class, d.free, d.shares) for cell in left.values() for d in cell.devices

@@ -149,7 +149,7 @@ class Placer:
         if key not in self._nowhere:  # claims of this turn only take room, so what fitted nowhere still fits nowhere
             if build.source and self._replaces(scores, work, index, wishes, now_ms):
                 return None
-            row = self._choose(scores, work, index, wishes)
+            row = self._choose(scores, work, index, wishes, 1 << min(work.conflicts, RETRY_DOUBLINGS_MAX))
             if row is not None:
                 return self._claim(row, work, index, now_ms)
             self._nowhere[key] = self._may_fit_later(work)
@@ -159,11 +159,10 @@ class Placer:
             self._unplaced(work, index, "")
         return None
 
-    def _choose(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None) -> Row | None:
+    def _choose(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, among: int = 1) -> Row | None:
         scores.refresh()
         barred = group_full(self.view, work.build)
         seed = seed_of(work.build.id, index, work.attempts)
-        among = 1 << min(work.conflicts, RETRY_DOUBLINGS_MAX)
         return scores.choose(seed, barred, among) if wishes is None else choose(scores, wishes, seed, barred, among)
 
     def _replaces(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, now_ms: int) -> bool:
