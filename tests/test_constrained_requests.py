@@ -100,6 +100,36 @@ def test_soft_anti_affinity_spreads_while_it_can_and_then_does_not_refuse(place:
     assert set(hosts[:3]) == {"h1", "h2", "h3"}
 
 
+ONE_HOST: dict[str, Any] = {"group_policy": "affinity"}
+APART: dict[str, Any] = {"group_max": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        (ONE_HOST, APART, "group g is placed by affinity (r-0.0 on h"),
+        (APART, ONE_HOST, "group g is placed by anti-affinity (r-0.0 on h"),
+        (APART, {"group_policy": "soft-affinity"}, "this request says soft-affinity: keep to the policy, or name another group"),
+    ],
+)  # fmt: skip
+def test_a_group_that_changes_its_policy_is_refused_with_a_member_and_what_to_do(
+    place: Place, first: dict[str, Any], then: dict[str, Any], says: str
+) -> None:
+    place.claim(group="g", **first)
+    place.read_back(place.decisions()[-1])
+    place.request(Build(id="changed", flavor="small", group="g", **then))
+    (refusal,) = place.decisions("changed")
+    assert (refusal.result, refusal.reason) == ("rejected", "invalid")
+    assert says in refusal.message
+
+
+def test_a_group_keeps_its_policy_and_members_without_one_are_welcome(place: Place) -> None:
+    place.claim(group="g", group_max=1)
+    place.claim(group="g", group_max=2, group_policy="anti-affinity")
+    place.claim(group="g")
+    place.claim(group="g2", group_policy="affinity")
+
+
 def test_limits_of_aggregates_ride_on_the_claim(place: Place) -> None:
     place.say(
         Profile(name="default", filters=("aggregate_io_ops", "aggregate_num_instances"), builds_max=9, instances_max=9)

@@ -135,6 +135,8 @@ def test_people_are_told_the_sentence_instead_of_what_would_fit(place: Place) ->
         ({"member_of": ("eats",)}, "unknown aggregate 'eats' in member_of: did you mean 'east'?"),
         ({"profile": "defualt"}, "unknown profile 'defualt': did you mean 'default'?"),
         ({"hints": {"same_host": ("i",), "different_host": ("i",)}}, "instance i is to be both joined and avoided"),
+        ({"host": "h1", "hosts_ignored": ("h2", "h1")}, "host h1 is both demanded and ignored: drop one"),
+        ({"source": "h1"}, "source h1 is the host that the instances are on, and none is named: name the instances"),
         ({"hints": {"query": ("[" * 17 + "]" * 17,)}}, "hint query is nested more than 16 deep: flatten it"),
         ({"hints": {"query": ('["=", "$host"',)}}, "hint query is no JSON"),
         ({"hints": {"query": ('["~", "$host", 1]',)}}, 'hint query names operator "~": known are'),

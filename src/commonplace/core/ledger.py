@@ -358,6 +358,7 @@ class Ledger:
             image=asked.image,
             replaces=asked.replaces,
             becomes=asked.becomes,
+            policy=asked.policy,
             state=state,
             building=True,
             lease_ms=lease_ms,

@@ -17,6 +17,7 @@ from commonplace.core.ask import Ask
 from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
+from commonplace.core.group_policy import policy_of
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records import Allocation, Claim, Whole, encode
@@ -248,6 +249,7 @@ class Placer:
             cells=taken,
             replaces=growth.old if growth is not None else "",
             becomes=growth.whole if growth is not None else None,
+            policy=policy_of(build) if build.group else "",
         )
         builds_max, instances_max = limits(row, build, ask)
         claim = Claim(

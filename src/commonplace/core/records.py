@@ -142,6 +142,9 @@ class Assigned(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         cpu_lists.parse(self.cpus)
 
 
+GroupPolicy = Literal["", "affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"]
+
+
 class Whole(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What an allocation takes once the one that it replaces is gone."""
 
@@ -156,7 +159,7 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     until the driver reports the instance up; `origin` is `found` for an instance that the driver met and no claim explains. `image`
     has its image's properties as `name=value`, where the profile weighs by them. `cells` says how much of which cell it takes,
     `assigned` which cpus and devices the ledger gave it there. One that `replaces` another of its instance takes, beside that one, only
-    the difference; with its confirm the other goes, and it takes what it `becomes`.
+    the difference; with its confirm the other goes, and it takes what it `becomes`. `policy` is that of its group, as its request named it.
     """
 
     id: Short
@@ -179,6 +182,7 @@ class Allocation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     assigned: Annotated[dict[CellName, Assigned], Meta(max_length=16)] | None = None
     replaces: Short = ""
     becomes: Whole | None = None
+    policy: GroupPolicy = ""
 
 
 Verdict = Literal[
@@ -309,7 +313,6 @@ class Release(Record, tag="release", kw_only=True, forbid_unknown_fields=True):
 # --- requests --------------------------------------------------------------------------------------------------------------------------
 
 
-GroupPolicy = Literal["", "affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"]
 Hint = Annotated[str, Meta(max_length=4096)]
 
 

@@ -19,6 +19,7 @@ from commonplace.core.answers import placed, rejected, unplaced
 from commonplace.core.ask import tail_of
 from commonplace.core.catalog import Catalog
 from commonplace.core.deliveries import Deliveries
+from commonplace.core.group_policy import changed as policy_changed
 from commonplace.core.group_turns import GroupTurns, standing
 from commonplace.core.history import History, Known, Part
 from commonplace.core.hosts import parse_key
@@ -347,7 +348,8 @@ class Replica:
         return None
 
     def _refusal(self, build: Build) -> str:
-        return self.catalog.terms(build).refusal or unshowable(build) or count_misuse(build)
+        wrong = self.catalog.terms(build).refusal or unshowable(build) or count_misuse(build)
+        return wrong or (policy_changed(self.view, build) if build.group else "")
 
     def _open(
         self,
