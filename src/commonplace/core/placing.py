@@ -17,6 +17,7 @@ from commonplace.core.ask import Ask
 from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
+from commonplace.core.founding import too_small
 from commonplace.core.group_policy import policy_of
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
@@ -163,6 +164,9 @@ class Placer:
     def _choose(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, among: int = 1) -> Row | None:
         scores.refresh()
         barred = group_full(self.view, work.build)
+        if wishes is not None and len(work.slots) > 1:
+            wanted = sum(slot.held is None and not slot.given_up for slot in work.slots)
+            barred += too_small(self.view, wishes, wanted, work.build.count_min)
         seed = seed_of(work.build.id, index, work.attempts)
         return scores.choose(seed, barred, among) if wishes is None else choose(scores, wishes, seed, barred, among)
 
