@@ -29,6 +29,8 @@ WORDS = (
     "vcpus",
     "memory_mb",
     "disk_gb",
+    "cpus",
+    "numa_nodes",
 )
 _BRACES = re.compile(r"\{(\w*)\}")
 
@@ -55,6 +57,8 @@ def expand(template: Sequence[str], allocation: Allocation) -> list[str]:
         "vcpus": str(allocation.resources.get("VCPU", 0)),
         "memory_mb": str(allocation.resources.get("MEMORY_MB", 0)),
         "disk_gb": str(allocation.resources.get("DISK_GB", 0)),
+        "cpus": ",".join(given.cpus for given in (allocation.assigned or {}).values() if given.cpus),
+        "numa_nodes": ",".join(sorted(allocation.cells)),
     }
     return [_BRACES.sub(lambda match: values[match[1]], part) for part in template]
 

@@ -2,7 +2,8 @@
 
 Without commands instances are only accounted for. With them, each is an argument list (no shell), and words in braces
 stand for the allocation's own: {instance} {allocation} {request} {flavor} {project} {user} {group} {vcpus} {memory_mb}
-{disk_gb}. `list_command` prints what runs, one JSON object a line: {"instance": "vm-1", "resources": {"VCPU": 2}, …}.
+{disk_gb} {cpus} (dedicated ones) {numa_nodes}. `list_command` prints what runs,
+one JSON object a line: {"instance": "vm-1", "resources": {"VCPU": 2}, …}.
 """
 
 from math import inf
@@ -13,6 +14,8 @@ import structlog
 from commonplace.agent.commands import Command, check_template, expand
 from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
 from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, measure, measured_load
+from commonplace.agent.topology import cells_of, inventory_of, read
+from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
@@ -29,7 +32,8 @@ class HostDriver:
     def __init__(self, settings: HostDriverSettings) -> None:
         _check(settings)
         self._settings = settings
-        self._inventory = measure(settings)
+        self._cells = _cells(settings)
+        self._inventory = inventory_of(measure(settings), self._cells)
         self._traits = tuple(sorted({*settings.traits, *cpu_traits(cpu_flags())}))
         self._new: list[Allocation] = []
         self._held: dict[str, Allocation] = {}
@@ -55,7 +59,7 @@ class HostDriver:
         return dict(self._settings.labels)
 
     def cells(self) -> dict[str, HostCell]:
-        return {}  # its start command is told amounts, not which cpus
+        return self._cells
 
     def load(self) -> dict[str, float]:
         return measured_load(self._settings.disk_path)
@@ -207,6 +211,23 @@ def _parse(output: bytes) -> dict[str, Found] | None:
                 return None
             instances[one.instance] = Found(**msgspec.structs.asdict(one))
     return instances
+
+
+def _cells(settings: HostDriverSettings) -> dict[str, HostCell]:
+    if not settings.numa:
+        if settings.cpus_dedicated:
+            raise SettingsError("cpus_dedicated without numa: cells say which cpus are dedicated; set numa = true")
+        return {}
+    try:
+        dedicated = parse(settings.cpus_dedicated)
+    except ValueError as error:
+        raise SettingsError(f"cpus_dedicated: {error}") from error
+    cells = cells_of(read(), dedicated, settings.reserved_memory_share)
+    if not cells:
+        raise SettingsError("numa is set, and /sys/devices/system/node shows no cells: set numa = false")
+    if missing := dedicated - frozenset[int]().union(*(parse(cell.cpus_dedicated) for cell in cells.values())):
+        raise SettingsError(f"cpus_dedicated names {text_of(missing)}, which are not online here: leave them out")
+    return cells
 
 
 def _check(settings: HostDriverSettings) -> None:

@@ -34,6 +34,10 @@ class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """As for CPUs; memory sold twice ends in swapping."""
     disk_allocation_ratio: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     """As for CPUs; above 1 where images are thin."""
+    cpus_dedicated: str = ""
+    """CPUs that one instance has to itself each, as in "4-7": offered as PCPU, the others as VCPU. Needs `numa`."""
+    numa: bool = False
+    """Report the machine's NUMA cells, from sysfs: instances may ask for cells, and start commands are told {cpus} and {numa_nodes}."""
     traits: tuple[str, ...] = ()
     """Traits beside those of the CPU."""
     labels: dict[str, str] = {}
