@@ -249,14 +249,15 @@ class Pool:
         self.low[topic] = low
         self.drop(topic, lambda entry: entry.offset < low)
 
-    def audit(self, **options: Any) -> AuditReport:
-        def log(topic: str) -> Log:
-            entries = self.logs[topic]
-            end = entries[-1].offset + 1 if entries else self.low[topic]
-            topic_id = CLAIMS_ID if topic == "claims" else topic
-            return Log(name_of(topic), topic_id, {0: self.low[topic]}, {0: end}, iter(entries))
+    def log(self, topic: str) -> Log:
+        entries = self.logs[topic]
+        end = entries[-1].offset + 1 if entries else self.low[topic]
+        topic_id = CLAIMS_ID if topic == "claims" else topic
+        return Log(name_of(topic), topic_id, {0: self.low[topic]}, {0: end}, iter(entries))
 
-        return check({topic: log(topic) for topic in TOPICS}, Options(**options))
+    def audit(self, elsewhere: "dict[str, Pool] | None" = None, **options: Any) -> AuditReport:
+        others = {name: pool.log("hosts") for name, pool in (elsewhere or {}).items()}
+        return check({topic: self.log(topic) for topic in TOPICS}, Options(**options), others)
 
 
 def settled(verdict: str, allocation: str, offset: int = -1, **change: Any) -> dict[str, Any]:

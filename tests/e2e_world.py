@@ -108,17 +108,20 @@ class World:
         flavors: Sequence[Flavor] = (WIDE,),
         profiles: Sequence[Profile] = (),
         settings: Settings = SETTINGS,
+        pool: str = "default",
+        first: int = 1,
     ) -> None:
         kafka = {"bootstrap.servers": bootstrap}
-        topics = TopicsSettings(prefix=prefix)
+        topics = TopicsSettings(prefix=prefix, pool=pool)
         self.settings = Settings(
             kafka=kafka, topics=topics, agent=settings.agent, scheduler=settings.scheduler, frontend=settings.frontend
         )
-        self.names = Topics(prefix, "default")
+        self.names = Topics(prefix, pool)
         self.stack = Stack(
             hosts=hosts,
             replicas=replicas,
             shape=shape,
+            first=first,
             boot_s=boot_s,
             bootstrap=bootstrap,
             flavors=flavors,

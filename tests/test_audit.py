@@ -478,7 +478,7 @@ def test_report_is_one_object_for_json() -> None:
     p.placed("r-1", "a-1", expected="0" * 16)
     told = json.loads(json.dumps(p.audit().to_dict()))
     assert told["audit"] == "violated"
-    assert set(told["invariants"]) == {"1", "2", "3", "5", "6", "9", "10"}
+    assert set(told["invariants"]) == {"1", "2", "3", "5", "6", "9", "10", "11"}
     assert told["invariants"]["6"]["violations"] == [
         {
             "text": told["invariants"]["6"]["violations"][0]["text"],

@@ -39,7 +39,7 @@ def packing(kafka: KafkaUnderTest, prefix: str, tmp_path: Path) -> Iterator[Worl
 
 def not_folded(world: World) -> str:
     """Nothing, once both replicas see one free VCPU."""
-    free = {r: world.metrics(r)['commonplace_capacity{class="VCPU",state="free"}'] for r in ("r1", "r2")}
+    free = {r: world.metrics(r)['commonplace_capacity{class="VCPU",pool="default",state="free"}'] for r in ("r1", "r2")}
     return "" if set(free.values()) == {1.0} else f"free: {free}"
 
 

@@ -43,6 +43,11 @@ def log_level() -> str:
     return _given.get().get("log_level") or "info"
 
 
+def pool_given() -> str:
+    """The pool named with --pool, "" where none was: then a command may look into all of them."""
+    return str(_given.get().get("pool") or "")
+
+
 def forget() -> None:
     """Start anew: nothing given yet."""
     _given.set({})

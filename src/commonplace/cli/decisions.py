@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from commonplace.cli import common
 from commonplace.cli.output import say
 from commonplace.errors import Denied, NotReady
 
@@ -23,10 +22,10 @@ def show(
     name: Annotated[str, typer.Argument(metavar="REQUEST|ALLOCATION", help="Its id; a unique prefix will do.")],
 ) -> None:
     """Print the effective decision: where each instance is, or why none is anywhere."""
+    from commonplace.cli.settle import find_entry
     from commonplace.cli.submit import emit_decision
-    from commonplace.frontend.lookup import find
 
-    entry = find(common.settings(), name)
+    _, entry = find_entry(name)
     if entry.decision is None and entry.id_reused:
         raise Denied(f"request {entry.request} was rejected: its id was used for another request before")
     if entry.decision is None:

@@ -27,9 +27,11 @@ def explain(
     ] = 5,
 ) -> None:
     """Explain a request: every filter, the closest miss, what would fit, the best hosts' weights, its claims."""
+    from commonplace.cli.settle import find_entry
     from commonplace.ops.explain import explain as explained
 
-    found = explained(common.settings(), name, candidates)
+    settings, entry = find_entry(name)
+    found = explained(settings, name, candidates, entry)
     match common.output():
         case "table" | "wide":
             emit_line(found, text="\n".join(_lines(found)))

@@ -14,6 +14,7 @@ from commonplace.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from commonplace.core.records import Build
     from commonplace.ops.plan import Plan, Supposed
+    from commonplace.settings import Settings
 
 app = typer.Typer()
 
@@ -68,12 +69,17 @@ def plan(
     return planned(builds, supposed, fill)
 
 
-def planned(builds: "Sequence[Build]", supposed: "Supposed | None" = None, fill: bool = False) -> int:
+def planned(
+    builds: "Sequence[Build]",
+    supposed: "Supposed | None" = None,
+    fill: bool = False,
+    settings: "Settings | None" = None,
+) -> int:
     """Print the plan for requests and return the exit code."""
     from commonplace.ops import plan as plans
 
     supposed = supposed or plans.Supposed()
-    found = plans.plan(common.settings(), builds, supposed, fill)
+    found = plans.plan(settings or common.settings(), builds, supposed, fill)
     for note in found.notes:
         say(f"note: {note}")
     _emit(found, drained=bool(supposed.drain))

@@ -9,6 +9,7 @@ from commonplace.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from commonplace.frontend.lookup import Entry
     from commonplace.frontend.settling import Outcome
+    from commonplace.settings import Settings
 
 WORDS: Final = {"Confirmed": "confirmed", "TooLate": "too late", "Released": "released"}
 
@@ -16,20 +17,28 @@ WORDS: Final = {"Confirmed": "confirmed", "TooLate": "too late", "Released": "re
 def settle(what: Literal["confirm", "release"], names: list[str], timeout: float | None) -> int:
     """Confirm or release every request or allocation named (a unique prefix will do), and wait for the hosts' answers."""
     from commonplace.frontend import Frontend
-    from commonplace.frontend.lookup import find
 
-    settings = common.settings()
-    found = [(find(settings, name), name) for name in names]
-    undecided = [entry.request for entry, _ in found if entry.decision is None]
+    found = [(*find_entry(name), name) for name in names]
+    undecided = [entry.request for _, entry, _ in found if entry.decision is None]
     if undecided:
         raise UsageError(f"request {undecided[0]} has no decision yet: there is nothing to {what}")
     outcomes: list[Outcome] = []
-    with Frontend(settings) as frontend:
-        call = frontend.confirm if what == "confirm" else frontend.release
-        for entry, name in found:
-            assert entry.decision is not None
-            outcomes += call(entry.decision, *_allocations(entry, name), wait=True, timeout=timeout)
+    for pool in dict.fromkeys(settings.topics.pool for settings, _, _ in found):
+        there = [one for one in found if one[0].topics.pool == pool]
+        with Frontend(there[0][0]) as frontend:
+            call = frontend.confirm if what == "confirm" else frontend.release
+            for _, entry, name in there:
+                assert entry.decision is not None
+                outcomes += call(entry.decision, *_allocations(entry, name), wait=True, timeout=timeout)
     return _told(outcomes)
+
+
+def find_entry(name: str) -> "tuple[Settings, Entry]":
+    """What a name means, with the settings of its pool: the one named with --pool, else the first that knows it."""
+    from commonplace.frontend.lookup import find, find_anywhere
+
+    settings = common.settings()
+    return (settings, find(settings, name)) if common.pool_given() else find_anywhere(settings, name)
 
 
 def _allocations(entry: "Entry", name: str) -> list[str]:

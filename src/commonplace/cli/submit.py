@@ -7,11 +7,11 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.control_records import pairs
 from commonplace.cli.output import emit, emit_line, say
-from commonplace.errors import ExitCode
+from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from commonplace.core.records import Decision
-    from commonplace.frontend import Frontend
+    from commonplace.frontend import Router
 
 app = typer.Typer()
 
@@ -112,11 +112,12 @@ def submit(
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
 ) -> int:
     """Submit a build request; without --confirm what was placed lapses when its lease ends."""
-    from commonplace.frontend import Frontend
+    from commonplace.frontend import Router
 
     hints, properties = _hints(hint or []), pairs("--image-property", image_property)
-    with Frontend(common.settings()) as frontend:
-        build = frontend.request(
+    with Router(common.settings()) as router:
+        pool = served_by(router, flavor)
+        build = router.request(
             flavor,
             id=id,
             count=count,
@@ -149,20 +150,28 @@ def submit(
         if plan:
             from commonplace.cli.plan import planned
 
-            return planned([build])
+            return planned([build], settings=router.settings_of(pool))
         if check:
             from commonplace.ops.plan import check as check_plan
 
-            check_plan(common.settings(), build, check)
-        pending = frontend.submit(build, timeout=timeout)
+            check_plan(router.settings_of(pool), build, check)
+        pending = router.submit(build, timeout=timeout)
         if not wait and not confirm:
-            frontend.flush(timeout)
+            router.flush(timeout)
             if pending.done():
                 pending.result()  # refused here, or decided already
             emit({"request": build.id, "flavor": flavor, "count": count}, name="request")
             say(f"submitted; `commonplace decision show {build.id}` prints the answer")
             return ExitCode.OK
-        return _finish(frontend, pending.result(), confirm, timeout)
+        return _finish(router, pending.result(), confirm, timeout)
+
+
+def served_by(router: "Router", flavor: str) -> str:
+    """The pool of a flavor; UsageError where --pool names another."""
+    pool, given = router.pool_of(flavor), common.pool_given()
+    if given and given != pool:
+        raise UsageError(f"flavor {flavor} is placed by pool {pool}, not {given}: leave --pool out, or name {pool}")
+    return pool
 
 
 def _hints(texts: list[str]) -> dict[str, tuple[str, ...]]:
@@ -174,7 +183,7 @@ def _hints(texts: list[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _finish(frontend: "Frontend", decision: "Decision", confirm: bool, timeout: float | None) -> int:
+def _finish(router: "Router", decision: "Decision", confirm: bool, timeout: float | None) -> int:
     from commonplace.frontend import TooLate
     from commonplace.ops import render
 
@@ -183,7 +192,7 @@ def _finish(frontend: "Frontend", decision: "Decision", confirm: bool, timeout: 
         if decision.result == "placed":
             say(render.lease(decision))
         return RESULT_EXIT[decision.result]
-    outcomes = frontend.confirm(decision, wait=True, timeout=timeout)
+    outcomes = router.confirm(decision, wait=True, timeout=timeout)
     late = [o for o in outcomes if isinstance(o, TooLate)]
     for outcome in late:
         say(f"{outcome.host}: allocation {outcome.allocation} lapsed before it was confirmed: submit under a new id")

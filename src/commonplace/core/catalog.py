@@ -38,6 +38,10 @@ TERMS_MAX = 4_096
 """Combinations of flavor and traits whose terms are kept; past it they are worked out anew."""
 
 
+ROUTE_GRACE_MS = 60_000
+"""How long after a flavor's route changed requests may still come to the old pool: frontends follow `control` within moments."""
+
+
 Combination = tuple[str, str, tuple[str, ...], tuple[str, ...], bool]
 """Flavor, profile, traits required and forbidden, whether it boots from a volume."""
 
@@ -46,11 +50,13 @@ class Terms(Struct, frozen=True, gc=False):
     """What a flavor and a request's traits come to: an ask of the hosts, or why there can be none.
 
     `special` is the ask of requests that call for filters of their own; the same as `ask` where all requests of the flavor do.
+    `elsewhere` says which other pool serves the flavor now: only requests from before that are placed here.
     """
 
     ask: Ask
     refusal: str = ""
     special: Ask | None = None
+    elsewhere: str = ""
 
 
 class Catalog:
@@ -64,9 +70,10 @@ class Catalog:
         self.aggregates = Aggregates()
         self._terms: dict[Combination, Terms] = {}
         self._serial = 0  # of the last change to what rules are made of
+        self._said_ms: dict[str, int] = {}  # log time of `routing` and of each flavor's record
         self.unusable: dict[str, str] = {}  # key → why its last record cannot be used
 
-    def fold(self, key: bytes | None, value: bytes | None) -> tuple[str, HostControl | None, str]:
+    def fold(self, key: bytes | None, value: bytes | None, log_time_ms: int = 0) -> tuple[str, HostControl | None, str]:
         """Fold one control record; returns the host it speaks of ("" for none), what it says, and why it must be quarantined, or ""."""
         self._terms.clear()
         kind, name = _parse(key)
@@ -75,6 +82,8 @@ class Catalog:
         self._serial += kind != "host"
         path = f"{kind}/{name}"
         self.unusable.pop(path, None)
+        if kind in ("flavor", "routing"):
+            self._said_ms[path] = log_time_ms
         if value is None:
             return self._delete(kind, name)
         record: Any = decode("control", value)
@@ -120,6 +129,14 @@ class Catalog:
         """The pool that serves a flavor."""
         return self.routing.pools.get(flavor.name, flavor.pool)
 
+    def elsewhere(self, build: Build, appended_ms: int) -> str:
+        """Why a request appended at this log time is for another pool, or "": what came before the route changed is settled here."""
+        why = self.terms(build).elsewhere
+        if not why:
+            return ""
+        changed_ms = max(self._said_ms.get("routing/", 0), self._said_ms.get(f"flavor/{build.flavor}", 0))
+        return why if appended_ms > changed_ms + ROUTE_GRACE_MS else ""
+
     def terms(self, build: Build) -> Terms:
         """What a request comes to under the flavors, profiles and aggregates of now."""
         key = (build.flavor, build.profile, build.traits_required, build.traits_forbidden, build.boot_from_volume)
@@ -131,13 +148,14 @@ class Catalog:
         if terms.special is None or not special(build):
             return terms
         why = misuse(build, self.aggregates)
-        return Terms(terms.special, why)
+        return Terms(terms.special, why, elsewhere=terms.elsewhere)
 
     def _work_out(self, build: Build) -> Terms:
-        refusal = self.refusal(build.flavor, build.profile)
+        refusal = self._unusable(build.flavor, build.profile)
         if refusal:
             return Terms(Ask(()), refusal)
         flavor = self.flavors[build.flavor]
+        elsewhere = self._served_elsewhere(flavor)
         profile = self.profiles[build.profile or flavor.profile]
         rules = Rules(flavor, profile, self.aggregates, filters_of(profile.filters), self._serial, self._mix(profile))
         ask = ask_of(flavor, build, profile, rules)
@@ -146,7 +164,7 @@ class Catalog:
             return Terms(ask, f"trait {min(both)} is both required and forbidden: drop one of the two")
         if max(len(ask.traits_required), len(ask.traits_forbidden)) > TRAITS_MAX:
             return Terms(ask, f"more than {TRAITS_MAX} traits, the flavor's included: a claim carries no more")
-        return Terms(ask if _all_special(build, ask, rules) else ask_of(flavor, build, profile), "", ask)
+        return Terms(ask if _all_special(build, ask, rules) else ask_of(flavor, build, profile), "", ask, elsewhere)
 
     def _mix(self, profile: Profile) -> Mix:
         """The pool's flavors as a profile mixes them, where it weighs by them."""
@@ -157,6 +175,16 @@ class Catalog:
     def refusal(self, flavor_name: str, profile_name: str = "") -> str:
         """Why no request for this flavor (under this profile, "": its own) can be served here: what, and what to do; "" when one can."""
         flavor = self.flavors.get(flavor_name)
+        return (self._served_elsewhere(flavor) if flavor else "") or self._unusable(flavor_name, profile_name)
+
+    def _served_elsewhere(self, flavor: Flavor) -> str:
+        pool = self.pool_of(flavor)
+        if pool == self.pool:
+            return ""
+        return f"flavor {flavor.name!r} is served by pool {pool!r}, not {self.pool!r}: submit it there"
+
+    def _unusable(self, flavor_name: str, profile_name: str) -> str:
+        flavor = self.flavors.get(flavor_name)
         if flavor is None:
             newer = self.unusable.get(f"flavor/{flavor_name}")
             if newer:
@@ -164,10 +192,6 @@ class Catalog:
             near = difflib.get_close_matches(flavor_name, self.flavors, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see `commonplace flavor list`"
             return f"unknown flavor {flavor_name!r}: {hint}"
-        if self.pool_of(flavor) != self.pool:
-            return (
-                f"flavor {flavor_name!r} is served by pool {self.pool_of(flavor)!r}, not {self.pool!r}: submit it there"
-            )
         name = profile_name or flavor.profile
         unusable = self.unusable.get(f"profile/{name}")
         if unusable:

@@ -92,8 +92,8 @@ def table_of(view: View, wishes: Wishes, best: int = 5) -> Table:
 def wishes_of(catalog: Catalog, build: Build) -> Wishes | str:
     """A request with its ask and rules, as filters see it; or why there can be none."""
     terms = catalog.terms(build)
-    if terms.refusal:
-        return terms.refusal
+    if terms.elsewhere or terms.refusal:
+        return terms.elsewhere or terms.refusal
     ask = terms.special or terms.ask
     assert ask.rules is not None, f"flavor {build.flavor} has no rules"
     return Wishes(build, ask, ask.rules)

@@ -567,9 +567,13 @@ class HostControl(Record, tag="host", kw_only=True):
 
 
 class Routing(Record, tag="routing", kw_only=True):
-    """Which pool serves a flavor, where that differs from the flavor's own record."""
+    """Which pool serves a flavor, where that differs from the flavor's own record.
+
+    `before` names the pools that served it lately, newest first: a request that is submitted again may stand there.
+    """
 
     pools: Annotated[dict[Id, Id], Meta(max_length=4096)] = {}
+    before: Annotated[dict[Id, Annotated[tuple[Id, ...], Meta(max_length=4)]], Meta(max_length=4096)] = {}
 
 
 # --- replicas, quarantine --------------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ class Replica:
 
     def _control(self, event: ControlRead, now_ms: int) -> None:
         for record in event.records:
-            host, said, reason = self.catalog.fold(record[2], record[3])
+            host, said, reason = self.catalog.fold(record[2], record[3], record[1])
             if reason:
                 self._quarantine("control", 0, record, reason)
             elif host:
@@ -335,7 +335,7 @@ class Replica:
             return None
         if self._rejected.get((partition, build.id), "") not in ("", content):
             return self._reuse(partition, offset, build, content)
-        reason = self._refusal(build)
+        reason = self._refusal(build, log_time_ms)
         waiting = len(self.placer.queue) + len(self.placer.parked) + self.turns.waiting
         if not reason and waiting >= self.settings.queue_max:
             reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it later, under a new id"
@@ -347,8 +347,10 @@ class Replica:
         self._open(partition, offset, log_time_ms, build, content, held, now_ms)
         return None
 
-    def _refusal(self, build: Build) -> str:
-        wrong = self.catalog.terms(build).refusal or unshowable(build) or count_misuse(build)
+    def _refusal(self, build: Build, log_time_ms: int) -> str:
+        terms = self.catalog.terms(build)
+        elsewhere = self.catalog.elsewhere(build, log_time_ms) if terms.elsewhere else ""
+        wrong = elsewhere or terms.refusal or unshowable(build) or count_misuse(build)
         return wrong or (policy_changed(self.view, build) if build.group else "")
 
     def _open(

@@ -13,12 +13,15 @@ NAME_SHOWN_CHARS = 64
 
 
 def invalid(build: Build, encoded: bytes, flavors: Mapping[str, Flavor], routing: Mapping[str, str], pool: str) -> str:
-    """Why a request may not be sent; `encoded` is decoded as a replica will, so that both refuse the same."""
+    """Why a request may not be sent to a pool ("": chosen by the caller).
+
+    `encoded` is decoded as a replica will, so that both refuse the same.
+    """
     flavor = flavors.get(build.flavor)
     if flavor is None:
         return unknown_flavor(build.flavor, flavors)
     served_by = routing.get(flavor.name, flavor.pool)
-    if served_by != pool:
+    if pool and served_by != pool:
         return (
             f"flavor {flavor.name} is placed by pool {served_by}, this frontend serves pool {pool}: "
             f"use --pool {served_by}"

@@ -133,23 +133,26 @@ class Frontend:
         """
         return self.submit(self.request(flavor, id=id, **fields), timeout=timeout).result()
 
-    def submit(self, build: Build, *, timeout: float | None = None, fresh: bool = False) -> Pending:
+    def submit(
+        self, build: Build, *, timeout: float | None = None, fresh: bool = False, routed: bool = False
+    ) -> Pending:
         """Submit one request; see `submit_many`."""
-        return self.submit_many((build,), timeout=timeout, fresh=fresh)[0]
+        return self.submit_many((build,), timeout=timeout, fresh=fresh, routed=routed)[0]
 
     def submit_many(
-        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False
+        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False, routed: bool = False
     ) -> list[Pending]:
         """Submit requests, `timeout` seconds each (default frontend.timeout_s); what is refused is a Pending that raises.
 
         Blocks while frontend.in_flight_max are open. An id that was not made by `new_id` may have been submitted before,
-        so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was.
+        so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was. A flavor that
+        another pool serves is refused, unless `routed` says that the caller chose this pool (`Router` does).
         """
         timeout_ms = round((self._settings.frontend.timeout_s if timeout is None else timeout) * 1000)
         pendings = [Pending(build, next(self._tokens)) for build in builds]
         step = max(1, self._in_flight_max // 2)
         for at in range(0, len(pendings), step):
-            self._submit(pendings[at : at + step], timeout_ms, fresh)
+            self._submit(pendings[at : at + step], timeout_ms, fresh, routed)
         return pendings
 
     def confirm(
@@ -236,7 +239,7 @@ class Frontend:
 
     # --- submit, settle ---
 
-    def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool) -> None:
+    def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool, routed: bool) -> None:
         effects: list[Effect] = []
         with self._lock:
             self._require_open()
@@ -245,7 +248,8 @@ class Frontend:
             for pending in pendings:
                 self._pending[pending.token] = pending
                 held = not fresh and not self.made_here(pending.request.id)
-                effects += self._session.receive(Submit(pending.request, pending.token, timeout_ms, held), now_ms)
+                event = Submit(pending.request, pending.token, timeout_ms, held, routed)
+                effects += self._session.receive(event, now_ms)
             positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
         self._perform(effects)
         looks = [e for e in effects if isinstance(e, LookBack)]

@@ -41,12 +41,14 @@ class Submit(Struct, gc=False):
     """A build request; `token` is the caller's name for this submit.
 
     `held`: the id may have been submitted before, so nothing is sent until `Looked` brings what stands in the log.
+    `routed`: the caller chose this pool, whatever the flavor's route says: the request stands here already.
     """
 
     build: Build
     token: int
     timeout_ms: int
     held: bool = False
+    routed: bool = False
 
 
 class Looked(Struct, gc=False):

@@ -16,11 +16,15 @@ from commonplace.frontend import history
 from commonplace.frontend.checks import shown
 from commonplace.frontend.session import ID_REUSED
 from commonplace.kafka import client as kafka_client
-from commonplace.kafka.topics import Topics, require_topics
+from commonplace.kafka.topics import Topics, pools, require_topics
 from commonplace.settings import Settings
 
 WATCH_POLL_S: Final = 0.5
 AMBIGUOUS_SHOWN: Final = 5
+
+
+class NothingFound(UsageError):
+    """Nothing in a pool's log bears the name."""
 
 
 class Entry(Struct):
@@ -85,7 +89,7 @@ class Book:
         exact = [e for e in found if e.request == prefix]
         requests = sorted({e.request for e in exact or found})
         if not requests:
-            raise UsageError(
+            raise NothingFound(
                 f"nothing in the log begins with {shown(prefix)}: `commonplace requests` lists recent ones"
             )
         if len(requests) > 1:
@@ -153,6 +157,21 @@ def find(settings: Settings, prefix: str) -> Entry:
         # by an allocation's id: an earlier decision of the request, which would be the effective one, need not name it
         entries = Reader(settings, wanted=request).read().matching(request)
     return next((e for e in entries if e.decision is not None), entries[0])
+
+
+def find_anywhere(settings: Settings, prefix: str) -> tuple[Settings, Entry]:
+    """As `find`, in the settings' pool and then in the others of the prefix; returns the settings of the pool that knows it."""
+    known = pools(settings)
+    home = settings.topics.pool
+    others = [theirs for pool, theirs in known.items() if pool != home]
+    missing: NothingFound | None = None
+    for candidate in [settings, *others] if home in known or not others else others:
+        try:
+            return candidate, find(candidate, prefix)
+        except NothingFound as e:
+            missing = missing or e
+    assert missing is not None, "a pool is always asked"
+    raise missing
 
 
 def _matches(entry: Entry, prefix: str) -> bool:

@@ -24,7 +24,6 @@ from commonplace.core.records import (
     Decision,
     Flavor,
     Release,
-    Routing,
     decode,
     encode,
 )
@@ -51,6 +50,7 @@ from commonplace.frontend.events import (
     Why,
     Withdraw,
 )
+from commonplace.frontend.routes import Routes
 
 ID_REUSED: Final = "id_reused"
 KEPT_MAX: Final = 10_000
@@ -90,10 +90,8 @@ class Session:
 
     def __init__(self, pool: str, requests_partitions: int, claims_partitions: int, in_flight_max: int) -> None:
         self.pool = pool
-        self.flavors: dict[str, Flavor] = {}
+        self.routes = Routes()
         self.repeated = 0  # decisions for a request that was answered here before: said again, or void
-        self.control_bad = 0
-        self._routing: dict[str, str] = {}
         self._requests_partitions = requests_partitions
         self._claims_partitions = claims_partitions
         self._in_flight_max = in_flight_max
@@ -104,6 +102,16 @@ class Session:
         self._known_order: deque[bytes] = deque()
         self._partitions: dict[str, int] = {}  # by request key; bounded by flavors × spread
         self._tick_ms: int | None = None  # no deadline lies before it
+
+    @property
+    def flavors(self) -> dict[str, Flavor]:
+        """The flavors on `control`, by name."""
+        return self.routes.flavors
+
+    @property
+    def control_bad(self) -> int:
+        """Records of `control` that could not be used."""
+        return self.routes.bad
 
     @property
     def in_flight(self) -> int:
@@ -137,37 +145,16 @@ class Session:
             case SendFailed():
                 return self._send_failed(event)
             case ControlRead():
-                return self._control(event)
-
-    # --- control ---
-
-    def _control(self, event: ControlRead) -> list[Effect]:
-        for _, _, key, value in event.rows:
-            self._control_record((key or b"").decode(errors="replace"), value)
-        return []
-
-    def _control_record(self, key: str, value: bytes | None) -> None:
-        kind, _, name = key.partition("/")
-        if kind not in ("flavor", "routing"):
-            return
-        record = decode("control", value) if value is not None else None
-        if kind == "routing" and record is None:
-            self._routing = {}
-        elif kind == "routing" and isinstance(record, Routing):
-            self._routing = record.pools
-        elif kind == "flavor" and record is None:
-            self.flavors.pop(name, None)
-        elif kind == "flavor" and isinstance(record, Flavor) and record.name == name:
-            self.flavors[name] = record
-        else:  # replicas read the same record, quarantine it and keep the last good one, as we do
-            self.control_bad += 1
+                self.routes.fold(event.rows)
+                return []
 
     # --- submit ---
 
     def _submit(self, event: Submit, now_ms: int) -> list[Effect]:
         build = event.build
         value = encode(build)
-        if wrong := checks.invalid(build, value, self.flavors, self._routing, self.pool):
+        pool = "" if event.routed else self.pool
+        if wrong := checks.invalid(build, value, self.flavors, self.routes.routing.pools, pool):
             return [_refused(event.token, wrong)]
         name = build.id.encode()
         if (waiting := self._waiting.get(name)) is not None:

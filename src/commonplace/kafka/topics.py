@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
     ResourceType,
     TopicDescription,
 )
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, TopicsNotReady
 from commonplace.kafka.client import Broker, admin, explained, require_broker
@@ -269,6 +269,30 @@ def facts(
         name: TopicFacts(name, str(topic.topic_id), len(topic.partitions))
         for name, topic in _descriptions(client, settings, names).items()
     }
+
+
+def pools(settings: Settings) -> dict[str, Settings]:
+    """The settings for each pool of the prefix that this client may see: its name, and its own partition counts. Blocks."""
+    try:
+        there = admin(settings).list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    except KafkaException as e:
+        raise explained(e, settings) from e
+    counts = {name: len(topic.partitions) for name, topic in there.items()}
+    start, end = f"{settings.topics.prefix}.", ".hosts"
+    names = [name[len(start) : -len(end)] for name in counts if name.startswith(start) and name.endswith(end)]
+    return {name: _of_pool(settings, name, counts) for name in sorted(names) if name and "." not in name}
+
+
+def _of_pool(settings: Settings, pool: str, counts: Mapping[str, int]) -> Settings:
+    names, shape = Topics(settings.topics.prefix, pool), settings.topics
+    changed = structs.replace(
+        shape,
+        pool=pool,
+        hosts_partitions=counts.get(names.hosts, shape.hosts_partitions),
+        claims_partitions=counts.get(names.claims, shape.claims_partitions),
+        requests_partitions=counts.get(names.requests, shape.requests_partitions),
+    )
+    return structs.replace(settings, topics=changed)
 
 
 def _embedded_facts(client: AdminClient, settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:

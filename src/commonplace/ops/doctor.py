@@ -12,7 +12,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Literal, TypeVar
 
 import confluent_kafka
-import msgspec
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
@@ -87,7 +86,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Check]:
             yield from hosts(view)
             yield takeovers.check(view)
             yield from replicas(view)
-            yield from _told("pools", lambda: [pools(settings, view)])
+            yield from _told("pools", lambda: pools(settings, view))
     except CommonplaceError as e:
         yield Check("hosts", "fail", str(e), "see the line above", not_ready=isinstance(e, NotReady))
         return
@@ -239,50 +238,60 @@ class Takeovers:
         return Check("host names", "ok", "no host is taken back and forth by two agents")
 
 
-def pools(settings: Settings, view: FleetView) -> Check:
-    """Hosts that are live on two pools of the prefix: both would sell the same machine."""
-    found = client.admin(settings).list_topics(timeout=ADMIN_TIMEOUT_S).topics
-    prefix, pool = settings.topics.prefix, settings.topics.pool
-    others = sorted(
-        middle
-        for name in found
-        if name.startswith(f"{prefix}.") and name.endswith(".hosts")
-        for middle in [name[len(prefix) + 1 : -len(".hosts")]]
-        if middle != pool and "." not in middle
-    )
-    mine = _live(view)
-    twice = []
-    for other in others:
-        partitions = len(found[f"{prefix}.{other}.hosts"].partitions)
-        changed = msgspec.structs.replace(settings.topics, pool=other, hosts_partitions=partitions)
-        with FleetView(msgspec.structs.replace(settings, topics=changed)) as theirs:
-            twice += [f"{name} (also {other})" for name in sorted(mine & _live(theirs.read()))]
+def pools(settings: Settings, view: FleetView) -> list[Check]:
+    """Hosts that are live on two pools of the prefix, which would both sell the same machine, and groups that lie in two."""
+    pool = settings.topics.pool
+    others = {name: theirs for name, theirs in topics.pools(settings).items() if name != pool}
+    mine, groups, twice, spanning = _live(view), _groups(view), [], []
+    for other, its_settings in others.items():
+        with FleetView(its_settings) as theirs:
+            theirs.read()
+            twice += [f"{name} (also {other})" for name in sorted(mine & _live(theirs))]
+            spanning += [f"{name} (also {other})" for name in sorted(groups & _groups(theirs))]
+    shown = f"({', '.join([pool, *others])})"
+    checks = [Check("pools", "ok", f"no host is live on two pools {shown}")]
     if twice:
         todo = "a host reports to exactly one pool: stop the agent of the wrong one and forget the host there"
-        return Check("pools", "fail", _named("live on two pools", twice), todo)
-    return Check("pools", "ok", f"no host is live on two pools ({', '.join([pool, *others])})")
+        checks = [Check("pools", "fail", _named("live on two pools", twice), todo)]
+    if spanning:
+        todo = "nobody keeps the policy of a group across pools: move its members into one with `commonplace move`"
+        checks.append(Check("pools", "warn", _named("groups with members in two pools", spanning), todo))
+    return checks
 
 
 def _live(view: FleetView) -> set[str]:
-    return {row.host.name for row in view.hosts() if "silent" not in view.flags(row)}
+    """Hosts that an agent reports for: a start record alone, as `forget` writes it, is no sign of life."""
+    return {row.host.name for row in view.hosts() if row.host.stale != "starting" and "silent" not in view.flags(row)}
+
+
+def _groups(view: FleetView) -> set[str]:
+    return {group for row in view.hosts() for group in row.host.groups}
 
 
 # --- replicas ----------------------------------------------------------------------------------------------------------
 
 
+def alive(view: FleetView) -> list[str]:
+    """Replicas whose newest cycle report is young, and that are not leaving."""
+    return [
+        name
+        for name, (report, at_ms) in view.replicas.items()
+        if report.state != "leaving" and view.now_ms - at_ms <= REPLICA_TIMEOUT_MS
+    ]
+
+
 def replicas(view: FleetView) -> list[Check]:
     """Who is registered and alive, and whether equal positions show equal states (invariant 8)."""
-    now_ms, states, gone = view.now_ms, Counter[str](), []
+    states, gone, living = Counter[str](), [], set(alive(view))
     digests: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, (report, at_ms) in view.replicas.items():
-        if report.state == "leaving" or now_ms - at_ms > REPLICA_TIMEOUT_MS:
+    for name, (report, _) in view.replicas.items():
+        if name not in living:
             gone.append(name)
             continue
         states[report.state] += 1
         if report.state == "ready":
             digests[repr(sorted(report.positions.items()))][name] = report.digest
-    alive = sum(states.values())
-    if not alive:
+    if not living:
         todo = "start `commonplace scheduler --name r1`"
         found = "no replica is alive" + (f"; {_named('left or died', gone)}" if gone else "")
         return [Check("replicas", "warn", found, todo)]

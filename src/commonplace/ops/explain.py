@@ -54,12 +54,12 @@ class Explained(Struct, frozen=True, kw_only=True):
     positions: dict[str, int]
 
 
-def explain(settings: Settings, name: str, best: int) -> Explained:
-    """Explain the one request that `name`, its id or an allocation's or a unique prefix, stands for.
+def explain(settings: Settings, name: str, best: int, entry: Entry | None = None) -> Explained:
+    """Explain the one request that `name` stands for: its id, an allocation's, or a unique prefix; `entry`, where it was looked up already.
 
     Reads requests, decisions, claims since the request, and hosts; raises `UsageError` where nothing is found.
     """
-    entry = find(settings, name)
+    entry = entry or find(settings, name)
     claims = _claims(settings, entry)
     told: dict[str, Settled] = {}
     positions: dict[str, int] = {}

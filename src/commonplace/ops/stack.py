@@ -115,10 +115,10 @@ class Stack:
     """A broker, its topics, a fleet of simulated hosts and replicas; a context manager, for one thread.
 
     `kafka` False takes the embedded broker, which is not Kafka. `bootstrap` names a broker that runs already: then none
-    is started. `flavors` are written before anything serves. `settings` hold for all processes and for
-    `stack.settings`, which clients use; of its [kafka] table only a named broker's is kept. `environ`
-    (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one they are removed at a clean end or an
-    interrupt, and kept after a failure.
+    is started. `first` numbers the first host, so that pools on one broker have hosts of their own names. `flavors` are
+    written before anything serves. `settings` hold for all processes and for `stack.settings`, which clients use; of its
+    [kafka] table only a named broker's is kept. `environ` (COMMONPLACE__SECTION__KEY) comes on top. Logs go to
+    `work_dir`; without one they are removed at a clean end or an interrupt, and kept after a failure.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class Stack:
         replicas: int = 2,
         kafka: bool = False,
         shape: str = "",
+        first: int = 1,
         boot_s: float = 0.0,
         failure_rate: float = 0.0,
         bootstrap: str = "",
@@ -141,7 +142,7 @@ class Stack:
         self.processes: dict[str, Process] = {}
         self.bootstrap = bootstrap
         self._hosts, self._replicas, self._kafka = hosts, replicas, kafka
-        self._shape, self._boot_s, self._failure_rate = shape, boot_s, failure_rate
+        self._shape, self._first, self._boot_s, self._failure_rate = shape, first, boot_s, failure_rate
         self._flavors = tuple(flavors)
         self._base = settings or Settings()
         self._extra = dict(environ or {})
@@ -200,10 +201,14 @@ class Stack:
 
     def start_fleet(self, *, wait: bool = True, environ: Mapping[str, str] | None = None) -> Process:
         """Start the fleet and wait until all its hosts have reported; `environ` is added to the stack's."""
-        arguments = ["--hosts", str(self._hosts), "--boot-s", str(self._boot_s)]
+        arguments = ["--hosts", str(self._hosts), "--first", str(self._first), "--boot-s", str(self._boot_s)]
         arguments += ["--failure-rate", str(self._failure_rate)]
         arguments += ["--shape", self._shape] if self._shape else []
         return self._serve("fleet", "fleet", *arguments, wait=wait, environ=environ)
+
+    def start_agent(self, name: str, file: Path, *, wait: bool = True) -> Process:
+        """Start an agent for the hosts of an inventory file, and wait until all have reported."""
+        return self._serve(name, "agent", "--name", name, "--driver", "static", "--file", str(file), wait=wait)
 
     def start_scheduler(self, name: str, *, wait: bool = True, environ: Mapping[str, str] | None = None) -> Process:
         """Start a replica of that name, also one that was killed before; `environ` is added to the stack's."""

@@ -146,8 +146,9 @@ class SchedulerFigures(Collector):
         n = view.columns.rows
         for name in list(view.columns.free):
             total, free = view.columns.capacity[name][:n].sum(), view.columns.free[name][:n].sum()
-            capacity[name, "free"], capacity[name, "used"] = float(free), float(total - free)
-        yield self._labelled("commonplace_capacity", "Capacity in the class's unit", ("class", "state"), capacity)
+            capacity[self.pool, name, "free"], capacity[self.pool, name, "used"] = float(free), float(total - free)
+        labels = ("pool", "class", "state")
+        yield self._labelled("commonplace_capacity", "Capacity of the pool in the class's unit", labels, capacity)
 
     def _labelled(
         self, name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float], counter: bool = False

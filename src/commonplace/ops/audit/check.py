@@ -8,14 +8,18 @@ from commonplace.ops.audit.evidence import Log, Options
 from commonplace.ops.audit.findings import AuditReport, Findings
 from commonplace.ops.audit.hosts import Hosts
 from commonplace.ops.audit.intake import Intake, Quarantine
+from commonplace.ops.audit.stays import judge
 from commonplace.ops.audit.wire import Broken
 
 REQUIRED = ("hosts", "claims", "requests", "decisions")
 
 
-def check(logs: Mapping[str, Log], options: Options | None = None) -> AuditReport:
+def check(
+    logs: Mapping[str, Log], options: Options | None = None, elsewhere: Mapping[str, Log] | None = None
+) -> AuditReport:
     """Check the invariants on the logs of one pool, by topic: hosts, claims, requests, decisions; quarantine and control where given.
 
+    `elsewhere` is the `hosts` of other pools, by pool: read for when a host reported there, and for nothing else.
     Each log is read once, from front to back; per host only its newest state is kept, and per request a few words.
     """
     options = options or Options()
@@ -33,6 +37,7 @@ def check(logs: Mapping[str, Log], options: Options | None = None) -> AuditRepor
             if not isinstance(record, Broken):
                 intakes["control"].applied()
     newest_ms = max(intake.newest_ms for intake in intakes.values())
+    judge(hosts.stays, intakes["hosts"].log.name, elsewhere or {}, findings, options)
     answers.settle(newest_ms)
     hosts.settle()
     for kind, intake in intakes.items():

@@ -14,8 +14,9 @@ INVARIANTS: Final = {
     6: "a strict claim is granted on its expected state only, and fits",
     9: "void reports never apply",
     10: "records read = applied + superseded + quarantined",
+    11: "a host reports to one pool",
 }
-"""The invariants that the raw topics can prove, by their number in the architecture page."""
+"""The invariants that the raw topics can prove, by their number in docs/audit.md."""
 
 SHOWN_MAX: Final = 100
 """Most violations kept in full per invariant; the count goes on."""

@@ -17,6 +17,7 @@ from commonplace.ops.audit.hashes import partition_of
 from commonplace.ops.audit.intake import Intake
 from commonplace.ops.audit.settle import Place, Replay, Told
 from commonplace.ops.audit.state import View, of_delta, of_snapshot
+from commonplace.ops.audit.stays import Stays
 from commonplace.ops.audit.wire import Broken, Delta, Snapshot, Start
 
 
@@ -34,6 +35,7 @@ class Hosts:
         self._topic = intake.log.name
         self._changes = Changes(intake.log.name, answers, findings, options)
         self.chains: dict[str, Chain] = {}
+        self.stays = Stays()
 
     def read(self) -> None:
         """Read the topic, and the claims as far as the reports answer them."""
@@ -50,6 +52,7 @@ class Hosts:
                 self._intake.broken(entry, wrong)
             self._no_report(entry, "a record that is no report of a host")
             return
+        self.stays.take(entry, host, kind, epoch)
         chain = self.chains.get(host)
         if chain is None:
             chain = self.chains[host] = Chain(

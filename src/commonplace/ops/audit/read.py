@@ -45,7 +45,13 @@ def run(settings: Settings, options: Options | None = None) -> AuditReport:
             name = getattr(names, kind)
             consumers.append(client.consumer(settings, required={"enable.partition.eof": True}))
             logs[kind] = _log(consumers[-1], name, facts[name].topic_id, facts[name].partitions)
-        return check(logs, options)
+        elsewhere = {}
+        for pool, theirs in topics.pools(settings).items():
+            if pool != settings.topics.pool:
+                name = topics.Topics(settings.topics.prefix, pool).hosts
+                consumers.append(client.consumer(settings, required={"enable.partition.eof": True}))
+                elsewhere[pool] = _log(consumers[-1], name, "", theirs.topics.hosts_partitions)
+        return check(logs, options, elsewhere)
     finally:
         for consumer in consumers:
             consumer.close()

@@ -382,6 +382,7 @@ class Routing(Struct, tag="routing", tag_field="type", kw_only=True):
 
     v: int = 1
     pools: dict[Id, Id] = {}
+    before: dict[Id, tuple[Id, ...]] = {}
 
 
 class Broken(Struct, frozen=True):

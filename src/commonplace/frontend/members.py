@@ -1,0 +1,162 @@
+"""Where the members of groups are: in which pools, as the hosts' own reports say and as this process has submitted.
+
+A group lives in one pool, because no replica sees the hosts of two. Who submits into several pools looks first; what two
+processes submit at the same moment into two pools, neither sees, and `commonplace doctor` names such a group.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from typing import Final
+
+from msgspec import Struct
+
+from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.records import Build
+from commonplace.core.work import instance_name
+from commonplace.errors import TimedOut
+from commonplace.frontend.events import Rows
+from commonplace.frontend.routes import spans
+from commonplace.kafka.tail import Lost, Tail
+from commonplace.kafka.topics import Topics, pools
+from commonplace.settings import Settings
+
+REFRESH_S: Final = 1.0
+"""How old the view of the other pools may be: a captured end costs a round trip for each partition of theirs."""
+
+STALL_TIMEOUT_S: Final = 30.0
+"""Reading without a single record: longer than a broker's fail-over."""
+
+
+class Members:
+    """Members of groups on the hosts of one pool, folded from its `hosts`. Pure."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, HostState] = {}
+        self._hosts: dict[str, set[str]] = defaultdict(set)  # by group
+
+    def fold(self, rows: Rows) -> None:
+        """Take records of one partition in log order; what cannot be used leaves its host as it was known."""
+        for offset, at_ms, raw, value in rows:
+            key = parse_key(raw)
+            if key is None:
+                continue
+            state = self._states.get(key.host)
+            if state is None:
+                state = self._states[key.host] = HostState(key.host)
+            before = set(state.groups)
+            fold(state, key, offset, at_ms, value)
+            for group in before - state.groups.keys():
+                self._hosts[group].discard(key.host)
+                if not self._hosts[group]:
+                    del self._hosts[group]
+            for group in state.groups.keys() - before:
+                self._hosts[group].add(key.host)
+
+    def count(self, group: str, without: Collection[str]) -> int:
+        """Members of a group, but for instances named."""
+        return sum(
+            allocation.group == group and allocation.instance not in without
+            for host in self._hosts.get(group, ())
+            for allocation in self._states[host].allocations.values()
+        )
+
+
+class _Open(Struct, frozen=True):
+    """A request of a group that this process has submitted and that is not decided."""
+
+    group: str
+    pool: str
+    instances: tuple[str, ...]
+
+
+class Groups:
+    """Refuses what would spread a group over pools; one thread at a time, to be closed. Reads nothing where there is one pool."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._tail: Tail | None = None
+        self._members: dict[str, Members] = {}  # by pool
+        self._pool_of: dict[str, str] = {}  # by full name of `hosts`
+        self._open: dict[str, _Open] = {}  # by request
+        self._decided: set[tuple[str, str]] = set()  # group and pool, since the view was read
+        self._read_s = float("-inf")
+
+    def enter(self, build: Build, pool: str) -> str:
+        """Why a request may not join its group in a pool; "" counts it as a member until `leave`. Blocks for some round trips.
+
+        The instances that the request names do not count where they stand: it moves them.
+        """
+        without = frozenset(build.instances)
+        fresh = all(group != build.group or decided == pool for group, decided in self._decided)
+        if not fresh or time.monotonic() - self._read_s > REFRESH_S:
+            self._refresh()
+        elsewhere: dict[str, int] = defaultdict(int)
+        for name, members in self._members.items():
+            elsewhere[name] += members.count(build.group, without)
+        for request, one in self._open.items():
+            if one.group == build.group and request != build.id:
+                elsewhere[one.pool] += len(set(one.instances) - without)
+        if why := spans(build.id, build.flavor, build.group, pool, elsewhere):
+            return why
+        named = build.instances or tuple(instance_name(build.id, index) for index in range(build.count))
+        self._open[build.id] = _Open(build.group, pool, named)
+        return ""
+
+    def leave(self, request: str) -> None:
+        """The request has its answer: if it was placed, its pool's hosts show it."""
+        one = self._open.pop(request, None)
+        if one is not None:
+            self._decided.add((one.group, one.pool))
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+
+    def _refresh(self) -> None:
+        """Read the hosts of all pools to their ends as of now."""
+        decided, self._decided = self._decided, set()
+        known = pools(self._settings)
+        if len(known) > 1:
+            try:
+                self._read(known)
+            except Lost:  # the log was cut under us: what it holds now is what counts
+                self.close()
+                self._members, self._pool_of = {}, {}
+                self._read(known)
+            except BaseException:
+                self._decided |= decided
+                raise
+        self._read_s = time.monotonic()
+
+    def _read(self, known: dict[str, Settings]) -> None:
+        tail = self._tail = self._tail or Tail(self._settings)
+        for pool, settings in known.items():
+            if pool not in self._members:
+                self._members[pool] = Members()
+                name = Topics(settings.topics.prefix, pool).hosts
+                self._pool_of[name] = pool
+                for partition in range(settings.topics.hosts_partitions):
+                    tail.add(name, partition, tail.range(name, partition)[0])
+        places = [
+            (name, partition)
+            for name, pool in self._pool_of.items()
+            if pool in known
+            for partition in range(known[pool].topics.hosts_partitions)
+        ]
+        _follow(tail, places, lambda topic, rows: self._members[self._pool_of[topic]].fold(rows))
+
+
+def _follow(tail: Tail, places: Collection[tuple[str, int]], take: Callable[[str, Rows], None]) -> None:
+    """Read some partitions to their ends captured now; raises `TimedOut` where reading stalls."""
+    ends = tail.ends(places)
+    quiet_since_s = time.monotonic()
+    while ends := tail.behind(ends):
+        for batch in tail.turn(1.0):
+            quiet_since_s = time.monotonic()
+            take(batch.topic, batch.records)
+        if time.monotonic() - quiet_since_s > STALL_TIMEOUT_S:
+            topic, partition = next(iter(ends))
+            raise TimedOut(f"{topic} [{partition}]: nothing could be read for {STALL_TIMEOUT_S:g} s: see the broker")

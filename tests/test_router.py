@@ -1,0 +1,259 @@
+"""One client for all pools, against a scripted replica in each: where requests go, and what becomes of them when a route changes."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import msgspec
+import pytest
+
+import cli
+from commonplace.core.records import Build, Decision, Flavor, Routing, encode
+from commonplace.errors import StateChanged, TimedOut, UsageError
+from commonplace.frontend import Router
+from commonplace.frontend.lookup import Reader
+from commonplace.kafka import control
+from commonplace.kafka.topics import pools, specs
+from commonplace.settings import Settings
+from frontend_world import FakeReplica, fake_replica, make_topics, placed, settings_on, write_flavors
+from hosts_written import Reporter, allocation
+from kafka_fixtures import KafkaUnderTest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+FAST = Flavor(name="fast", resources={"VCPU": 1}, pool="ssd")
+WINDOWS = Flavor(name="windows", resources={"VCPU": 1}, pool="licensed")
+
+
+def of(settings: Settings, pool: str, **shape: int) -> Settings:
+    return msgspec.structs.replace(settings, topics=msgspec.structs.replace(settings.topics, pool=pool, **shape))
+
+
+@pytest.fixture
+def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
+    """Two pools of different shapes, and none called as the settings say."""
+    made = settings_on(kafka, prefix)
+    make_topics(kafka, of(made, "ssd"))
+    if kafka.embedded is None:
+        make_topics(kafka, of(made, "licensed", requests_partitions=2))
+    else:
+        for spec in specs(of(made, "licensed", requests_partitions=2)):
+            if not spec.name.endswith(".control"):
+                kafka.create_topic(spec.name, spec.partitions)
+    write_flavors(made, FAST, WINDOWS)
+    return made
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    env = {
+        "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap,
+        "COMMONPLACE__TOPICS__PREFIX": settings.topics.prefix,
+    }
+    return partial(cli.run, env=env)
+
+
+@pytest.fixture
+def router(settings: Settings) -> Iterator[Router]:
+    with Router(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def replicas(settings: Settings) -> Iterator[dict[str, FakeReplica]]:
+    with ExitStack() as stack:
+        yield {pool: stack.enter_context(fake_replica(theirs)) for pool, theirs in pools(settings).items()}
+
+
+def asked(replica: FakeReplica) -> list[str]:
+    return [build.id for _, _, build in replica.requests if isinstance(build, Build)]
+
+
+def route(settings: Settings, **changes: str) -> None:
+    before = {name: ({"fast": "ssd", "windows": "licensed"}[name],) for name in changes}
+    control.write(settings, {"routing": encode(Routing(pools=changes, before=before))})
+
+
+def rerouted(router: Router, flavor: str, pool: str) -> bool:
+    """Whether the router has read of a route by now."""
+    for _ in range(500):
+        if router.pool_of(flavor) == pool:
+            return True
+        router.frontend(pool)  # a round trip, so that the loop takes time only where it must
+    return False
+
+
+def test_pools_are_found_with_their_own_shapes(settings: Settings) -> None:
+    found = pools(settings)
+    assert {pool: theirs.topics.requests_partitions for pool, theirs in found.items()} == {"licensed": 2, "ssd": 6}
+
+
+def test_each_request_goes_to_the_pool_of_its_flavor_and_answers_keep_their_order(
+    router: Router, replicas: dict[str, FakeReplica]
+) -> None:
+    names = ["fast", "windows", "fast", "none", "windows"]
+    pendings = router.submit_many([router.request(name, id=f"r-{n}") for n, name in enumerate(names)])
+    assert [pendings[n].result(20).request for n in (0, 1, 2, 4)] == ["r-0", "r-1", "r-2", "r-4"]
+    with pytest.raises(UsageError, match="flavor none is unknown; the nearest known is"):
+        pendings[3].result(20)
+    assert (sorted(asked(replicas["ssd"])), sorted(asked(replicas["licensed"]))) == (["r-0", "r-2"], ["r-1", "r-4"])
+
+
+def test_confirm_release_and_cancel_go_where_the_request_was_decided(
+    settings: Settings, router: Router, replicas: dict[str, FakeReplica]
+) -> None:
+    decision = router.place("windows")
+    (confirmed,) = router.confirm(decision, wait=True)
+    assert type(confirmed).__name__ == "Confirmed"
+    with Router(settings) as another:  # which knows of it from the log alone, and after the route changed
+        route(settings, windows="ssd")
+        assert rerouted(another, "windows", "ssd")
+        assert another.decided_in(decision) == "licensed"
+        (released,) = another.release(decision, wait=True)
+    assert type(released).__name__ == "Released"
+    router.cancel(decision.request)
+    router.flush()
+    assert not replicas["ssd"].claims
+
+
+def test_a_route_to_a_pool_without_topics_is_refused_with_what_to_do(settings: Settings, router: Router) -> None:
+    control.write(settings, {"routing": encode(Routing(pools={"fast": "tape"}))})
+    assert router.pool_of("windows") == "licensed"
+    router._read_control()
+    with pytest.raises(UsageError, match=r"pool tape has no topics .*licensed, ssd.*topics create --pool tape"):
+        router.submit(router.request("fast")).result(20)
+
+
+def test_an_id_submitted_before_the_route_changed_is_answered_from_where_it_stands(
+    settings: Settings, router: Router, replicas: dict[str, FakeReplica]
+) -> None:
+    first = router.place("fast", id="order-1")
+    own = router.place("fast")
+    route(settings, fast="licensed")
+    assert rerouted(router, "fast", "licensed")
+    assert router.submit(router.request("fast", id="order-1")).result(20) == first
+    assert router.submit(router.request("fast", id=own.request)).result(20) == own
+    with Router(settings) as another:
+        assert another.submit(another.request("fast", id="order-1")).result(20) == first
+        new = another.place("fast", id="order-2")
+        assert another.decided_in(new) == "licensed"
+    assert asked(replicas["licensed"]) == ["order-2"]
+
+
+def test_an_undecided_request_submitted_again_after_the_change_waits_in_the_old_pool(settings: Settings) -> None:
+    with Router(settings) as router:
+        router.submit(router.request("fast", id="order-1"), timeout=0.5)
+        router.flush()
+    route(settings, fast="licensed")
+    with Router(settings) as router:
+        pending = router.submit(router.request("fast", id="order-1"))
+        with fake_replica(pools(settings)["ssd"]) as replica:
+            assert pending.result(20).result == "placed"
+            assert set(asked(replica)) == {"order-1"}
+    assert Reader(pools(settings)["licensed"]).read().entries == {}
+
+
+# --- groups ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_with_members_on_the_hosts_of_another_pool_is_refused(settings: Settings, router: Router) -> None:
+    Reporter(of(settings, "ssd")).host("host-9", allocation(group="web"), allocation("a-2", "r-2", group="web"))
+    with pytest.raises(
+        UsageError, match=r"group web has 2 members in pool ssd, and flavor windows is placed by pool licensed"
+    ):
+        router.submit(router.request("windows", group="web")).result(20)
+    pending = router.submit(router.request("windows", group="web", count=2, instances=("r-1.0", "r-2.0")), timeout=0.5)
+    with pytest.raises(TimedOut):  # it moves both, so none is left behind: it was submitted, and nobody decides here
+        pending.result(20)
+
+
+def test_a_group_that_one_call_would_spread_is_refused_from_the_second_pool_on(
+    router: Router, replicas: dict[str, FakeReplica]
+) -> None:
+    names = ["fast", "windows", "fast"]
+    first, second, third = router.submit_many([router.request(name, group="db") for name in names])
+    assert (first.result(20).result, third.result(20).result) == ("placed", "placed")
+    with pytest.raises(UsageError, match=r"group db has [12] member"):
+        second.result(20)
+    assert asked(replicas["licensed"]) == []
+
+
+# --- moves -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_move_confirms_there_before_it_releases_here(router: Router, replicas: dict[str, FakeReplica]) -> None:
+    source = router.place("fast", count=2)
+    router.confirm(source, wait=True)
+    moved = router.move(source, "windows")
+    assert (moved.source_pool, moved.target_pool) == ("ssd", "licensed")
+    assert [type(one).__name__ for one in moved.confirmed + moved.released] == ["Confirmed"] * 2 + ["Released"] * 2
+    (target,) = [build for _, _, build in replicas["licensed"].requests if isinstance(build, Build)]
+    assert target.instances == tuple(p.instance for p in source.placed)
+    again = router.move(source, "windows", id=moved.decision.request)  # as after a crash: nothing changes
+    assert again.decision == moved.decision
+
+
+def test_a_move_whose_target_lapsed_leaves_the_source(router: Router, replicas: dict[str, FakeReplica]) -> None:
+    source = router.place("fast")
+    replicas["licensed"].lapsed.add("a-move-1-0")
+    with pytest.raises(StateChanged, match=r"source .* in pool ssd is untouched: move again under a new id"):
+        router.move(source, "windows", id="move-1")
+    assert replicas["ssd"].claims == []
+
+
+def test_a_move_whose_source_pool_is_down_is_finished_by_the_same_call(settings: Settings, router: Router) -> None:
+    known = pools(settings)
+    with fake_replica(known["licensed"]):
+        with fake_replica(known["ssd"]):
+            source = router.place("fast")
+        with pytest.raises(
+            TimedOut, match=r"move-1 stands in pool licensed, confirmed, .* move again with the id move-1"
+        ):
+            router.move(source, "windows", id="move-1", timeout=2)
+        with fake_replica(known["ssd"]):
+            moved = router.move(source, "windows", id="move-1")
+    assert len(moved.released) == 1
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def test_submit_goes_to_the_flavors_pool_and_confirm_finds_it(run: Run, replicas: dict[str, FakeReplica]) -> None:
+    done = run("submit", "--flavor", "windows", "--id", "order-1", "--wait")
+    assert done.returncode == 0, done.stderr
+    done = run("confirm", "order-1")
+    assert done.returncode == 0, done.stderr
+    assert asked(replicas["licensed"]) == ["order-1"]
+    done = run("submit", "--flavor", "windows", "--pool", "ssd")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "flavor windows is placed by pool licensed, not ssd" in done.stderr
+    assert run("decision", "show", "order-1", "--pool", "ssd").returncode == 2
+
+
+def test_routes_are_set_listed_and_deleted(run: Run) -> None:
+    done = run("route", "set", "fast", "--to", "licensed")
+    assert done.returncode == 0, done.stderr
+    assert "flavor fast is placed by pool licensed, ssd before" in done.stderr
+    assert "warning: no replica of pool licensed is alive" in done.stderr
+    (row,) = [one for one in msgspec.json.decode(run("route", "list", "-o", "json").stdout) if one["flavor"] == "fast"]
+    assert row == {"flavor": "fast", "pool": "licensed", "own_pool": "ssd", "before": ["ssd"]}
+    assert "flavor fast is placed by pool ssd, licensed before" in run("route", "delete", "fast").stderr
+    done = run("route", "set", "fast", "--to", "licenced")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pool licenced has no topics: did you mean licensed?" in done.stderr
+    assert "flavor fst is unknown; the nearest known is fast" in run("route", "set", "fst", "--to", "ssd").stderr
+
+
+def decide(build: Build, partition: int, offset: int) -> list[Decision]:
+    return [placed(build, partition, offset, result="no_valid_host", placed=[])]
+
+
+def test_move_finds_its_source_by_what_hosts_hold_and_tells_where_it_stayed(settings: Settings, run: Run) -> None:
+    Reporter(of(settings, "ssd")).host("host-9", allocation(state="active"))
+    with fake_replica(pools(settings)["licensed"], decide):
+        done = run("move", "r-1.0", "--flavor", "windows")
+    assert done.returncode == 3, done.stderr
+    assert "nothing moved: what it was asked for holds its place in pool ssd" in done.stderr
+    done = run("move", "r-9", "--flavor", "windows")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing is held under r-9" in done.stderr
