@@ -365,7 +365,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
         ),
     ),
     "host": ("control", HostControl(name="host-0042", status="draining", reason="new fans", gap_cleared=17)),
-    "routing": ("control", Routing(pools={"w1.large": "windows"})),
+    "routing": ("control", Routing(pools={"w1.large": "windows"}, before={"w1.large": ("default",)})),
     "replica": (
         "replicas",
         ReplicaReport(

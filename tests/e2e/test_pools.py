@@ -12,6 +12,7 @@ import cli
 from commonplace.core.records import Decision, Flavor, Profile
 from commonplace.errors import CommonplaceError, UsageError
 from commonplace.frontend import Confirmed, Pending, Released, Router
+from commonplace.kafka import control
 from commonplace.ops import audit
 from e2e_world import WAIT_S, World, until
 from kafka_fixtures import KafkaUnderTest, skip_or_fail
@@ -19,6 +20,7 @@ from kafka_fixtures import KafkaUnderTest, skip_or_fail
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 HOSTS = 6
+SHAPE = "512vcpu:1024gb:1000gb"  # room for what every test leaves to lapse
 FREE = Profile(name="free", builds_max=0, instances_max=0)
 SMALL = {"VCPU": 1, "MEMORY_MB": 512}
 FAST = Flavor(name="fast", resources=SMALL, pool="ssd", profile="free", spread=24)
@@ -34,7 +36,7 @@ class Pools:
         try:
             for number, (pool, flavor) in enumerate((("ssd", FAST), ("licensed", WINDOWS))):
                 self.worlds[pool] = World(
-                    bootstrap, prefix, work_dir / pool, hosts=HOSTS, flavors=[flavor], profiles=[FREE], pool=pool,
+                    bootstrap, prefix, work_dir / pool, hosts=HOSTS, shape=SHAPE, flavors=[flavor], profiles=[FREE], pool=pool,
                     first=1 + 1_000 * number,
                 )  # fmt: skip
             self.router = Router(self.ssd.settings)
@@ -101,12 +103,22 @@ class Pools:
 
 
 @pytest.fixture(scope="module")
-def pools(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pools]:
+def started(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pools]:
     if not kafka.real:
         skip_or_fail(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
     made = Pools(kafka.bootstrap, Path(tmp_path_factory.mktemp("pools")))
     yield made
     made.close()
+
+
+@pytest.fixture
+def pools(started: Pools) -> Pools:
+    """Both pools with all their processes, and no route but the flavors' own, whatever became of the test before."""
+    for world in started.worlds.values():
+        world.only("r1", "r2")
+    control.write(started.ssd.settings, {"routing": None})
+    until(lambda: "" if started.router.pool_of("fast") == "ssd" else "the route is not read")
+    return started
 
 
 def hosts_of(decisions: Sequence[Decision]) -> set[str]:
@@ -142,7 +154,7 @@ def test_a_route_changed_under_load_loses_nothing_and_decides_nothing_twice(pool
 
     def load() -> None:
         try:
-            while not stop.wait(0.05):
+            while not stop.wait(0.1):
                 mine.extend(pools.submit(5, "fast"))
         except CommonplaceError as e:
             failed.append(e)

@@ -102,6 +102,11 @@ def set_flavor(
             f"warning: its spread was {before.spread}: a request submitted under the old one and again under the new may go to another "
             "partition and be decided twice; see that nothing open is submitted again, or give new spreads new names"
         )
+    if before is not None and before.pool != flavor.pool:
+        say(
+            f"warning: its pool was {before.pool}: an id submitted before and again may be decided in both; set it back, and change "
+            f"where {name} goes with `commonplace route set {name} --to {flavor.pool}`"
+        )
     if profile not in PROFILES and f"profile/{profile}" not in control.read(settings):
         say(f"warning: no profile {profile!r} yet; requests for {name} are refused until it is written to control")
 
