@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import cli
 from commonplace.core.records import Decision, Flavor, Profile
@@ -14,13 +15,15 @@ from commonplace.errors import CommonplaceError, UsageError
 from commonplace.frontend import Confirmed, Pending, Released, Router
 from commonplace.kafka import control
 from commonplace.ops import audit
-from e2e_world import WAIT_S, World, until
+from e2e_world import SETTINGS, WAIT_S, World, until
 from kafka_fixtures import KafkaUnderTest, skip_or_fail
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 HOSTS = 6
 SHAPE = "512vcpu:1024gb:1000gb"  # room for what every test leaves to lapse
+# commands take seconds on a busy machine, and what they confirm must not have lapsed meanwhile
+PATIENT = structs.replace(SETTINGS, scheduler=structs.replace(SETTINGS.scheduler, lease_ms=40_000))
 FREE = Profile(name="free", builds_max=0, instances_max=0)
 SMALL = {"VCPU": 1, "MEMORY_MB": 512}
 FAST = Flavor(name="fast", resources=SMALL, pool="ssd", profile="free", spread=24)
@@ -37,7 +40,7 @@ class Pools:
             for number, (pool, flavor) in enumerate((("ssd", FAST), ("licensed", WINDOWS))):
                 self.worlds[pool] = World(
                     bootstrap, prefix, work_dir / pool, hosts=HOSTS, shape=SHAPE, flavors=[flavor], profiles=[FREE], pool=pool,
-                    first=1 + 1_000 * number,
+                    first=1 + 1_000 * number, settings=PATIENT,
                 )  # fmt: skip
             self.router = Router(self.ssd.settings)
         except BaseException:
@@ -225,7 +228,8 @@ def test_a_pool_that_is_stopped_does_not_touch_the_other(pools: Pools) -> None:
 
 
 def test_a_group_across_pools_is_refused_by_name_and_goes_on_in_its_own(pools: Pools) -> None:
-    pools.placed(pools.submit(3, "fast", group="web", group_max=1))
+    for decision in pools.placed(pools.submit(3, "fast", group="web", group_max=1)):
+        pools.router.confirm(decision, wait=True)
     said = (
         r"group web has 3 members in pool ssd, and flavor windows is placed by pool licensed: .* or name another group"
     )
