@@ -218,7 +218,7 @@ def test_omitted_settled_entries_make_what_they_would_explain_unprovable() -> No
 
 
 def clean(p: Pool, **options: int) -> AuditReport:
-    report = p.audit(**options)
+    report = p.audit(None, **options)
     assert violations(report) == []
     return report
 

@@ -16,7 +16,7 @@ from commonplace.frontend.lookup import Reader
 from commonplace.kafka import control
 from commonplace.kafka.topics import pools, specs
 from commonplace.settings import Settings
-from frontend_world import FakeReplica, fake_replica, make_topics, placed, settings_on, write_flavors
+from frontend_world import HOST, FakeReplica, fake_replica, make_topics, placed, settings_on, write_flavors
 from hosts_written import Reporter, allocation
 from kafka_fixtures import KafkaUnderTest
 
@@ -70,7 +70,7 @@ def asked(replica: FakeReplica) -> list[str]:
 
 
 def route(settings: Settings, **changes: str) -> None:
-    before = {name: ({"fast": "ssd", "windows": "licensed"}[name],) for name in changes}
+    before: dict[str, tuple[str, ...]] = {name: ({"fast": "ssd", "windows": "licensed"}[name],) for name in changes}
     control.write(settings, {"routing": encode(Routing(pools=changes, before=before))})
 
 
@@ -191,6 +191,14 @@ def test_a_move_confirms_there_before_it_releases_here(router: Router, replicas:
     assert target.instances == tuple(p.instance for p in source.placed)
     again = router.move(source, "windows", id=moved.decision.request)  # as after a crash: nothing changes
     assert again.decision == moved.decision
+
+
+def test_a_move_within_a_pool_names_the_host_it_is_on(router: Router, replicas: dict[str, FakeReplica]) -> None:
+    moved = router.move(router.place("fast"), "fast", id="resize-1")
+    assert moved.source_pool == moved.target_pool == "ssd"
+    (build,) = [one for _, _, one in replicas["ssd"].requests if one.id == "resize-1"]
+    assert isinstance(build, Build)
+    assert build.source == HOST
 
 
 def test_a_move_whose_target_lapsed_leaves_the_source(router: Router, replicas: dict[str, FakeReplica]) -> None:

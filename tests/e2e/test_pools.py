@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -62,7 +63,7 @@ class Pools:
         for world in self.worlds.values():
             world.close()
 
-    def submit(self, count: int, flavor: str, **fields: object) -> list[Pending]:
+    def submit(self, count: int, flavor: str, **fields: Any) -> list[Pending]:
         pendings = self.router.submit_many([self.router.request(flavor, **fields) for _ in range(count)])
         self.pendings += pendings
         return pendings

@@ -166,10 +166,14 @@ class Router:
 
         Blocks: placed on the target ▸ confirmed there ▸ source released; `timeout` seconds for each, default frontend.timeout_s. Whatever
         fails before the confirm leaves the source as it was; called again with the same `id` it goes on where it ended.
-        `pool` is the source's, where this router did not place it. Raises as `place`, `confirm` and `release` do.
+        `pool` is the source's, where this router did not place it. Raises as `place`, `confirm` and `release` do. Within a pool and
+        from one host, the request names that as its `source`: there only what the instances grow by is asked.
         """
         if isinstance(source, Decision):
             source = Source(pool or self.decided_in(source), source)
+        hosts = {placed.host for placed in source.placed}
+        if len(hosts) == 1 and self.pool_of(flavor) == source.pool:
+            fields.setdefault("source", hosts.pop())
         build = self.request(flavor, id=id, count=len(source.placed), instances=source.instances, **fields)
         return move(self, source, build, timeout)
 
