@@ -79,6 +79,16 @@ def test_aggregates_are_set_listed_and_deleted(where: list[str]) -> None:
         (["aggregate", "set", "a", "--host", "no host"], "hosts"),
         (["aggregate", "set", "a", "--metadata", "ssd"], "--metadata ssd: must be NAME=VALUE"),
         (["submit", "--flavor", "m1.tiny", "--hint", "same_host"], "--hint same_host: must be NAME=VALUE"),
+        (["flavor", "set", "f", "--group", "a:VGPU"], "--group a: VGPU: must be CLASS=N"),
+        (
+            ["flavor", "set", "f", "--group", "a:VGPU=1", "--group", "a:VGPU=1"],
+            "two groups are called a: give each its own",
+        ),
+        (
+            ["flavor", "set", "f", "--group", "a:VGPU=1,beside=b", "--group", "b:VGPU=1,beside=a"],
+            "go round in a circle",
+        ),
+        (["flavor", "set", "f", "--group", "a:VGPU=1", "--group-policy", "apart"], "group_policy"),
     ],
 )
 def test_what_a_scheduler_could_not_use_is_refused_before_any_broker_is_asked(arguments: list[str], said: str) -> None:
