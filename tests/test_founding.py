@@ -66,7 +66,7 @@ def test_where_no_host_takes_all_a_part_goes_where_the_part_fits_or_nothing_is_p
 
 @pytest.mark.parametrize(("count", "result"), [(2, "placed"), (3, "no_valid_host")])
 def test_cells_are_laid_for_all_of_them(count: int, result: str) -> None:
-    whole = INVENTORY | {"DISK_GB": Inventory(total=9)}
+    whole = INVENTORY | {"DISK_GB": Inventory(total=99)}
     one_cell = {"0": CELLS["0"]}
     made = world(
         HostSpec(name="h1", inventory=whole, cells=one_cell),
@@ -74,7 +74,10 @@ def test_cells_are_laid_for_all_of_them(count: int, result: str) -> None:
         weighers=PACK,
     )
     made.flavor(Flavor(name="pinned", resources={"PCPU": 3}, cells=(CellAsk(cpus_dedicated=3),)))
+    made.flavor(flavor("tiny", memory_mb=16))
+    made.submit(Build(id="before", flavor="tiny", host="h1"))  # so that h1 is the better one for one
     made.settle()
+    assert made.decisions("before")[0].result == "placed"
     decision = place(made, flavor="pinned", count=count)
     assert decision.result == result
     assert result != "placed" or hosts(decision) == ["h2"]
