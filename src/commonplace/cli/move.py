@@ -6,10 +6,11 @@ import typer
 
 from commonplace.cli import common
 from commonplace.cli.output import emit, say
-from commonplace.errors import ExitCode
+from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from commonplace.frontend import Moved
+    from commonplace.settings import Settings
 
 app = typer.Typer()
 
@@ -52,7 +53,12 @@ def move(
         router.pool_of(flavor)
         given = common.pool_given()
         there = [router.settings_of(given)] if given else pools(settings).values()
-        source, held = find_held(there, name, without=id or "")
+        try:
+            source, held = find_held(there, name, without=id or "")
+        except UsageError:
+            if id and _over(list(pools(settings).values()), id):
+                return ExitCode.OK
+            raise
         target = id or router.new_id()
         say(
             f"{len(held)} of {source.decision.request} in pool {source.pool} → {flavor} in pool {router.pool_of(flavor)}, as {target}"
@@ -71,6 +77,25 @@ def move(
             hosts_ignored=tuple(ignore_host or ()),
         )
     return _told(moved)
+
+
+def _over(there: "list[Settings]", id: str) -> bool:
+    """Whether the move of that id is over: its target is active, and the release that it wrote last was carried out meanwhile."""
+    from commonplace.ops.held import find_held
+
+    try:
+        target, held = find_held(there, id)
+    except UsageError:
+        return False
+    if target.decision.request != id or any(one.state != "active" for one in held):
+        return False
+    rows = [
+        {"instance": p.instance, "allocation": p.allocation, "host": p.host, "pool": target.pool, "request": id}
+        for p in target.placed
+    ]
+    emit(rows, name="instance")
+    say(f"moved {len(rows)} to pool {target.pool} before: nothing is left to do")
+    return True
 
 
 def _told(moved: "Moved") -> int:
