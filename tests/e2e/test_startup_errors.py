@@ -72,7 +72,7 @@ def test_a_topic_that_is_not_compacted(made: Settings, component: str) -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("component", ["scheduler", "fleet", "submit"])
+@pytest.mark.parametrize("component", ["scheduler", "fleet"])  # who submits goes by what each pool's topics have
 def test_another_partition_count(made: Settings, component: str) -> None:
     answer = cli.run(*COMPONENTS[component], *where(made), env={"COMMONPLACE__TOPICS__CLAIMS_PARTITIONS": "8"})
     name = topics.Topics(made.topics.prefix, "default").claims
