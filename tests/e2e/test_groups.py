@@ -1,6 +1,7 @@
 """Groups under races, with real processes: what one host may have of a group is settled by the host, whoever decides."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +67,21 @@ def keys_of(world: World, group: str) -> set[bytes | None]:
     return {entry.key for entry in world.read("requests") if f'"group":"{group}"'.encode() in (entry.value or b"")}
 
 
+def racks(world: World) -> dict[str, str]:
+    """Host → its rack, as its agent reports."""
+    snapshots = [entry.json() for entry in world.read("hosts") if b'"type":"snapshot"' in (entry.value or b"")]
+    return {snapshot["host"]: snapshot["labels"]["rack"] for snapshot in snapshots}
+
+
 def test_members_that_belong_together_or_apart_go_through_one_owner_and_hold(fleet: World) -> None:
     together = fleet.submit(12, group="t", group_policy="affinity")
     apart = fleet.submit(12, group="a", spread_over="rack", max_skew=1)
     placed = [decision.placed[0].host for decision in fleet.answered(together)]
     assert len(set(placed)) == 1
-    fleet.answered(apart)
+    rack_of = racks(fleet)
+    members = Counter(rack_of[decision.placed[0].host] for decision in fleet.answered(apart))
+    assert len(set(rack_of.values())) > 1
+    assert max(members.values()) - min(members.get(rack, 0) for rack in rack_of.values()) <= 1
     assert keys_of(fleet, "t") == {b"group/t"}
     assert len({decision.replica for decision in fleet.answered(apart)}) == 1
     fleet.release_all()
