@@ -39,7 +39,7 @@ def test_the_first_decision_in_log_order_stays() -> None:
     history = History(10, 1_000)
     assert history.first("a", 0, 5, b"one")
     assert not history.first("a", 0, 6, b"two")
-    known = history.get("a")
+    known = history.get("a", 0)
     assert known is not None
     assert known.value == b"one"
 
@@ -66,3 +66,19 @@ def test_a_partition_given_away_is_forgotten_whole() -> None:
     history.drop(0)
     assert list(history) == ["b"]
     assert history.first("a", 0, 9, b"read anew")
+
+
+def test_one_id_on_two_partitions_is_two_requests() -> None:
+    history = History(100, 1_000)
+    assert history.first("a", 0, 0, b"here")
+    assert history.first("a", 1, 5, b"there")
+    assert not history.first("a", 1, 6, b"again")
+    assert [known.value for partition in (0, 1) if (known := history.get("a", partition))] == [b"here", b"there"]
+    assert history.get("a", 2) is None
+    assert sorted(known.value for known in history.every("a")) == [b"here", b"there"]
+    history.drop(0)
+    assert [known.value for known in history.every("a")] == [b"there"]
+    assert history.first("a", 0, 2_000, b"anew")
+    history.forget_old()
+    assert [known.value for known in history.every("a")] == [b"anew"]
+    assert len(history) == 1

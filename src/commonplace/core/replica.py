@@ -305,12 +305,12 @@ class Replica:
                 self._admit(partition, offset, log_time_ms, request, held if offset < part.end else [], now_ms)
 
     def _unknown(self, request: str) -> bool:
-        return request not in self.works and self.history.get(request) is None
+        return request not in self.works and next(self.history.every(request), None) is None
 
     def _stranger(self, request: str, partition: int) -> bool:
         """Whether nothing is known of a request of this partition; one of the same id on another is not it."""
-        work, known = self.works.get(request), self.history.get(request)
-        return (work is None or work.partition != partition) and (known is None or known.partition != partition)
+        work = self.works.get(request)
+        return (work is None or work.partition != partition) and self.history.get(request, partition) is None
 
     def _admit(
         self,
@@ -322,7 +322,7 @@ class Replica:
         now_ms: int,
     ) -> None:
         content = content_digest(build)
-        known = self.history.get(build.id)
+        known = self.history.get(build.id, partition) or next(self.history.every(build.id), None)
         work = self.works.get(build.id)
         if known is not None:
             return self._say_again(partition, offset, build, content, known)
@@ -411,13 +411,16 @@ class Replica:
 
     def _standing(self, work: Work) -> Standing | None:
         """Where the group of a serialised request stands."""
-        return standing(self.view, work, self._is_member) if serialised(work.build) else None
+        if not serialised(work.build):
+            return None
+        return standing(self.view, work, lambda allocation: self._is_member(allocation, work.partition))
 
-    def _is_member(self, allocation: Allocation) -> bool:
-        """Whether a leased allocation is one that an effective decision names; so is what was decided too long ago to be remembered."""
-        known = self.history.get(allocation.request)
+    def _is_member(self, allocation: Allocation, partition: int) -> bool:
+        """Whether an effective decision on the group's partition names a leased allocation; so is what was decided too long ago."""
+        known = self.history.get(allocation.request, partition)
         if known is None:
-            return allocation.request not in self.works
+            open_ = self.works.get(allocation.request)
+            return open_ is None or open_.partition != partition
         decision = decode("decisions", known.value)
         return isinstance(decision, Bad) or any(placed.allocation == allocation.id for placed in decision.placed)
 
@@ -461,9 +464,9 @@ class Replica:
     def _cancel(
         self, partition: int, offset: int, cancel: Cancel, held: list[tuple[Row, Allocation]], now_ms: int
     ) -> None:
-        known = self.history.get(cancel.id)
+        known = self.history.get(cancel.id, partition)
         work = self.works.get(cancel.id)
-        if known is not None and known.partition == partition:
+        if known is not None:
             decision = decode("decisions", known.value)
             placed = [] if isinstance(decision, Bad) else decision.placed
             self.deliveries.give_back([(p.host, p.allocation) for p in placed], cancel.id, partition, offset)
@@ -607,7 +610,7 @@ class Replica:
 
     def _other_decision(self, partition: int, request: str, log_time_ms: int, value: bytes | None) -> str:
         """A decision that is not what we just sent: of an owner before us, said again, void, or garbage. Returns why to put it aside."""
-        known = self.history.get(request)
+        known = self.history.get(request, partition)
         if known is not None and known.value == value:
             return ""
         decision = decode("decisions", value) if value is not None else Bad("no value")
@@ -662,15 +665,20 @@ class Replica:
             if not held and allocation.id not in self.placer.pending and _is_of(allocation, work.build):
                 work.strays.append((row, allocation.id))
             return
-        known = self.history.get(request)
-        if known is None or known.partition not in self.parts or not self.parts[known.partition].history:
+        for known in self.history.every(request):
+            decision = decode("decisions", known.value)
+            if (
+                known.partition not in self.parts
+                or not self.parts[known.partition].history
+                or isinstance(decision, Bad)
+            ):
+                continue
+            if (decision.flavor, decision.group) != (allocation.flavor, allocation.group):
+                continue  # of another request, which came with the same id on another partition
+            if all(p.allocation != allocation.id for p in decision.placed):
+                self.placer.counts.strays += 1
+                self.deliveries.release_losers([(row.host.name, allocation.id)], request, known.partition)
             return
-        decision = decode("decisions", known.value)
-        if isinstance(decision, Bad) or (decision.flavor, decision.group) != (allocation.flavor, allocation.group):
-            return  # of another request, which came with the same id on another partition
-        if all(p.allocation != allocation.id for p in decision.placed):
-            self.placer.counts.strays += 1
-            self.deliveries.release_losers([(row.host.name, allocation.id)], request, known.partition)
 
     # -- time ---------------------------------------------------------------------------------------------------------------------------
 
