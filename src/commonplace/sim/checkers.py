@@ -139,6 +139,10 @@ class Checkers:
         """Retention took what stood before `begin`."""
         if topic == "claims":
             self._seen.lows[partition] = begin
+            taken = max((host.through for host in self.hosts.values() if host.partition == partition), default=-1)
+            unread = [at for at in self._seen.bad if at[:2] == (topic, partition) and taken < at[2] < begin]
+            for place in unread:  # nobody can put aside what nobody could read
+                del self._seen.bad[place]
 
     def _lose_requests(self, partition: int, end: int) -> None:
         """Requests that are gone need no decision; their ids stay known, because decisions on them may still come."""
