@@ -407,11 +407,15 @@ def test_topics_that_are_missing_at_the_start_are_one_line(kafka: KafkaUnderTest
 def test_requests_wait_in_the_log_while_too_many_answers_are_not_acknowledged(world: World) -> None:
     replica = world.replica(env={"COMMONPLACE__SCHEDULER__UNACKNOWLEDGED_MAX": "1", **LONG_SESSION}).ready()
     world.owned("r1")
-    requests = [f"r-{number}" for number in range(200)]
+    requests = [
+        f"r-{number}" for number in range(2_000)
+    ]  # a turn of a thousand is more than its flush sees acknowledged
+    replica.process.send_signal(signal.SIGSTOP)
     for number, request in enumerate(requests):
         build = encode(Build(id=request, flavor="huge"))
         world.producer.produce(world.names.requests, build, b"huge", number % REQUESTS_PARTITIONS)
     world.producer.flush(WAIT_S)
+    replica.process.send_signal(signal.SIGCONT)
     world.decided(*requests)
     assert replica.metric("commonplace_intake_pauses_total") >= 1
     wait_for("commits", lambda: sum(world.committed()) == len(requests))
