@@ -416,11 +416,12 @@ class Replica:
         return standing(self.view, work, lambda allocation: self._is_member(allocation, work.partition))
 
     def _is_member(self, allocation: Allocation, partition: int) -> bool:
-        """Whether an effective decision on the group's partition names a leased allocation; so is what was decided too long ago."""
+        """Whether an effective decision on the group's partition names a leased allocation, or did too long ago to be remembered."""
         known = self.history.get(allocation.request, partition)
-        if known is None:
-            open_ = self.works.get(allocation.request)
-            return open_ is None or open_.partition != partition
+        if (
+            known is None
+        ):  # where its id is known of another request, it was told so, and what was claimed for it is left over
+            return self._unknown(allocation.request)
         decision = decode("decisions", known.value)
         return isinstance(decision, Bad) or any(placed.allocation == allocation.id for placed in decision.placed)
 

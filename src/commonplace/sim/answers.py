@@ -184,7 +184,10 @@ class Answers:
             self.void.pop(placed.allocation, None)
         self._grants(record, "", here)
         asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
-        if self.groups is not None and asked is not None and asked.group and not (self.lossy or self.hosts_lossy):
+        lost = (
+            self.lossy or self.hosts_lossy or self.gone
+        )  # of requests that are gone what was claimed is left, till it lapses
+        if self.groups is not None and asked is not None and asked.group and not lost:
             self.groups.decided(asked, record, here)
 
     def _grants(self, record: Decision, what: str, here: Place) -> None:

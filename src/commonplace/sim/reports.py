@@ -152,6 +152,8 @@ class Reports:
             host.stale = ""
         if self._seen.injecting:
             host.blind = FORGED
+            if self._answers.groups is not None:
+                self._answers.groups.forged.add(host.name)
         else:
             self._judge(host, record, after, facts, offset, at_ms)
             self._watermark(host, record, offset)

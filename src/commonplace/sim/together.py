@@ -20,6 +20,9 @@ class Together:
     def __init__(self, findings: Findings, hosts: Mapping[str, Host]) -> None:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
+        self.forged: set[str] = (
+            set()
+        )  # hosts in whose name somebody reported: for a moment they seemed to hold what was forged
         self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
 
     def claimed(self, replica: str, host: str) -> None:
@@ -29,9 +32,10 @@ class Together:
     def decided(self, build: Build, decision: Decision, here: Place) -> None:
         """A request of a group was effectively placed."""
         before = self._members.setdefault(build.group, [])
-        if build.group_policy == "affinity":
+        doubtful = any(host in self.forged for host, _ in before)
+        if build.group_policy == "affinity" and not doubtful:
             self._affinity(build, decision, before, here)
-        if build.max_skew:
+        if build.max_skew and not doubtful:
             self._skew(build, decision, before, here)
         before += [(placed.host, placed.allocation) for placed in decision.placed]
 
