@@ -1,6 +1,7 @@
 """The decision records that a replica writes: of a request that was placed, of one that was not, and of one that was never ranked."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from commonplace.core.records import Build, Decision, Explanation, Placed, Position, Result
 from commonplace.core.work import Work
@@ -26,23 +27,13 @@ def placed(work: Work, replica: str, confirm_within_ms: int, now_ms: int, altern
         "queued": float(max(0, work.first_claim_ms - work.received_ms)),
         "claimed": float(now_ms - (work.first_claim_ms or now_ms)),
     }
-    build = work.build
-    return Decision(
-        request=build.id,
-        result="placed",
-        content=work.content,
-        position=Position(work.partition, work.offsets[0]),
-        replica=replica,
-        flavor=build.flavor,
-        count=build.count,
-        project=build.project,
-        user=build.user,
-        group=build.group,
-        resources=work.resources,
+    return _decision(
+        work,
+        replica,
+        "placed",
         placed=instances,
         confirm_within_ms=confirm_within_ms,
         attempts=work.attempts + len(instances),
-        conflicts=work.conflicts,
         stages_ms=stages,
         alternates=tuple(alternates),
     )
@@ -52,12 +43,23 @@ def unplaced(
     work: Work, replica: str, result: Result, reason: str, message: str, explanation: Explanation | None
 ) -> Decision:
     """A request that was taken up and got nothing."""
+    return _decision(
+        work,
+        replica,
+        result,
+        reason=reason,
+        message=message[:MESSAGE_MAX],
+        attempts=work.attempts,
+        explanation=explanation,
+    )
+
+
+def _decision(work: Work, replica: str, result: Result, **more: Any) -> Decision:
+    """What every answer to a request that was taken up says, and `more`."""
     build = work.build
     return Decision(
         request=build.id,
         result=result,
-        reason=reason,
-        message=message[:MESSAGE_MAX],
         content=work.content,
         position=Position(work.partition, work.offsets[0]),
         replica=replica,
@@ -67,9 +69,8 @@ def unplaced(
         user=build.user,
         group=build.group,
         resources=work.resources,
-        attempts=work.attempts,
         conflicts=work.conflicts,
-        explanation=explanation,
+        **more,
     )
 
 

@@ -281,7 +281,7 @@ class Replica:
                 partition,
                 request_id,
                 [record[0]],
-                self._rejection(request_id, partition, record[0], "invalid", reason),
+                rejected(request_id, Position(partition, record[0]), self.name, "invalid", reason),
                 0,
             )
         else:
@@ -339,10 +339,10 @@ class Replica:
         waiting = len(self.placer.queue) + len(self.placer.parked) + self.turns.waiting
         if not reason and waiting >= self.settings.queue_max:
             reason = f"overloaded: {self.settings.queue_max} requests wait already; submit it later, under a new id"
-            answer = self._rejection(build.id, partition, offset, "overloaded", reason, build, content)
+            answer = rejected(build.id, Position(partition, offset), self.name, "overloaded", reason, build, content)
             return self._decide(partition, build.id, [offset], answer, 0)
         if reason:
-            answer = self._rejection(build.id, partition, offset, "invalid", reason, build, content)
+            answer = rejected(build.id, Position(partition, offset), self.name, "invalid", reason, build, content)
             return self._decide(partition, build.id, [offset], answer, 0)
         self._open(partition, offset, log_time_ms, build, content, held, now_ms)
         return None
@@ -457,7 +457,7 @@ class Replica:
 
     def _reuse(self, partition: int, offset: int, build: Build, content: str) -> None:
         message = f"request id {build.id} was used for another request: choose a new id; the first one stands"
-        answer = self._rejection(build.id, partition, offset, ID_REUSED, message, build, content)
+        answer = rejected(build.id, Position(partition, offset), self.name, ID_REUSED, message, build, content)
         self._decide(partition, build.id, [offset], answer, 0)
 
     # -- cancel -------------------------------------------------------------------------------------------------------------------------
@@ -552,18 +552,6 @@ class Replica:
         self._deliver(
             work.partition, work.build.id, work.answer, work.offsets, decision.result, work.build.flavor, waited_ms
         )
-
-    def _rejection(
-        self,
-        request_id: str,
-        partition: int,
-        offset: int,
-        reason: str,
-        message: str,
-        build: Build | None = None,
-        content: str = "",
-    ) -> Decision:
-        return rejected(request_id, Position(partition, offset), self.name, reason, message, build, content)
 
     def _decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:
         """Send a decision that claims nothing."""
