@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from commonplace.settings import Settings
 
 RUN_TIMEOUT_S = 60
 CALL = [sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())"]
@@ -14,6 +17,15 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
     return subprocess.run(
         [*CALL, *arguments], env=environment(env), capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
     )
+
+
+def at(settings: Settings) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run` on the broker and under the prefix of these settings."""
+    env = {
+        "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap,
+        "COMMONPLACE__TOPICS__PREFIX": settings.topics.prefix,
+    }
+    return partial(run, env=env)
 
 
 def start(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

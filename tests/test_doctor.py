@@ -4,7 +4,6 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -34,11 +33,7 @@ def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
-    env = {
-        "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap,
-        "COMMONPLACE__TOPICS__PREFIX": settings.topics.prefix,
-    }
-    return partial(cli.run, env=env)
+    return cli.at(settings)
 
 
 @pytest.fixture

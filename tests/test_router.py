@@ -3,7 +3,6 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 
 import msgspec
 import pytest
@@ -46,11 +45,7 @@ def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
-    env = {
-        "COMMONPLACE__KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap,
-        "COMMONPLACE__TOPICS__PREFIX": settings.topics.prefix,
-    }
-    return partial(cli.run, env=env)
+    return cli.at(settings)
 
 
 @pytest.fixture
