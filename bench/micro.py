@@ -19,7 +19,8 @@ from commonplace import collector
 from commonplace.core import replica_events as re
 from commonplace.core.ask import ask_of
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
-from commonplace.core.ledger import Bounds, Configure, Ledger, Taken
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Bounds, Configure, Taken
 from commonplace.core.ranking import ScoreRow, column_scores, first_best, plain_scores
 from commonplace.core.records import Allocation, Build, Claim, Release, Start, decode, encode
 from commonplace.core.replica import Replica

@@ -20,7 +20,7 @@ from bench.packing_trace import Case
 from commonplace.core import keeper_events as ke
 from commonplace.core import replica_events as re
 from commonplace.core.keeper import Keeper
-from commonplace.core.ledger import Up
+from commonplace.core.ledger_events import Up
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Bad, Build, Confirm, Decision, Profile, Release, decode, encode
 from commonplace.core.replica import Replica

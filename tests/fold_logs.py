@@ -3,7 +3,8 @@
 from random import Random
 
 from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
-from commonplace.core.ledger import Configure, Found, Gone, Lapse, Ledger, Taken, Up
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Configure, Found, Gone, Lapse, Taken, Up
 from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, encode
 from commonplace.core.resources import Inventory
 from world import Raw

@@ -1,5 +1,6 @@
 """The shipped ledger under the audit's eyes: whatever is thrown at it, its log is clean; with a check taken out, it is not."""
 
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit_logs import CLAIMS_ID, Pool
+from commonplace.core import claim_checks, replacing
 from commonplace.core import ledger as ledger_module
-from commonplace.core import replacing
 from commonplace.core.hosts import HostState, fold, parse_key
-from commonplace.core.ledger import Configure, Failed, Found, Gone, Lapse, Ledger, Taken, Up
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
 from commonplace.core.records import Allocation, Claim, Confirm, Release, Whole, encode
 from commonplace.core.resources import Inventory
 from sim_logs import Watched
@@ -251,15 +253,12 @@ def test_ledger_that_replaces_wrongly_is_found(broken: dict[str, Any], invariant
 
 
 @pytest.mark.parametrize(
-    ("broken", "invariant"),
-    [
-        ({"_refusal": lambda self, claim: ("", "")}, 6),
-        ({"_overfull": lambda self, claim: ("", "")}, 1),
-    ],
+    ("of", "check", "invariant"),
+    [(ledger_module, "refusal_of", 6), (claim_checks, "_overfull", 1)],
     ids=["expected hash ignored", "capacity ignored"],
 )
-def test_ledger_with_a_check_taken_out_is_found(broken: dict[str, Any], invariant: int) -> None:
+def test_ledger_with_a_check_taken_out_is_found(of: ModuleType, check: str, invariant: int) -> None:
     claims = [("claim", 5, "strict", False), ("claim", 5, "fits", True), ("claim", 5, "fits", True)]
-    with mock.patch.multiple(ledger_module.Ledger, **broken):
+    with mock.patch.object(of, check, lambda host, claim, bytes_max: ("", "")):
         assert run([*claims, ("delta",)]).tallies[invariant].violated
     assert run([*claims, ("delta",)]).clean

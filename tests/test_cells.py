@@ -12,7 +12,8 @@ from commonplace.core import cpu_lists
 from commonplace.core.cells import Cells, after, cells_of
 from commonplace.core.hosts import APPLIED, HostState, delta_key, fold, parse_key, snapshot_key
 from commonplace.core.laying import Layout, Wanted, misuse, plan
-from commonplace.core.ledger import Configure, Found, Ledger, Taken
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Configure, Found, Taken
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, lay, misfit, pick_cpus
 from commonplace.core.ranking import NEVER, column_scores
 from commonplace.core.records import (

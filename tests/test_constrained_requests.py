@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from commonplace.core import filter_table, request_filters
 from commonplace.core import replica_events as re
-from commonplace.core.ledger import Configure
+from commonplace.core.ledger_events import Configure
 from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import Inventory

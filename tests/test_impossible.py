@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from commonplace.core import replica_events as re
-from commonplace.core.ledger import Configure
+from commonplace.core.ledger_events import Configure
 from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, Decision, Flavor, Profile, encode
 from commonplace.core.resources import Inventory
 from commonplace.ops import render

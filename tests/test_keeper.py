@@ -31,7 +31,7 @@ from commonplace.core.keeper_events import (
     StopInstance,
     Tick,
 )
-from commonplace.core.ledger import Failed, Found, Gone, Up
+from commonplace.core.ledger_events import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start, decode, encode
 from commonplace.core.resources import AMOUNT_MAX, Inventory

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from commonplace.core import hashing
 from commonplace.core.hosts import APPLIED, HostState, Key, fold
-from commonplace.core.ledger import (
-    TRANSITIONS,
+from commonplace.core.ledger import TRANSITIONS, Ledger
+from commonplace.core.ledger_events import (
     Bounds,
     Configure,
     Failed,
     Found,
     Gone,
     Lapse,
-    Ledger,
     Taken,
     Unreadable,
     Up,

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from columns import wrong_columns
 from commonplace.core import hashing
 from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
-from commonplace.core.ledger import Configure, Failed, Found, Gone, Lapse, Ledger, Taken, Up
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
 from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, Whole, encode
 from commonplace.core.resources import Inventory
 from commonplace.core.view import View

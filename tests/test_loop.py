@@ -1,7 +1,7 @@
 """The loop whole, in memory: from a build request to a decision that a host has granted."""
 
 from commonplace.core.keeper_events import ControlRead, DriverSaid, HostSpec, StartInstance, StopInstance
-from commonplace.core.ledger import Up
+from commonplace.core.ledger_events import Up
 from commonplace.core.records import Build, Cancel, Confirm, HostControl, Release, encode
 from world import Agent, Scheduler, World, flavor, inventory
 

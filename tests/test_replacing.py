@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from commonplace.core import cpu_lists, hashing
 from commonplace.core.cells import after, cells_of
 from commonplace.core.keeper_events import DriverSaid, HostSpec, StartInstance, StopInstance
-from commonplace.core.ledger import Configure, Found, Ledger, Taken, Up
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Configure, Found, Taken, Up
 from commonplace.core.records import (
     Allocation,
     Build,

@@ -8,7 +8,8 @@ from commonplace.core import replica_events as re
 from commonplace.core.deliveries import RESEND_MIN_MS
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
-from commonplace.core.ledger import Bounds, Configure, Failed, Ledger, Taken
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Bounds, Configure, Failed, Taken
 from commonplace.core.records import (
     Allocation,
     Build,
@@ -70,7 +71,7 @@ class Hand:
         ledger = Ledger(host, epoch, 0, CLAIMS_ID, self.offsets["claims"] - 1, Bounds(lease_ms_max=self.lease_ms_max))
         if host in self.ledgers:
             for allocation in self.ledgers[host].allocations.values():
-                ledger._add(allocation)
+                ledger.add(allocation)
                 ledger.leases[allocation.id] = 10**9
         inventory = {
             "VCPU": Inventory(total=vcpus),

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from commonplace.core import replica_events as re
-from commonplace.core.ledger import Configure
+from commonplace.core.ledger_events import Configure
 from commonplace.core.records import Build, Decision, decode
 from commonplace.core.request_checks import count_misuse
 from test_replica import Hand

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Protocol
 
-from commonplace.core.ledger import Failed, Found, Gone, Up
+from commonplace.core.ledger_events import Failed, Found, Gone, Up
 from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory
 

@@ -42,7 +42,7 @@ from commonplace.core.keeper_events import (
     quarantined,
 )
 from commonplace.core.kept import RESUMING
-from commonplace.core.ledger import Bounds
+from commonplace.core.ledger_events import Bounds
 from commonplace.core.records import Bad, HostControl, decode
 from commonplace.errors import CommonplaceError, NotReady
 from commonplace.errors import Fenced as FencedError

@@ -54,7 +54,8 @@ from commonplace.core.kept import (
     replay,
     resume,
 )
-from commonplace.core.ledger import (
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import (
     Change,
     Configure,
     Event,
@@ -62,7 +63,6 @@ from commonplace.core.ledger import (
     Found,
     Gone,
     Lapse,
-    Ledger,
     Taken,
     Unreadable,
     found_id,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from commonplace.core.ledger import Bounds, Configure, Failed, Found, Gone, Up
+from commonplace.core.ledger_events import Bounds, Configure, Failed, Found, Gone, Up
 from commonplace.core.records import Allocation, HostCell, HostControl, Quarantined
 from commonplace.core.resources import Inventory
 

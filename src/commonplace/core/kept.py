@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from commonplace.core.hosts import QUARANTINED, HostState, Key, fold
 from commonplace.core.keeper_events import ClaimsRange, Effect, HostSpec
-from commonplace.core.ledger import Bounds, Ledger
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Bounds
 from commonplace.core.records import Start, decode
 
 STARTING: Final = "starting"

@@ -28,7 +28,7 @@ from commonplace.core.keeper_events import (
     Tick,
 )
 from commonplace.core.kept import FENCED, REFUSED
-from commonplace.core.ledger import Configure, Failed, Found, Gone, Up
+from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
 from commonplace.core.records import Bad, HostControl, decode
 from commonplace.core.resources import Inventory
 from commonplace.sim.members import Process, Source

@@ -10,7 +10,8 @@ from commonplace.core.hosts import SUPERSEDED, HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import Send
 from commonplace.core.kept import OPENING, SERVING
-from commonplace.core.ledger import Lapse, Ledger
+from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_events import Lapse
 from commonplace.core.placing import Placer
 from commonplace.core.records import Bad, Delta, Start, decode
 from commonplace.core.resources import RATIO_SCALE, Inventory

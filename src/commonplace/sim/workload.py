@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
-from commonplace.core.ledger import Found
+from commonplace.core.ledger_events import Found
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, HostControl, Start, encode
 from commonplace.core.requests import request_key

@@ -12,7 +12,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from commonplace.core.keeper_events import KeeperSettings, Quarantine, quarantined
-from commonplace.core.ledger import Bounds
+from commonplace.core.ledger_events import Bounds
 from commonplace.core.records import Build, Decision, Flavor, Profile, encode
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.frontend.events import Refusal
