@@ -61,6 +61,8 @@ Shape = tuple[dict[str, Inventory], frozenset[str], dict[str, str]]
 """A host's inventory, traits and labels."""
 
 _inventories: Final[dict[tuple[tuple[str, Inventory], ...], dict[str, Inventory]]] = {}
+_parts: Final[dict[tuple[int, str], int]] = {}
+"""Hash of what a host is, by the identity of its shape and its status."""
 _shapes: Final[dict[tuple[int, tuple[str, ...], tuple[tuple[str, str], ...]], Shape]] = {}
 
 
@@ -236,16 +238,34 @@ class HostState:
         self.host_changed = False
         self.reported_cells = self.base_cells = record.cells or _NO_HOST_CELLS
         self.cells = cells_of(self.reported_cells)
-        self.host_hash = hashing.host_part(record.inventory, record.traits, record.labels, record.status, record.cells)
+        self.host_hash = _part_of(self.snapshot_inventory, record)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
         self.fresh = [a for a in record.allocations if a.id not in known]
         self.told, self.gone = _NOTHING, _NO_GONE
-        self.used, self.groups, self.builds, self.hash = {}, {}, 0, self.host_hash
-        for allocation in self.allocations.values():
-            self._count(allocation, 1, _share(allocation))
+        self._count_all()
         self._watermark(record, log_time_ms)
         return APPLIED
+
+    def _count_all(self) -> None:
+        """Count every allocation anew, as `_count` would one by one; amounts of a flavor are added once for all that have them."""
+        used: dict[str, int] = {}
+        self.used, self.groups, self.builds, self.hash = used, {}, 0, self.host_hash
+        id_hash, total, builds = hashing.id_hash, 0, 0
+        alike: dict[int, list[Allocation]] = {}  # by identity of their resources
+        for allocation in self.allocations.values():
+            tail = _share(allocation)
+            if not tail:  # of a group, or in cells
+                self._count(allocation, 1)
+                continue
+            total += id_hash(allocation.id, tail)
+            builds += allocation.building
+            alike.setdefault(id(allocation.resources), []).append(allocation)
+        for those in alike.values():
+            for name, amount in those[0].resources.items():
+                used[name] = used.get(name, 0) + amount * len(those)
+        self.builds += builds
+        self.hash = (self.hash + total) & hashing.MASK
 
     def delta(self, record: HostDelta, upserts: "Upserts", log_time_ms: int) -> str:
         """Apply a cumulative delta: the base with what it names replaced, whatever earlier deltas said."""
@@ -510,15 +530,31 @@ def _shared_shape(record: Snapshot) -> Shape:
     if inventory is None:
         if len(_inventories) >= _SHARED_MAX:
             _inventories.clear()
-            _shapes.clear()  # they name inventories by identity
+            _forget_shapes()  # they name inventories by identity
         inventory = _inventories[items] = record.inventory
     of = (id(inventory), record.traits, tuple(record.labels.items()))
     shape = _shapes.get(of)
     if shape is None:
         if len(_shapes) >= _SHARED_MAX:
-            _shapes.clear()
+            _forget_shapes()
         shape = _shapes[of] = (inventory, frozenset(record.traits), record.labels)
     return shape
+
+
+def _forget_shapes() -> None:
+    _shapes.clear()
+    _parts.clear()
+
+
+def _part_of(shape: Shape, record: Snapshot) -> int:
+    """Hash of what a host is; one for all hosts of a shape that have no cells."""
+    at = (id(shape), record.status)
+    part = None if record.cells else _parts.get(at)
+    if part is None:
+        part = hashing.host_part(*shape, record.status, record.cells)
+        if not record.cells:
+            _parts[at] = part
+    return part
 
 
 def _share(allocation: Allocation) -> bytes:
@@ -533,9 +569,12 @@ def _share(allocation: Allocation) -> bytes:
             _shared_resources.clear()
         shared = _shared_resources[amounts] = (allocation.resources, hashing.tail_bytes(allocation.resources, "", {}))
     force_setattr(allocation, "resources", shared[0])
-    force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
-    force_setattr(allocation, "project", sys.intern(allocation.project))
-    force_setattr(allocation, "kind", sys.intern(allocation.kind))
+    if allocation.flavor:
+        force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
+    if allocation.project:
+        force_setattr(allocation, "project", sys.intern(allocation.project))
+    if allocation.kind:
+        force_setattr(allocation, "kind", sys.intern(allocation.kind))
     if not allocation.cells:
         force_setattr(allocation, "cells", _NO_CELLS)
     if allocation.lease_ms in _leases or len(_leases) < _SHARED_MAX:

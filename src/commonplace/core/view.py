@@ -248,12 +248,10 @@ class View:
         for name in row.host.inventory:
             if name not in columns.free:
                 self._add_class(name)
-        for name, column in columns.capacity.items():
+        for name, (_, least, most, step, capacity) in columns.at.items():
             item = row.host.inventory.get(name)
-            column[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
-            columns.unit_min[name][i] = item.min_unit if item else 0
-            columns.unit_max[name][i] = item.unit_max if item else 0
-            columns.unit_step[name][i] = item.step_size if item else 0
+            capacity[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
+            least[i], most[i], step[i] = (item.min_unit, item.unit_max, item.step_size) if item else (0, 0, 0)
         self._note(i)
 
     def _add_class(self, name: str) -> None:
