@@ -243,7 +243,7 @@ def test_metrics_tell_what_was_decided_claimed_refused_and_put_aside(world: Worl
     assert 0 <= replica.metric("commonplace_view_age_seconds") < 60
     wait_for("used", lambda: replica.metric("commonplace_capacity", **{"class": "VCPU", "state": "used"}) == 2)
     assert replica.metric("commonplace_quarantined_total", topic=world.names.requests, reason="undecodable") == 300
-    assert replica.metric("commonplace_state_digest") > 0
+    wait_for("digest", lambda: replica.metric("commonplace_state_digest") > 0)  # of the last cycle report
     assert replica.metric("commonplace_build_info", replica="r1", pool="default") == 1
     assert "host-0" not in replica.get("/metrics")[1]
     # garbage must not fill the log: what is not written to quarantine is counted only

@@ -35,7 +35,7 @@ class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
 
     __slots__ = (
-        "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "written"
+        "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "stamp", "stamped", "written"
     )  # fmt: skip
 
     def __init__(self, host: HostState, index: int, partition: int) -> None:
@@ -45,6 +45,7 @@ class Row:
         self.renewals: list[Overlay] = []  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
         self.written = True  # the columns hold what the state and the overlay say
+        self.stamp, self.stamped = 0, True  # its share of the state digest; whether that is up to date
         self.control: HostControl | None = None
 
     @property
@@ -159,6 +160,8 @@ class View:
         self.traits: dict[str, int] = {}  # trait → how many hosts have it
         self._traitless = np.zeros(0, np.bool_)
         self._unwritten: list[Row] = []  # rows whose columns are behind their state
+        self._stamps = 0  # sum of the rows' stamps
+        self._unstamped: list[Row] = []
         self._keys: dict[bytes, tuple[Key, Row]] = {}  # keys of `hosts` met before, parsed
         self.changed: list[int] = []
         self.changed_from = 0  # serial number of changed[0]
@@ -225,6 +228,9 @@ class View:
             if host.cells is not cells:
                 self._note(row.index)
             self._touch(row)
+            if row.stamped:
+                row.stamped = False
+                self._unstamped.append(row)
             row.offset = offset
             columns, i = self.columns, row.index
             if outcome == APPLIED and log_time_ms >= columns.log_time_ms_at[i]:
@@ -439,16 +445,17 @@ class View:
         return found
 
     def digest(self, apart_from: Collection[str] = ()) -> int:
-        """State digest of the hosts that are not stale: equal on every replica at the same positions (invariant 8)."""
-        total = 0
-        for row in self.by_index:
-            host = row.host
-            if not host.stale and not host.removed and host.name not in apart_from:
-                text = (
-                    f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
-                )
-                total += hashing.digest64(text.encode())
-        return total & hashing.MASK
+        """State digest of the hosts that are not stale: equal on every replica at the same positions (invariant 8).
+
+        Costs what the hosts do that changed since it was asked before: a pass over 10,000 would stop the loop for 20 ms.
+        """
+        rows, self._unstamped = self._unstamped, []
+        for row in rows:
+            stamp = _stamp(row.host)
+            self._stamps += stamp - row.stamp
+            row.stamp, row.stamped = stamp, True
+        apart = sum(self.rows[name].stamp for name in set(apart_from) if name in self.rows)
+        return (self._stamps - apart) & hashing.MASK
 
     def statuses(self) -> dict[str, int]:
         """How many hosts are in each state, for metrics."""
@@ -480,3 +487,11 @@ class View:
 
     def __iter__(self) -> Iterator[HostState]:
         return (row.host for row in self.by_index)
+
+
+def _stamp(host: HostState) -> int:
+    """A host's share of the state digest; 0 for one that must not be ranked."""
+    if host.stale or host.removed:
+        return 0
+    text = f"{host.name} {host.epoch} {host.generation} {host.claims_through} {host.builds} {host.hash:016x}"
+    return hashing.digest64(text.encode())

@@ -33,6 +33,7 @@ class SchedulerFigures(Collector):
         self.lag = self.alarms = self.intake_pauses = 0
         self.catchup_s = 0.0
         self.rebuilds = -1
+        self.digest = "0"  # of the last cycle report, in hex
         self._replica: Replica | None = None
         self._quarantine: QuarantineWriter | None = None
         self._waits = [0] * (len(BUCKETS_MS) + 1)
@@ -140,7 +141,9 @@ class SchedulerFigures(Collector):
         yield self._labelled("commonplace_records", "Records of hosts read, by what became of them", ("outcome",),
                              {(o,): n for o, n in view.outcomes.items()}, counter=True)  # fmt: skip
         yield GaugeMetricFamily(
-            "commonplace_state_digest", "State digest, its lower 52 bits", view.digest() & (2**52 - 1)
+            "commonplace_state_digest",
+            "State digest at the last cycle report, its lower 52 bits",
+            int(self.digest, 16) & (2**52 - 1),
         )
         capacity: dict[tuple[str, ...], float] = {}
         n = view.columns.rows

@@ -406,6 +406,7 @@ class Scheduler:
     def _report(self) -> None:
         positions = {f"{topic} [{p}]": self.tail.position(topic, p) for topic, p in self._state_places()}
         record = self.replica.report(self._state, positions)
+        self.figures.digest = record.digest  # a scrape comes on another thread, and must not change the view
         self.outbox.send(self.topics.replicas, 0, self.name.encode(), encode(record))
 
     def _state_places(self) -> list[tuple[str, int]]:
