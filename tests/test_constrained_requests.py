@@ -66,6 +66,19 @@ def test_a_zone_is_kept_and_a_zone_without_hosts_is_explained(place: Place) -> N
     assert refusal.explanation.closest.detail.startswith("is in zone z")
 
 
+def test_a_refusal_has_a_sample_for_each_filter_and_the_positions_it_was_made_at(place: Place) -> None:
+    place.ledgers["h1"].receive(Configure(status="draining"), place.now)
+    place.report("h1")
+    told = place.refused(zone="z1", traits_forbidden=("CUSTOM_A",)).explanation
+    assert told is not None
+    assert told.filters == {"status": 1, "availability_zone": 2}
+    assert [(one.filter, one.host, one.detail) for one in told.samples] == [
+        ("status", "h1", "draining"),
+        ("availability_zone", "h2", "is in zone z2"),
+    ]
+    assert told.positions == {str(partition): offset for partition, offset in place.replica.folded.items()} != {}
+
+
 def test_a_zone_follows_the_aggregates_while_running(place: Place) -> None:
     place.say(Aggregate(name="east", hosts=("h3",), zone="z9"))
     assert place.claim(zone="z9").host == "h3"

@@ -241,6 +241,7 @@ def test_the_best_under_novas_arithmetic_are_normalised_over_the_hosts_that_pass
         ("h1", pytest.approx(0.5)),
     ]
     assert found.candidates[0].weighers["ram"].raw == 65_536
+    assert "32768 → 0.5 × 2 = 1" in "\n".join(explain_render.table(found))
 
 
 def test_a_weigher_without_a_column_counts_as_in_the_choice() -> None:
@@ -271,3 +272,5 @@ def test_counts_are_those_of_the_decision() -> None:
     told = explain(fleet.view, wishes.ask, (), wishes)
     assert {line.filter: line.hosts for line in found.filters} == told.filters
     assert {line.filter: line.alone for line in found.filters if line.alone} == told.without
+    assert [line.sample for line in found.filters] == told.samples
+    assert [one.filter for one in told.samples] == list(told.filters)

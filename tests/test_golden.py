@@ -318,6 +318,12 @@ RECORDS: dict[str, tuple[str, Record]] = {
                 filters={"memory": 310, "traits": 150, "status": 40},
                 without={"memory": 290, "traits": 12},
                 closest=Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
+                samples=[
+                    Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
+                    Miss(host="host-0007", filter="traits", detail="lacks HW_CPU_X86_AVX512F"),
+                    Miss(host="host-0012", filter="status", detail="draining"),
+                ],
+                positions={"0": 4711, "1": 4650},
             ),
         ),
     ),

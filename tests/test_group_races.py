@@ -1,4 +1,4 @@
-"""Anti-affinity under races: replicas that do not see each other's claims, and ledgers that settle what they ask."""
+"""Anti-affinity under races: four replicas that do not see each other's claims, and ledgers that settle what they ask."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from commonplace.core.records import Build
 from test_group_turns import Groups, Halting
 from world import flavor
 
-HOSTS = 16
+HOSTS = 64
 
 
 def racing(mode: str, requests: int) -> tuple[Groups, list[Halting]]:

@@ -16,13 +16,17 @@ def test_a_refusal_counts_what_each_filter_turned_away_and_names_the_closest_mis
     closest = Miss(host="host-0042", filter="capacity", resource="MEMORY_MB", needed=16384, had=14336)
     filters = {"status": 40, "liveness": 0, "traits": 150, "capacity": 310}
     without = {"traits": 12, "capacity": 300}
-    explained = Explanation(evaluated=500, filters=filters, without=without, closest=closest)
+    samples = [
+        Miss(host="h7", filter="traits", detail="lacks AVX"),
+        Miss(host="h9", filter="status", detail="draining"),
+    ]
+    explained = Explanation(evaluated=500, filters=filters, without=without, closest=closest, samples=samples)
     record = decided(result="no_valid_host", explanation=explained)
     assert render.decision(record) == [
         "no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts",
         "  310 capacity    needs 16384 MB of memory, most free 14336 on host-0042",
-        "  150 traits",
-        "   40 status",
+        "  150 traits      lacks AVX (h7)",
+        "   40 status      draining (h9)",
         "closest: host-0042, short of 2048 MB of memory",
         "would fit: with 14336 MB of memory, or without the traits (12 hosts)",
     ]

@@ -1,7 +1,8 @@
 """One client for all pools, against a scripted replica in each: where requests go, and what becomes of them when a route changes."""
 
+import asyncio
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 
 import msgspec
@@ -9,8 +10,8 @@ import pytest
 
 import cli
 from commonplace.core.records import Build, Decision, Flavor, Routing, encode
-from commonplace.errors import StateChanged, TimedOut, UsageError
-from commonplace.frontend import Router
+from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
+from commonplace.frontend import AsyncRouter, Router
 from commonplace.frontend.lookup import Reader
 from commonplace.kafka import control
 from commonplace.kafka.topics import pools, specs
@@ -216,6 +217,68 @@ def test_a_move_whose_source_pool_is_down_is_finished_by_the_same_call(settings:
         with fake_replica(known["ssd"]):
             moved = router.move(source, "windows", id="move-1")
     assert len(moved.released) == 1
+
+
+# --- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+def in_loop(settings: Settings, work: Callable[[AsyncRouter], Awaitable[None]]) -> None:
+    async def opened() -> None:
+        async with AsyncRouter(settings) as made:
+            await work(made)
+
+    asyncio.run(opened())
+
+
+def test_coroutines_get_their_decisions_from_the_pools_of_their_flavors(
+    settings: Settings, replicas: dict[str, FakeReplica]
+) -> None:
+    async def work(router: AsyncRouter) -> None:
+        builds = [router.router.request(("fast", "windows")[n % 2]) for n in range(40)]
+        decisions = await asyncio.gather(*map(router.submit, builds))
+        assert [decision.request for decision in decisions] == [build.id for build in builds]
+        many = await router.submit_many([router.router.request(name) for name in ("windows", "none", "fast")])
+        assert [type(answer).__name__ for answer in many] == ["Decision", "UsageError", "Decision"]
+        with pytest.raises(UsageError, match="flavor none is unknown"):
+            await router.place("none")
+
+    in_loop(settings, work)
+    assert (len(asked(replicas["ssd"])), len(asked(replicas["licensed"]))) == (21, 21)
+
+
+def test_a_coroutine_confirms_moves_and_releases_across_pools(
+    settings: Settings, replicas: dict[str, FakeReplica]
+) -> None:
+    async def work(router: AsyncRouter) -> None:
+        source = await router.place("fast")
+        assert [type(one).__name__ for one in await router.confirm(source, wait=True)] == ["Confirmed"]
+        moved = await router.move(source, "windows")
+        assert (moved.source_pool, moved.target_pool) == ("ssd", "licensed")
+        (released,) = await router.release(moved.decision, wait=True)
+        assert (type(released).__name__, await router.pool_of("fast")) == ("Released", "ssd")
+        await router.cancel(source.request)
+
+    in_loop(settings, work)
+
+
+def test_a_pool_that_decides_nothing_holds_no_coroutine_of_another_up(settings: Settings) -> None:
+    few = msgspec.structs.replace(settings, frontend=msgspec.structs.replace(settings.frontend, in_flight_max=2))
+
+    async def work(router: AsyncRouter) -> None:
+        stuck = [asyncio.create_task(router.place("windows")) for _ in range(30)]
+        with fake_replica(pools(few)["ssd"]):
+            decisions = await asyncio.wait_for(asyncio.gather(*(router.place("fast") for _ in range(10))), 20)
+        assert {decision.result for decision in decisions} == {"placed"}
+        assert not any(task.done() for task in stuck)
+        for task in stuck:
+            task.cancel()
+
+    in_loop(few, work)
+
+
+def test_a_router_that_is_not_open_says_how_to_open_it(settings: Settings) -> None:
+    with pytest.raises(CommonplaceError, match="async with"):
+        asyncio.run(AsyncRouter(settings).place("fast"))
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------

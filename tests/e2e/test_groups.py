@@ -24,7 +24,7 @@ SPREAD = Flavor(name="wide", resources={"VCPU": 1, "MEMORY_MB": 512}, profile="f
 
 @pytest.fixture(scope="module")
 def fleet(kafka: KafkaUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Sixty-four hosts and four replicas, for both tests."""
+    """Sixty-four hosts and four replicas, for all tests."""
     if not kafka.real:
         skip_or_fail(f"end-to-end tests need Apache Kafka: {kafka.why_not_real}")
     prefix, work_dir = f"groups-{uuid.uuid4().hex[:8]}", Path(tmp_path_factory.mktemp("stack"))
@@ -58,6 +58,16 @@ def test_one_group_at_once_through_four_replicas_has_one_member_on_each_host_and
     assert refused.explanation.filters == {"group": HOSTS}
     assert refused.explanation.closest is not None
     assert "as many as allowed" in refused.explanation.closest.detail
+    fleet.release_all()
+    fleet.check()
+
+
+def test_one_more_at_once_than_there_are_hosts_is_one_refused_with_the_reason(fleet: World) -> None:
+    fleet.await_share(*REPLICAS)
+    decisions = fleet.answered(fleet.submit(HOSTS + 1, group="h", group_max=1))
+    (refused,) = [decision for decision in decisions if decision.result != "placed"]
+    assert (refused.result, refused.explanation and refused.explanation.filters) == ("no_valid_host", {"group": HOSTS})
+    assert len({decision.placed[0].host for decision in decisions if decision.placed}) == HOSTS
     fleet.release_all()
     fleet.check()
 

@@ -31,6 +31,7 @@ WORDS = (
     "disk_gb",
     "cpus",
     "numa_nodes",
+    "devices",
 )
 _BRACES = re.compile(r"\{(\w*)\}")
 
@@ -58,7 +59,10 @@ def expand(template: Sequence[str], allocation: Allocation) -> list[str]:
         "memory_mb": str(allocation.resources.get("MEMORY_MB", 0)),
         "disk_gb": str(allocation.resources.get("DISK_GB", 0)),
         "cpus": ",".join(given.cpus for given in (allocation.assigned or {}).values() if given.cpus),
-        "numa_nodes": ",".join(sorted(allocation.cells)),
+        "numa_nodes": ",".join(sorted(name for name in allocation.cells if name.isdigit())),
+        "devices": ",".join(
+            sorted(device for given in (allocation.assigned or {}).values() for device in given.devices)
+        ),
     }
     return [_BRACES.sub(lambda match: values[match[1]], part) for part in template]
 

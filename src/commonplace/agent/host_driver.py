@@ -2,7 +2,7 @@
 
 Without commands instances are only accounted for. With them, each is an argument list (no shell), and words in braces
 stand for the allocation's own: {instance} {allocation} {request} {flavor} {project} {user} {group} {vcpus} {memory_mb}
-{disk_gb} {cpus} (dedicated ones) {numa_nodes}. `list_command` prints what runs,
+{disk_gb} {cpus} (dedicated ones) {numa_nodes} {devices}. `list_command` prints what runs,
 one JSON object a line: {"instance": "vm-1", "resources": {"VCPU": 2}, …}.
 """
 
@@ -11,6 +11,7 @@ from math import inf
 import msgspec
 import structlog
 
+from commonplace.agent import pci
 from commonplace.agent.commands import Command, check_template, expand
 from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
 from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, measure, measured_load
@@ -214,6 +215,21 @@ def _parse(output: bytes) -> dict[str, Found] | None:
 
 
 def _cells(settings: HostDriverSettings) -> dict[str, HostCell]:
+    """The NUMA cells and devices that the settings ask for; SettingsError where the machine does not have them so."""
+    cells = _numa(settings)
+    if not settings.devices:
+        return cells
+    found = pci.devices_of(pci.read(), settings.devices)
+    if not found:
+        named = ", ".join(settings.devices)
+        raise SettingsError(f"devices: no PCI device here is of {named}: see `lspci -n`, or leave them out")
+    try:
+        return pci.with_devices(cells, found)
+    except ValueError as error:
+        raise SettingsError(f"devices: {error}") from error
+
+
+def _numa(settings: HostDriverSettings) -> dict[str, HostCell]:
     if not settings.numa:
         if settings.cpus_dedicated:
             raise SettingsError("cpus_dedicated without numa: cells say which cpus are dedicated; set numa = true")

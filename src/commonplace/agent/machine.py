@@ -10,6 +10,7 @@ import msgspec
 import psutil
 from msgspec import Meta, Struct
 
+from commonplace.agent.pci import ClassOf, Picked
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 
@@ -38,6 +39,8 @@ class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """CPUs that one instance has to itself each, as in "4-7": offered as PCPU, the others as VCPU. Needs `numa`."""
     numa: bool = False
     """Report the machine's NUMA cells, from sysfs: instances may ask for cells, and start commands are told {cpus} and {numa_nodes}."""
+    devices: Annotated[dict[Picked, ClassOf], Meta(max_length=64)] = {}
+    """PCI devices offered: `VENDOR:PRODUCT`, or `VENDOR` for its GPUs, with their class ("": CUSTOM_PCI_VENDOR_PRODUCT)."""
     traits: tuple[str, ...] = ()
     """Traits beside those of the CPU."""
     labels: dict[str, str] = {}

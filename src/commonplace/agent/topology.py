@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from commonplace.core import cpu_lists
+from commonplace.core import inventory_of_cells as core_inventory
 from commonplace.core.cpu_lists import Cpus
 from commonplace.core.records import HostCell
 from commonplace.core.resources import Inventory
@@ -66,14 +67,15 @@ def cells_of(files: Files, dedicated: Cpus = frozenset(), reserved_memory_share:
 
 
 def inventory_of(measured: Mapping[str, Inventory], cells: Mapping[str, HostCell]) -> dict[str, Inventory]:
-    """A machine's inventory when it reports cells: dedicated cpus are PCPU, never oversubscribed, and no VCPU."""
-    dedicated = sum(len(_cpus(cell.cpus_dedicated)) for cell in cells.values())
-    if not dedicated:
-        return dict(measured)
-    cpus = measured["VCPU"]
-    left = max(0, cpus.total - dedicated)
-    shared = replace(cpus, total=left, reserved=min(cpus.reserved, left))
-    return {**measured, "VCPU": shared, "PCPU": Inventory(total=dedicated)}
+    """A machine's inventory when it reports cells: dedicated cpus are PCPU, never oversubscribed, and no VCPU; devices count in shares."""
+    told = core_inventory.inventory_of(cells)
+    devices = {device.resource_class for cell in cells.values() for device in cell.devices}
+    found = {**measured, **{name: told[name] for name in sorted(devices)}}
+    if dedicated := told.get("PCPU"):
+        cpus = measured["VCPU"]
+        left = max(0, cpus.total - dedicated.total)
+        found |= {"VCPU": replace(cpus, total=left, reserved=min(cpus.reserved, left)), "PCPU": dedicated}
+    return found
 
 
 def _cell(files: Files, node: int, online: Cpus, dedicated: Cpus, reserved_memory_share: float) -> HostCell:

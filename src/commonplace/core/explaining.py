@@ -9,7 +9,7 @@ from msgspec import Struct
 from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import weigh, weighable, with_raw
 from commonplace.core.impossible import impossible
-from commonplace.core.ranking import NEVER, Failures, closest, column_scores, counted, failures, group_full
+from commonplace.core.ranking import NEVER, column_scores, counted, failures, group_full
 from commonplace.core.raw_weighers import RAW, multiplier, value_of
 from commonplace.core.records import Build, Explanation
 from commonplace.core.records import Miss as Sample
@@ -80,7 +80,7 @@ def table_of(view: View, wishes: Wishes, best: int = 5) -> Table:
     return Table(
         evaluated=told.evaluated,
         passing=int(passing.sum()),
-        filters=_lines(view, wishes, failed, told),
+        filters=_lines(wishes, told),
         closest=told.closest,
         would_fit=relaxations(view, wishes, failed),
         scale=wishes.profile.scale,
@@ -102,22 +102,17 @@ def wishes_of(catalog: Catalog, build: Build) -> Wishes | str:
 # --- filters -----------------------------------------------------------------------------------------------------------
 
 
-def _lines(view: View, wishes: Wishes, failed: Failures, told: Explanation) -> list[FilterLine]:
-    left, lines = failed.known, []
-    for name, mask in failed.masks:
-        first = mask & left
-        if first.any():
-            left = left & ~first
-            lines.append(
-                FilterLine(
-                    filter=name,
-                    hosts=told.filters[name],
-                    alone=told.without.get(name, 0),
-                    needed=_needed(name, wishes),
-                    sample=closest(view, wishes.ask, name, first, failed.plains),
-                )
-            )
-    return lines
+def _lines(wishes: Wishes, told: Explanation) -> list[FilterLine]:
+    return [
+        FilterLine(
+            filter=sample.filter,
+            hosts=told.filters[sample.filter],
+            alone=told.without.get(sample.filter, 0),
+            needed=_needed(sample.filter, wishes),
+            sample=sample,
+        )
+        for sample in told.samples
+    ]
 
 
 def _needed(name: str, wishes: Wishes) -> str:

@@ -246,7 +246,7 @@ def failures(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes 
 def explain(view: View, ask: Ask, barred: Collection[int] = (), wishes: Wishes | None = None) -> Explanation:
     """How many hosts each filter turned away, each host counted once, at the first that did; `without`: how many that one alone did.
 
-    Names the closest miss. Removed hosts are none. One pass of every filter over all hosts, so for refusals only.
+    Names the closest miss, and one for each filter. Removed hosts are none. One pass of every filter over all hosts, so for refusals only.
     """
     return counted(view, ask, failures(view, ask, barred, wishes))
 
@@ -257,6 +257,7 @@ def counted(view: View, ask: Ask, failed_of: Failures) -> Explanation:
     times = np.sum([failed for _, failed in failed_of.masks], axis=0)
     counts: dict[str, int] = {}
     without: dict[str, int] = {}
+    samples: list[Miss] = []
     last: tuple[str, Bools] | None = None
     for name, failed in failed_of.masks:
         first, alone = failed & left, failed & (times == 1)
@@ -264,10 +265,12 @@ def counted(view: View, ask: Ask, failed_of: Failures) -> Explanation:
             without[name] = int(alone.sum())
         if first.any():
             counts[name] = int(first.sum())
+            samples.append(closest(view, ask, name, first, failed_of.plains))
             last = (name, alone if name in without else first)
             left = left & ~first
     miss = closest(view, ask, *last, failed_of.plains) if last else None
-    return Explanation(evaluated=int(failed_of.known.sum()), filters=counts, without=without, closest=miss)
+    evaluated = int(failed_of.known.sum())
+    return Explanation(evaluated=evaluated, filters=counts, without=without, closest=miss, samples=samples)
 
 
 def _plain(plain: Callable[[View, Row, Any], str], view: View, asked: Any, row: Row) -> str:

@@ -419,12 +419,15 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     """How many hosts were looked at and how many each filter turned away, in the order of the filters.
 
     `filters` counts a host at the first that turned it away, `without` at the only one: so many would do without that filter.
+    `samples` has for each of `filters` the host that lacks least, `positions` the last offset read of each partition of `hosts`.
     """
 
     evaluated: int
     filters: dict[str, int] = {}
     without: dict[str, int] = {}
     closest: Miss | None = None
+    samples: list[Miss] = []
+    positions: dict[str, int] = {}
 
 
 class Decision(Record, tag="decision", kw_only=True):

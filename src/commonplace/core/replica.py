@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from commonplace.core.answers import placed, rejected, unplaced
 from commonplace.core.ask import tail_of
@@ -537,7 +538,9 @@ class Replica:
         if self._explained is None or self._explained[0] != at:
             barred = group_full(view, build)
             never = impossible(view, work.ask, build)
-            self._explained = (at, explain(view, work.ask, barred, wishes), never)
+            positions = {str(partition): offset for partition, offset in sorted(self.folded.items())}
+            told = replace(explain(view, work.ask, barred, wishes), positions=positions)
+            self._explained = (at, told, never)
         return self._explained[1:]
 
     def _close(

@@ -1,7 +1,6 @@
 """The client for asyncio: the same `Frontend` with its two threads; answers cross into the loop in batches."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,7 +8,7 @@ from typing import Any, Final, Self
 from commonplace.core.records import Build, Decision
 from commonplace.errors import CommonplaceError
 from commonplace.frontend.client import Frontend
-from commonplace.frontend.pending import Pending
+from commonplace.frontend.crossing import Crossing
 from commonplace.frontend.settling import Outcome
 from commonplace.settings import Settings
 
@@ -27,11 +26,9 @@ class AsyncFrontend:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened: Frontend | None = None
-        self._answered: deque[tuple[Pending, asyncio.Future[Decision]]] = deque()
-        self._scheduled = False
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
+        self._crossing = Crossing(asyncio.get_running_loop())
         self._opened = await asyncio.to_thread(Frontend, self._settings)
         return self
 
@@ -64,14 +61,14 @@ class AsyncFrontend:
             pending = frontend.submit(build, timeout=timeout, fresh=fresh)
         else:  # reads what was decided before: blocks
             pending = await asyncio.to_thread(frontend.submit, build, timeout=timeout)
-        return await self._future(pending)
+        return await self._crossing.future(pending)
 
     async def submit_many(
         self, builds: Iterable[Build], *, timeout: float | None = None, fresh: bool = False
     ) -> list[Decision | BaseException]:
         """Submit requests and wait for all answers, in their order; one that got none is its exception."""
         pendings = await asyncio.to_thread(self.frontend.submit_many, tuple(builds), timeout=timeout, fresh=fresh)
-        return await asyncio.gather(*map(self._future, pendings), return_exceptions=True)
+        return await asyncio.gather(*map(self._crossing.future, pendings), return_exceptions=True)
 
     async def confirm(
         self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None
@@ -88,27 +85,3 @@ class AsyncFrontend:
     async def cancel(self, request: str, flavor: str = "", group: str = "") -> None:
         """Withdraw a request; see `Frontend.cancel`."""
         self.frontend.cancel(request, flavor, group)
-
-    def _future(self, pending: Pending) -> "asyncio.Future[Decision]":
-        future: asyncio.Future[Decision] = self._loop.create_future()
-        pending.add_done_callback(lambda done: self._hand_over(done, future))
-        return future
-
-    def _hand_over(self, pending: Pending, future: "asyncio.Future[Decision]") -> None:
-        """On the reading thread: the loop is woken once for all answers that wait for it."""
-        self._answered.append((pending, future))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._scheduled = False
-        while self._answered:
-            pending, future = self._answered.popleft()
-            answer = pending.answer()
-            if future.done():  # its waiter was cancelled
-                continue
-            if isinstance(answer, Decision):
-                future.set_result(answer)
-            elif answer is not None:
-                future.set_exception(answer)

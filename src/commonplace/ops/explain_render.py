@@ -82,13 +82,19 @@ def _candidates(found: Table) -> list[str]:
     names = list(dict.fromkeys(name for one in found.candidates for name in one.weighers))
     head = ("BEST", "SCORE", *(name.upper() for name in names))
     rows = [(one.host, f"{one.score:.4g}", *(_weight(one, name) for name in names)) for one in found.candidates]
-    what = "raw → normalised × multiplier" if found.scale == "relative" else "raw → share × multiplier"
-    return [*grid(head, rows, right=(1,)), f"a cell is {what}; the score is their sum ({found.scale} scale)"]
+    what = "raw → normalised" if found.scale == "relative" else "raw → share"
+    what += " × multiplier = weighted"
+    return [
+        *grid(head, rows, right=(1,)),
+        f"a cell is {what}; the score is the sum of the weighted ({found.scale} scale)",
+    ]
 
 
 def _weight(one: Candidate, name: str) -> str:
     weight = one.weighers.get(name)
-    return "-" if weight is None else f"{weight.raw:g} → {weight.normalised:.4g} × {weight.multiplier:g}"
+    if weight is None:
+        return "-"
+    return f"{weight.raw:g} → {weight.normalised:.4g} × {weight.multiplier:g} = {weight.weighted:.4g}"
 
 
 def _hosts(count: int) -> str:

@@ -2,8 +2,8 @@
 
 no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts
   310 capacity    needs 16384 MB of memory, most free 14336 on host-0042
-  150 traits      lacks HW_CPU_X86_AVX512F
-   40 status
+  150 traits      lacks HW_CPU_X86_AVX512F (host-0007)
+   40 status      draining (host-0012)
 closest: host-0042, short of 2048 MB of memory
 would fit: with 14336 MB of memory, or without the traits (12 hosts)
 """
@@ -107,9 +107,10 @@ def _filters(explained: Explanation) -> list[str]:
     turned_away = {name: count for name, count in explained.filters.items() if count}
     counts = max((len(str(count)) for count in turned_away.values()), default=0)
     names = max((len(name) for name in turned_away), default=0)
+    samples = {one.filter: one for one in (*explained.samples, explained.closest) if one is not None}
     lines = []
     for name, count in sorted(turned_away.items(), key=lambda item: -item[1]):
-        detail = _detail(explained.closest) if explained.closest and explained.closest.filter == name else ""
+        detail = _detail(samples[name]) if name in samples else ""
         lines.append(f"  {count:>{counts}} {name.ljust(names)}    {detail}".rstrip())
     return lines
 
