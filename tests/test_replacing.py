@@ -1,4 +1,4 @@
-"""Resize in place: an instance that is best off where it stands needs only what it grows by (docs/decisions/0011)."""
+"""Resize in place: an instance stays where it fits, and needs only what it grows by (docs/decisions/0011)."""
 
 from typing import Any
 
@@ -118,13 +118,43 @@ def test_what_no_difference_makes_fit_is_refused_with_what_the_host_would_have()
     assert "no host could ever hold 9 VCPU" in stage.place("q3", "giant", instances=("vm",), source="h1").message
 
 
-def test_resize_moves_where_another_host_is_better() -> None:
-    stage = Stage(a_host(), HostSpec(name="h2", inventory=inventory(vcpus=64)))
-    first = stage.place("q0", "large", instances=("vm",), host="h1")
-    stage.confirm(first)
-    (placed,) = stage.grow().placed
+def beside(vcpus: int = 64) -> Stage:
+    """The instance on h1, and an empty h2 that every profile would choose."""
+    stage = Stage(a_host(labels={"zone": "z1"}), HostSpec(name="h2", inventory=inventory(vcpus=vcpus)))
+    stage.confirm(stage.place("q0", "large", instances=("vm",), host="h1"))
+    return stage
+
+
+@pytest.mark.parametrize("fields", [{}, {"zone": "z1"}, {"profile": "nova"}, {"group": "g", "group_max": 1}])
+def test_a_resize_that_fits_where_it_stands_stays_however_good_others_are(fields: dict[str, Any]) -> None:
+    (placed,) = beside().grow(**fields).placed
+    assert placed.host == "h1"
+
+
+@pytest.mark.parametrize("fields", [{"hosts_ignored": ("h1",)}, {"host": "h2"}, {"zone": "default"}])
+def test_a_resize_that_is_asked_to_move_moves(fields: dict[str, Any]) -> None:
+    stage = beside()
+    (placed,) = stage.grow(**fields).placed
     assert placed.host == "h2"
     assert stage.ledger.used["VCPU"] == 5
+
+
+def test_a_resize_that_does_not_fit_where_it_stands_moves() -> None:
+    (placed,) = beside().grow("giant").placed
+    assert placed.host == "h2"
+
+
+def test_a_resize_off_a_host_that_drains_moves() -> None:
+    stage = beside()
+    stage.ledger.receive(Configure(status="draining"), 0)
+    stage.world.settle(600_000)
+    (placed,) = stage.grow().placed
+    assert placed.host == "h2"
+
+
+def test_the_flavor_that_an_instance_has_is_no_resize_and_goes_where_it_is_best_off() -> None:
+    (placed,) = beside().grow("large").placed
+    assert placed.host == "h2"
 
 
 def test_shrinking_frees_room_at_the_confirm() -> None:

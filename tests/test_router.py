@@ -189,12 +189,16 @@ def test_a_move_confirms_there_before_it_releases_here(router: Router, replicas:
     assert again.decision == moved.decision
 
 
-def test_a_move_within_a_pool_names_the_host_it_is_on(router: Router, replicas: dict[str, FakeReplica]) -> None:
-    moved = router.move(router.place("fast"), "fast", id="resize-1")
-    assert moved.source_pool == moved.target_pool == "ssd"
-    (build,) = [one for _, _, one in replicas["ssd"].requests if one.id == "resize-1"]
-    assert isinstance(build, Build)
-    assert build.source == HOST
+def test_a_resize_within_a_pool_names_the_host_it_is_on_and_a_migration_leaves_it(
+    settings: Settings, router: Router, replicas: dict[str, FakeReplica]
+) -> None:
+    control.put_flavors(settings, msgspec.structs.replace(FAST, name="faster"))
+    for flavor, id in (("faster", "resize-1"), ("fast", "migrate-1")):
+        moved = router.move(router.place("fast"), flavor, id=id, hosts_ignored=("host-7",))
+        assert moved.source_pool == moved.target_pool == "ssd"
+    asked = {one.id: one for _, _, one in replicas["ssd"].requests if isinstance(one, Build)}
+    assert (asked["resize-1"].source, asked["resize-1"].hosts_ignored) == (HOST, ("host-7",))
+    assert (asked["migrate-1"].source, asked["migrate-1"].hosts_ignored) == ("", ("host-7", HOST))
 
 
 def test_a_move_whose_target_lapsed_leaves_the_source(router: Router, replicas: dict[str, FakeReplica]) -> None:

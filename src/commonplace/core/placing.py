@@ -20,7 +20,7 @@ from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.group_policy import policy_of
 from commonplace.core.laying import layout_of, plan
-from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
+from commonplace.core.ranking import NEVER, ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records import Allocation, Claim, Whole, encode
 from commonplace.core.replacing import difference, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
@@ -34,6 +34,9 @@ from commonplace.core.work import OPEN, Held, Pending, Work
 RETRY_DOUBLINGS_MAX = 5
 """A request that lost claims takes one of the best 2, 4, 8 … hosts, up to 32: who lost a race against a replica that keeps claiming the
 best host would lose the next too, and be refused with room in the fleet (docs/results.md, Packing)."""
+
+STAY_CONFLICTS_MAX = 4
+"""A resize insists on its own host for so many lost claims; then it goes where it is best off, as any request."""
 
 Item = tuple[Work, int]
 """One instance to be placed: the request's work and the index."""
@@ -171,13 +174,19 @@ class Placer:
         return scores.choose(seed, barred, among) if wishes is None else choose(scores, wishes, seed, barred, among)
 
     def _replaces(self, scores: ScoreRow, work: Work, index: int, wishes: Wishes | None, now_ms: int) -> bool:
-        """Rank as if the instance were not where it stands; if it is best off there, claim what it grows by. False: nothing claimed."""
+        """Rank as if the instance were not where it stands; if it may stay there, claim what it grows by. False: nothing claimed.
+
+        A resize stays wherever its host passes; of the same flavor it is no resize, and stays where no host is better (decisions/0011).
+        """
         home = standing_at(self.view, work.build, work.instance(index))
         if home is None:
             return False
         row, old = home
         with self.view.without(row, old):
-            if self._choose(scores, work, index, wishes) is not row:
+            resize = old.flavor != work.build.flavor and work.conflicts < STAY_CONFLICTS_MAX
+            if not (resize and self._passes(scores, row, work, wishes)) and (
+                self._choose(scores, work, index, wishes) is not row
+            ):
                 return False
             laid = (lay_on(row, work, old.cells) or lay_on(row, work)) if row.host.cells else None
         cells, terms = laid or ({}, None)
@@ -187,6 +196,13 @@ class Placer:
             return False
         self._claim(row, work, index, now_ms, Growth(old.id, whole, *more, terms))
         return True
+
+    def _passes(self, scores: ScoreRow, row: Row, work: Work, wishes: Wishes | None) -> bool:
+        """Whether a host would do for an instance of a request, however good others are."""
+        scores.refresh()
+        if scores.scores[row.index] == NEVER or row.index in group_full(self.view, work.build):
+            return False
+        return wishes is None or all(not one.plain(self.view, row, wishes) for one in wishes.concerned())
 
     def alternates(self, work: Work) -> tuple[str, ...]:
         """Hosts that would take an instance more, best first, none of those that the request was given; as many as it asks for."""

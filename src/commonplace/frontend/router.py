@@ -166,13 +166,17 @@ class Router:
 
         Blocks: placed on the target ▸ confirmed there ▸ source released; `timeout` seconds for each, default frontend.timeout_s. Whatever
         fails before the confirm leaves the source as it was; called again with the same `id` it goes on where it ended.
-        `pool` is the source's, where this router did not place it. Raises as `place`, `confirm` and `release` do. Within a pool and
-        from one host, the request names that as its `source`: there only what the instances grow by is asked.
+        `pool` is the source's, where this router did not place it. Raises as `place`, `confirm` and `release` do.
+
+        From one host and within a pool it is a resize: the request names that host as its `source`, where the instances stay if what
+        they grow by fits, unless `hosts_ignored` or `host` say otherwise. To the flavor they have it is a migration: that host will not do.
         """
         if isinstance(source, Decision):
             source = Source(pool or self.decided_in(source), source)
         hosts = {placed.host for placed in source.placed}
-        if len(hosts) == 1 and self.pool_of(flavor) == source.pool:
+        if len(hosts) == 1 and flavor == source.decision.flavor:
+            fields["hosts_ignored"] = tuple(dict.fromkeys((*fields.get("hosts_ignored", ()), *hosts)))
+        elif len(hosts) == 1 and self.pool_of(flavor) == source.pool:
             fields.setdefault("source", hosts.pop())
         build = self.request(flavor, id=id, count=len(source.placed), instances=source.instances, **fields)
         return move(self, source, build, timeout)
