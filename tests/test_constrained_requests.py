@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from commonplace.core import filter_table, request_filters
+from commonplace.core import filter_table, replica, request_filters
 from commonplace.core import replica_events as re
 from commonplace.core.ledger_events import Configure
 from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
@@ -77,6 +77,17 @@ def test_a_refusal_has_a_sample_for_each_filter_and_the_positions_it_was_made_at
         ("availability_zone", "h2", "is in zone z2"),
     ]
     assert told.positions == {str(partition): offset for partition, offset in place.replica.folded.items()} != {}
+
+
+def test_a_placement_explains_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("worked out for a placement")
+
+    for name in ("explain", "impossible"):
+        monkeypatch.setattr(replica, name, never)
+    assert place.claim(zone="z1").host == "h1"
+    with pytest.raises(AssertionError, match="worked out"):
+        place.refused(zone="z9")
 
 
 def test_a_zone_follows_the_aggregates_while_running(place: Place) -> None:

@@ -1,0 +1,83 @@
+"""What a refusal and its explanation cost, without Kafka; a placement pays for none of it.
+
+    python -m bench.explaining [--hosts 1000 10000] [--rounds 9]
+
+CPU time of this process, median of the rounds. Hosts are of one shape with one zone, empty; what is asked for fits on none.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Final
+
+from bench.facts import machine
+from bench.micro import Fleet, cpu_us
+from commonplace.core.catalog import Catalog
+from commonplace.core.explaining import table, wishes_of
+from commonplace.core.impossible import impossible
+from commonplace.core.ranking import ScoreRow, explain
+from commonplace.core.records import Build, Flavor, Profile, encode
+from commonplace.core.rules import Wishes
+from commonplace.core.view import View
+
+FITS: Final = Flavor(name="fits", resources={"VCPU": 2, "MEMORY_MB": 4096})
+HUGE: Final = Flavor(name="huge", resources={"VCPU": 65, "MEMORY_MB": 4096})
+PLAIN: Final = Build(id="r", flavor="huge")
+ASKED: Final = Build(id="r", flavor="huge", zone="z1", hints={"query": ('[">=", "$free_ram_mb", 1024]',)})
+ROOMY: Final = Build(id="r", flavor="fits")
+NOVA: Final = Build(id="r", flavor="fits", profile="nova")
+
+
+def lines(hosts: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each thing measured, and the call that does it."""
+    fleet, view, catalog = Fleet(hosts), View(1), Catalog("default")
+    for offset, at_ms, key, value in fleet.first:
+        view.fold(0, offset, at_ms, key, value, 0)
+    for record in (FITS, HUGE, Profile(name="default", weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05})):
+        assert not catalog.fold(f"{type(record).__name__.lower()}/{record.name}".encode(), encode(record))[2]
+    row = ScoreRow(view, wishes(catalog, ROOMY).ask)
+    row.refresh()
+    yield "a placement: one choice, nothing explained", lambda: row.choose(b"seed")
+    for words, build in (("plain", PLAIN), ("with a zone and a query, asked host by host", ASKED)):
+        asked = wishes(catalog, build)
+        rules = asked if build is ASKED else None
+        yield (
+            f"a refusal, on the replica: {words}",
+            lambda asked=asked, rules=rules: (  # type: ignore[misc]  # bound at once
+                impossible(view, asked.ask, asked.build),
+                explain(view, asked.ask, (), rules),
+            ),
+        )
+    tables = {
+        "a refusal, plain": PLAIN,
+        "a refusal with zone and query": ASKED,
+        "of hosts that pass": ROOMY,
+        "of hosts that pass, profile nova": NOVA,
+    }
+    for words, build in tables.items():
+        yield f"the whole table, on request: {words}", lambda build=build: table(view, catalog, build)  # type: ignore[misc]
+
+
+def wishes(catalog: Catalog, build: Build) -> Wishes:
+    """The request as filters see it."""
+    found = wishes_of(catalog, build)
+    assert isinstance(found, Wishes), found
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="CPU time of refusals and explanations, without Kafka")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--rounds", type=int, default=9)
+    given = parser.parse_args()
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    for hosts in given.hosts:
+        print(f"\n{hosts} hosts")
+        for words, call in lines(hosts):
+            call()
+            print(f"  {words:<70}{median(cpu_us(call) for _ in range(given.rounds)) / 1_000:10.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
