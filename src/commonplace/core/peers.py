@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from commonplace.core.hashing import digest64
 from commonplace.core.records import Bad, ReplicaReport, decode
@@ -17,6 +18,7 @@ class Peers:
         self.name = name
         self._said: dict[str, tuple[int, int, ReplicaReport]] = {}  # name → when read, log time, what it said
         self._shard_of: tuple[tuple[str, ...], int] = ((), 0)
+        self._scores: dict[str, NDArray[np.uint64]] = {}  # member → what rendezvous hashing gives it of each host
 
     def fold(self, records: Sequence[Raw], now_ms: int) -> Iterator[tuple[Raw, str]]:
         """Take records of `replicas`; yields those to be put aside, with why."""
@@ -53,7 +55,12 @@ class Peers:
         if len(members) == 1:
             view.shard(None)
             return
-        mine = [
-            max(members, key=lambda m: digest64(f"{m} {row.host.name}".encode())) == self.name for row in view.by_index
-        ]
-        view.shard(np.array(mine, np.bool_))
+        self._scores = {member: self._scored(member, view) for member in members}
+        best = np.argmax(np.stack(list(self._scores.values())), axis=0)
+        view.shard(best == members.index(self.name))
+
+    def _scored(self, member: str, view: View) -> NDArray[np.uint64]:
+        """A member's scores; only hosts that came since are hashed, or a fleet that grows would stop the loop each time."""
+        known = self._scores.get(member, np.zeros(0, np.uint64))
+        new = [digest64(f"{member} {row.host.name}".encode()) for row in view.by_index[len(known) :]]
+        return np.concatenate([known, np.array(new, np.uint64)])
