@@ -86,6 +86,7 @@ class World:
         self.settings = settings
         self.names = topics.Topics(settings.topics.prefix, settings.topics.pool)
         self.processes: list[subprocess.Popen[str]] = []
+        self.replicas: list[Replica] = []
         self.producer = Producer({"bootstrap.servers": settings.bootstrap}, logger=logging.getLogger("test"))
         self.admin = client.admin(settings)
         self.tail = Tail(settings)
@@ -102,11 +103,15 @@ class World:
         return process
 
     def replica(self, name: str = "r1", env: dict[str, str] | None = None) -> Replica:
-        return Replica(self.start("scheduler", "--name", name, "--http", "127.0.0.1:0", env=env))
+        replica = Replica(self.start("scheduler", "--name", name, "--http", "127.0.0.1:0", env=env))
+        self.replicas.append(replica)
+        return replica
 
     def write(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-        self.producer.produce(topic, value, key, partition)
+        errors: list[Any] = []
+        self.producer.produce(topic, value, key, partition, on_delivery=lambda error, _: errors.append(error))
         assert self.producer.flush(WAIT_S) == 0
+        assert errors == [None], f"{topic} [{partition}]: {errors}"
 
     def submit(self, request: str, partition: int = 0, flavor: str = "small") -> None:
         self.write(self.names.requests, partition, flavor.encode(), encode(Build(id=request, flavor=flavor)))
@@ -118,7 +123,9 @@ class World:
             self._read()
             return all(request in self.decisions for request in requests)
 
-        wait_for(f"decisions of {requests}", all_there)
+        wait_for(
+            f"decisions of {requests}", all_there, lambda: "".join(line for one in self.replicas for line in one.log)
+        )
         return self.decisions[requests[-1]]
 
     def owned(self, *replicas: str) -> None:

@@ -47,7 +47,7 @@ def test_one_group_at_once_through_four_replicas_has_one_member_on_each_host_and
 ) -> None:
     fleet.await_share(*REPLICAS)
     decisions = fleet.answered(fleet.submit(HOSTS, group="g", group_max=1))
-    assert [decision.result for decision in decisions if decision.result != "placed"] == []
+    assert [(d.result, d.reason, d.message, d.explanation) for d in decisions if d.result != "placed"] == []
     assert len({decision.placed[0].host for decision in decisions}) == HOSTS
     assert len({decision.replica for decision in decisions}) >= 2
     assert len(keys_of(fleet, "g")) > 1  # by the flavor's spread, not by the group

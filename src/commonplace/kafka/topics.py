@@ -7,6 +7,7 @@ it with what the broker says, `require_topics` lets a component start only where
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -120,6 +121,8 @@ def _await_leaders(client: AdminClient, settings: Settings, names: Sequence[str]
                 f"{late.topic}: created, but partition {late.partition} has no leader after {ADMIN_TIMEOUT_S:g} s: "
                 "see the brokers"
             )
+        with suppress(KafkaException):
+            client.list_topics(timeout=1.0)  # a client that saw the topic gone goes by that else, and asks no broker
         time.sleep(0.05)
 
 
