@@ -102,6 +102,16 @@ def test_the_exit_code_tells_why_nothing_was_placed(
     assert "Traceback" not in done.stderr
 
 
+def test_a_deadline_is_asked_for_in_seconds(settings: Settings, run: Run) -> None:
+    with fake_replica(settings, decide) as replica:
+        done = run(
+            "submit", "--flavor", "m1.small", "--id", "order-9", "--deadline", "1.5", "--priority", "9", "--wait"
+        )
+        assert done.returncode == 0, done.stderr
+        (asked,) = [build for _, _, build in replica.requests if isinstance(build, Build)]
+    assert (asked.deadline_ms, asked.priority) == (1500, 9)
+
+
 def test_an_unknown_flavor_is_one_line_and_a_usage_error(run: Run) -> None:
     done = run("submit", "--flavor", "m1.smal")
     assert (done.returncode, done.stdout) == (2, "")

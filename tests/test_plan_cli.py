@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import cli
 from commonplace.cli.main import main
@@ -194,6 +195,33 @@ def test_what_cannot_be_meant_is_one_line(run: Run, arguments: tuple[str, ...], 
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("reporter")
+def test_a_profile_and_a_plugin_that_it_names_count_in_a_plan_an_explanation_and_capacity(
+    settings: Settings, env: dict[str, str], tmp_path: Path
+) -> None:
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[commonplace.filters]\neven_hosts = theirs:even_hosts\n")
+    (tmp_path / "theirs.py").write_text(
+        'def even_hosts(view, row, wishes): return "" if row.host.name.endswith("2") else "is odd"\n'
+    )
+    there = env | {"PYTHONPATH": str(tmp_path)}
+    done = cli.run("profile", "set", "even", "--filter", "even_hosts", "--weigher", "cpu=1", env=there)
+    assert done.returncode == 0, done.stderr
+    fill = ("plan", "--flavor", "m1.large", "--fill", "-o", "json")
+    found = json.loads(cli.run(*fill, "--profile", "even", env=there).stdout)["answers"][0]
+    assert found["hosts"] == {"host-2": 4}
+    assert json.loads(cli.run(*fill, "--profile", "pack", env=there).stdout)["answers"][0]["fits"] == 6
+    with fake_replica(settings):
+        assert cli.run("submit", "--flavor", "m1.large", "--profile", "even", "--id", "o-1", env=there).returncode == 0
+    now = json.loads(cli.run("explain", "o-1", "-o", "json", env=there).stdout)["now"]
+    assert [one["host"] for one in now["candidates"]] == ["host-2"]
+    assert "is odd" in [line["sample"]["detail"] for line in now["filters"]]
+    control.put_flavors(settings, replace(LARGE, profile="even"))
+    assert json.loads(cli.run("capacity", "m1.large", "-o", "json", env=there).stdout)["flavors"][0]["fits"] == 4
 
 
 # --- submit --check ----------------------------------------------------------------------------------------------------

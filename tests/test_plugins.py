@@ -1,6 +1,7 @@
 """Plugins are found by entry point and named by profiles; a bad one is counted, named, and left out of the request."""
 
 import logging
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -85,6 +86,18 @@ def test_the_example_is_loaded_and_asked_under_profiles_that_name_it(install: In
     assert placed(two_hosts(), named, project="ops") == "h2"
     assert len((EXAMPLE / "spare_rack.py").read_text().splitlines()) <= 15
     assert plugins.faults == {}
+
+
+def test_the_page_on_writing_a_filter_shows_the_example_and_its_test_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "writing-filters.md").read_text()
+    shown, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert shown.strip() in (EXAMPLE / "spare_rack.py").read_text()
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    names: dict[str, Any] = {}
+    exec(test, names)
+    names["test_spare_racks_are_for_ops_alone"]()
 
 
 BAD = """

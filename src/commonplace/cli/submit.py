@@ -1,5 +1,6 @@
 """`commonplace submit`: one build request, and its decision if wanted."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,6 +93,12 @@ def submit(
     priority: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of what waits together, highest first: 0 to 100.")
     ] = 0,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            metavar="S", min=0, max=604_800, help="Seconds after which it expires undecided; 0: the scheduler's own."
+        ),
+    ] = 0.0,
     image_property: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the image; repeatable.")
     ] = None,
@@ -143,6 +150,7 @@ def submit(
             boot_from_volume=boot_from_volume,
             alternates=alternates,
             priority=priority,
+            deadline_ms=math.ceil(deadline * 1000),
             rebuild_check=rebuild_check,
             image_properties=properties,
             hints=hints,

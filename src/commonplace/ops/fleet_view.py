@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from commonplace import plugins
 from commonplace.core import hashing
 from commonplace.core.catalog import Catalog
 from commonplace.core.records import Bad, HostControl, ReplicaReport, decode
@@ -66,6 +67,7 @@ class FleetView:
         self.settings = settings_for(settings, self.broker)
         self._names = names = Topics(settings.topics.prefix, settings.topics.pool)
         self._observe = observe
+        plugins.load()  # profiles name what is installed beside the schedulers, and may be beside us
         self.view = View(facts[names.hosts].partitions)
         self.catalog = Catalog(settings.topics.pool)
         self.replicas: dict[str, tuple[ReplicaReport, int]] = {}
