@@ -558,3 +558,95 @@ def quarantine_names_another_place(p: Pool) -> tuple[str, int]:
     p.quarantine("claims", at + 1)
     p.quarantine("requests", at)
     return later(p, "claims", at)
+
+
+# --- 12: what is placed is where its request lets it be --------------------------------------------------------------------------------
+
+TOGETHER = {"group": "web", "group_policy": "affinity"}
+
+
+def second_host(p: Pool) -> None:
+    p.start("h2")
+    p.snapshot("h2")
+
+
+@breaks(12, "is placed on h1, it asked for h2")
+def demanded_host_is_another(p: Pool) -> tuple[str, int]:
+    return "decisions", p.member("r-1", "a-1", host="h2")
+
+
+@breaks(12, "is placed on h1, which it ignores")
+def ignored_host_is_taken(p: Pool) -> tuple[str, int]:
+    return "decisions", p.member("r-1", "a-1", hosts_ignored=["h2", "h1"])
+
+
+@breaks(12, "is placed on h1, and asked for east")
+def host_is_in_no_aggregate_asked_for(p: Pool) -> tuple[str, int]:
+    p.aggregate("east", "h2")
+    return "decisions", p.member("r-1", "a-1", member_of=["east"])
+
+
+@breaks(12, "is placed on h1, and asked for !east")
+def host_is_in_a_forbidden_aggregate(p: Pool) -> tuple[str, int]:
+    p.aggregate("east", "h1")
+    p.aggregate("west", "h1")
+    return "decisions", p.member("r-1", "a-1", member_of=["in:west,north", "!east"])
+
+
+@breaks(12, "is placed on h1, and asked for in:east,west")
+def host_is_in_none_of_several_aggregates(p: Pool) -> tuple[str, int]:
+    p.aggregate("east", "h2")
+    p.aggregate("west")
+    return "decisions", p.member("r-1", "a-1", member_of=["in:east,west"])
+
+
+def granted(p: Pool, carried: dict[str, object], **asked: object) -> tuple[str, int]:
+    """The report that grants a member; the decision comes after it."""
+    p.member("r-1", "a-1", carried=carried, **asked)
+    return "hosts", p.logs["hosts"][-1].offset
+
+
+@breaks(12, "that allows any number of group web here, it asked for 1")
+def claim_forgets_the_groups_limit(p: Pool) -> tuple[str, int]:
+    return granted(p, {"group_max": 0}, group="web", group_max=1)
+
+
+@breaks(12, "for group '', it asked for 'web'")
+def claim_forgets_the_group(p: Pool) -> tuple[str, int]:
+    part = {"id": "a-1", "request": "r-1", "resources": {"VCPU": 1}}
+    return granted(p, {"allocations": [part]}, group="web", group_max=1)
+
+
+@breaks(12, "without trait CUSTOM_A, which it forbids")
+def claim_forgets_a_trait(p: Pool) -> tuple[str, int]:
+    return granted(p, {"traits_forbidden": []}, traits_forbidden=["CUSTOM_A"])
+
+
+@breaks(12, "without the traits of which it asks for one")
+def claim_forgets_traits_of_which_one_is_asked(p: Pool) -> tuple[str, int]:
+    p.host().traits = ["CUSTOM_A"]
+    p.snapshot()
+    return granted(p, {"traits_any_of": []}, traits_any_of=[["CUSTOM_A", "CUSTOM_B"]])
+
+
+@breaks(12, "r-2 of group web is placed on h2, its members are on h1")
+def member_of_a_group_that_stays_together_is_elsewhere(p: Pool) -> tuple[str, int]:
+    second_host(p)
+    p.member("r-1", "a-1", **TOGETHER)
+    return "decisions", p.member("r-2", "a-2", on="h2", **TOGETHER)
+
+
+@breaks(12, "is placed on h1, h2, and group web stays on one host")
+def group_is_founded_on_two_hosts(p: Pool) -> tuple[str, int]:
+    second_host(p)
+    p.request("r-1", count=2, **TOGETHER)
+    grants = {}
+    for index, (host, allocation) in enumerate((("h1", "a-1"), ("h2", "a-2"))):
+        part = {"id": allocation, "request": "r-1", "index": index, "resources": {"VCPU": 1}, "group": "web"}
+        grants[host] = p.delta(host, p.take(p.claim("r-1", host=host, allocations=[part]), host))
+    placed = [
+        {"index": n, "instance": f"r-1.{n}", "host": host, "allocation": f"a-{n + 1}", "grant": {"partition": 0, "offset": at}}
+        for n, (host, at) in enumerate(grants.items())
+    ]  # fmt: skip
+    said = {"result": "placed", "count": 2, "placed": placed, "content": digest("r-1", count=2, **TOGETHER)}
+    return "decisions", p.decide("r-1", **said)

@@ -124,7 +124,8 @@ class Pool:
 
     def request(self, request: str, **change: Any) -> int:
         record = {"type": "build", "v": 1, "id": request, "flavor": "m1.small"} | change
-        return self.put("requests", str(record["flavor"]), record)
+        together = record.get("group_policy") == "affinity"
+        return self.put("requests", f"group/{record['group']}" if together else str(record["flavor"]), record)
 
     def claim(self, request: str, *ids: str, host: str = "h1", vcpu: int = 2, **change: Any) -> int:
         allocations = [
@@ -224,6 +225,23 @@ class Pool:
         at = self.delta(host, self.take(self.claim(request, allocation, host=host, vcpu=vcpu, **change), host))
         self.decide(request, (allocation, at), host=host)
         return at
+
+    def member(self, request: str, allocation: str, on: str = "h1", carried: Any = None, **asked: Any) -> int:
+        """A request that says where its instance may be, from submit to decision; `carried` is what its claim lacks or has besides.
+
+        Returns the offset of the decision.
+        """
+        self.request(request, **asked)
+        named = {"group_max", "traits_required", "traits_forbidden", "traits_any_of"} & asked.keys()
+        part = {"id": allocation, "request": request, "resources": {"VCPU": 1}, "group": asked.get("group", "")}
+        claim = {"allocations": [part]} | {name: asked[name] for name in named} | (carried or {})
+        at = self.delta(on, self.take(self.claim(request, allocation, host=on, **claim), on))
+        return self.decide(request, (allocation, at), host=on, content=digest(request, **asked))
+
+    def aggregate(self, name: str, *hosts: str, **more: Any) -> int:
+        """An operator's word on an aggregate."""
+        record = {"type": "aggregate", "v": 1, "name": name, "hosts": hosts} | more
+        return self.put("control", f"aggregate/{name}", record)
 
     def confirmed(self, request: str, allocation: str, host: str = "h1") -> int:
         return self.delta(

@@ -197,9 +197,10 @@ def test_what_cannot_be_meant_is_one_line(run: Run, arguments: tuple[str, ...], 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("reporter")
 def test_a_profile_and_a_plugin_that_it_names_count_in_a_plan_an_explanation_and_capacity(
-    settings: Settings, env: dict[str, str], tmp_path: Path
+    settings: Settings, env: dict[str, str], run: Run, tmp_path: Path
 ) -> None:
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
@@ -214,9 +215,9 @@ def test_a_profile_and_a_plugin_that_it_names_count_in_a_plan_an_explanation_and
     fill = ("plan", "--flavor", "m1.large", "--fill", "-o", "json")
     found = json.loads(cli.run(*fill, "--profile", "even", env=there).stdout)["answers"][0]
     assert found["hosts"] == {"host-2": 4}
-    assert json.loads(cli.run(*fill, "--profile", "pack", env=there).stdout)["answers"][0]["fits"] == 6
+    assert answered(run(*fill, "--profile", "pack"))["answers"][0]["fits"] == 6
     with fake_replica(settings):
-        assert cli.run("submit", "--flavor", "m1.large", "--profile", "even", "--id", "o-1", env=there).returncode == 0
+        assert run("submit", "--flavor", "m1.large", "--profile", "even", "--id", "o-1").returncode == 0
     now = json.loads(cli.run("explain", "o-1", "-o", "json", env=there).stdout)["now"]
     assert [one["host"] for one in now["candidates"]] == ["host-2"]
     assert "is odd" in [line["sample"]["detail"] for line in now["filters"]]

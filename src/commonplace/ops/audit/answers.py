@@ -11,6 +11,7 @@ from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import request_digest
 from commonplace.ops.audit.intake import Intake
+from commonplace.ops.audit.places import Places, Where, where_of
 from commonplace.ops.audit.wire import Broken, Build, Cancel, Decision
 
 RequestKey = tuple[int, str]
@@ -26,6 +27,7 @@ class Asked(Struct, gc=False):
     deadline_ms: int
     excused: bool = False
     count_min: int = 0
+    where: Where | None = None
 
 
 class Effective(Struct, gc=False):
@@ -64,6 +66,7 @@ class Answers:
         self.void: dict[str, Promise] = {}
         self.grants: dict[tuple[int, int], list[Promise]] = {}
         self.decided: set[str] = set()
+        self.places = Places(decisions.log.name, findings, options)
 
     @property
     def topic(self) -> str:
@@ -108,7 +111,8 @@ class Answers:
         if any(asked.digest == digest for asked in contents):
             return False
         deadline_ms = build.deadline_ms or self._options.deadline_default_ms
-        contents.append(Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, build.count_min))
+        where = where_of(build, entry.timestamp_ms)
+        contents.append(Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, build.count_min, where))
         return True
 
     # -- decisions ----------------------------------------------------------------------------------------------------------------------
@@ -164,6 +168,9 @@ class Answers:
         if indexes != list(range(record.count)) and not partly:
             text = f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}"
             self._findings.violated(3, text, self._decisions.log.name, entry.partition, entry.offset)
+        contents = self.asked.get((entry.partition, record.request), ())
+        if effective and len(contents) == 1 and contents[0].digest == record.content and contents[0].where:
+            self.places.decided(entry, record, contents[0].where)
         into = self.promised if effective else self.void
         for placed in record.placed:
             promise = Promise(

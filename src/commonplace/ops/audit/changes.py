@@ -23,11 +23,18 @@ class Changes:
         """Hold a report against the one before; `blind` says why what lies between is not known, "" when it is."""
         before = chain.view
         self._granted_here(entry, chain, view)
+        places = self._answers.places
+        for claim in told.claims:
+            for allocation in claim.allocations:
+                places.granted(entry, self._topic, allocation, claim)
+        for identity in view.held.keys() - (before.held.keys() if before is not None else set()):
+            places.shown(chain.name, view.held[identity].allocation)
         if before is None:
             self._first_sight(entry, chain, view)
             return
         excuse = blind or ("settled entries were omitted" if record.settled_omitted else "")
         for identity in before.held.keys() - view.held.keys():
+            places.ended(entry, before.held[identity].allocation, sure=not excuse)
             self._vanished(entry, chain, before.held[identity].allocation, told, excuse)
         added = view.held.keys() - before.held.keys()
         for identity in added:
@@ -50,6 +57,7 @@ class Changes:
     def forgotten(self, entry: Entry, chain: Chain) -> None:
         """A host is forgotten, which is allowed only when it is empty."""
         for identity, held in (chain.view.held if chain.view else {}).items():
+            self._answers.places.ended(entry, held.allocation, sure=False)
             if held.allocation.origin != "found" and identity in self._answers.promised:
                 self._violated(3, entry, f"{chain.name} was forgotten while it held {identity}")
 

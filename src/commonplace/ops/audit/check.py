@@ -9,7 +9,7 @@ from commonplace.ops.audit.findings import AuditReport, Findings
 from commonplace.ops.audit.hosts import Hosts
 from commonplace.ops.audit.intake import Intake, Quarantine
 from commonplace.ops.audit.stays import judge
-from commonplace.ops.audit.wire import Broken
+from commonplace.ops.audit.wire import Aggregate, Broken
 
 REQUIRED = ("hosts", "claims", "requests", "decisions")
 
@@ -33,13 +33,16 @@ def check(
     hosts.read()
     claims.drain()
     if "control" in intakes:
-        for _, record in intakes["control"]:
+        for entry, record in intakes["control"]:
             if not isinstance(record, Broken):
                 intakes["control"].applied()
+            if (entry.key or b"").startswith(b"aggregate/") and isinstance(record, Aggregate | Broken | None):
+                answers.places.control(entry, record)
     newest_ms = max(intake.newest_ms for intake in intakes.values())
     judge(hosts.stays, intakes["hosts"].log.name, elsewhere or {}, findings, options)
     answers.settle(newest_ms)
     hosts.settle()
+    answers.places.settle("control" in intakes and intakes["control"].seen.whole(0))
     for kind, intake in intakes.items():
         intake.settle(quarantine, newest_ms, options, answers.refused if kind == "requests" else ())
     figures: dict[str, int | float] = dict(findings.figures)

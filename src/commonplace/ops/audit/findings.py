@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     9: "void reports never apply",
     10: "records read = applied + superseded + quarantined",
     11: "a host reports to one pool",
+    12: "what is placed is where its request lets it be",
 }
 """The invariants that the raw topics can prove, by their number in docs/audit.md."""
 

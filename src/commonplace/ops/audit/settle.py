@@ -41,7 +41,7 @@ class Told(Struct):
     """What the settled entries say became of allocations.
 
     `weighed` were held against capacity at their grant; `renewed` gives the length of the new lease where the claim is known;
-    `whole` took the place of what they replace.
+    `whole` took the place of what they replace; `claims` are those of what was granted.
     """
 
     granted: set[str] = field(default_factory=set)
@@ -49,6 +49,7 @@ class Told(Struct):
     ended: set[str] = field(default_factory=set)
     whole: set[str] = field(default_factory=set)
     renewed: dict[str, int] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
 
 
 class Replay:
@@ -111,6 +112,7 @@ class Replay:
         self._fits(group[0].offset, claim)
         for allocation in asked:
             self._take(group[0].offset, allocation)
+        self.told.claims.append(claim)
         self._last_expected = claim.expected if claim.mode == "strict" else ""
 
     def _state(self, offset: int, claim: Claim) -> None:

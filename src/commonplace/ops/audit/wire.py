@@ -363,10 +363,12 @@ class Profile(Struct, tag="profile", tag_field="type", kw_only=True):
 
 
 class Aggregate(Struct, tag="aggregate", tag_field="type", kw_only=True):
-    """Control record of an aggregate; judged only for being readable."""
+    """Control record of an aggregate: the hosts that it lists, and the labels that others are in it by."""
 
     v: int = 1
     name: Label
+    hosts: Annotated[tuple[HostName, ...], Meta(max_length=4000)] = ()
+    labels: dict[Label, Label] = {}
 
 
 class HostControl(Struct, tag="host", tag_field="type", kw_only=True):
