@@ -1,6 +1,7 @@
 """Logs that break an invariant, one way each: every function writes into a fresh pool and returns topic and offset of the evidence."""
 
 from collections.abc import Callable
+from typing import Any
 
 from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, settled
 
@@ -600,7 +601,7 @@ def host_is_in_none_of_several_aggregates(p: Pool) -> tuple[str, int]:
     return "decisions", p.member("r-1", "a-1", member_of=["in:east,west"])
 
 
-def granted(p: Pool, carried: dict[str, object], **asked: object) -> tuple[str, int]:
+def granted(p: Pool, carried: dict[str, object], **asked: Any) -> tuple[str, int]:
     """The report that grants a member; the decision comes after it."""
     p.member("r-1", "a-1", carried=carried, **asked)
     return "hosts", p.logs["hosts"][-1].offset
@@ -648,5 +649,10 @@ def group_is_founded_on_two_hosts(p: Pool) -> tuple[str, int]:
         {"index": n, "instance": f"r-1.{n}", "host": host, "allocation": f"a-{n + 1}", "grant": {"partition": 0, "offset": at}}
         for n, (host, at) in enumerate(grants.items())
     ]  # fmt: skip
-    said = {"result": "placed", "count": 2, "placed": placed, "content": digest("r-1", count=2, **TOGETHER)}
+    said: dict[str, Any] = {
+        "result": "placed",
+        "count": 2,
+        "placed": placed,
+        "content": digest("r-1", count=2, **TOGETHER),
+    }
     return "decisions", p.decide("r-1", **said)
