@@ -227,6 +227,23 @@ class World:
 
         until(no_share)
 
+    def await_rest(self, *names: str) -> None:
+        """Wait until the replicas share all request partitions and none has moved for two seconds.
+
+        A partition that moves is decided anew by its new owner, and claims of the old one may hold a second host for a while.
+        """
+        before: list[Any] = []
+
+        def moving() -> str:
+            told = {entry.key: parsed(entry) or {} for entry in self.read("replicas")}
+            shares = [told.get(name.encode(), {}).get("partitions", []) for name in names]
+            held = sorted(partition for share in shares for partition in share)
+            same, before[:] = shares == before, shares
+            whole = held == list(range(self.settings.topics.requests_partitions))
+            return "" if same and whole else f"request partitions of {names}: {shares}"
+
+        until(moving, pause_s=2.0)
+
     def answered(self, pendings: Sequence[Pending] | None = None) -> list[Decision]:
         """Wait until these requests, or all, are decided; returns the decisions."""
         return [pending.result(WAIT_S) for pending in (self.history.pendings if pendings is None else pendings)]

@@ -46,6 +46,7 @@ def test_one_group_at_once_through_four_replicas_has_one_member_on_each_host_and
     fleet: World,
 ) -> None:
     fleet.await_share(*REPLICAS)
+    fleet.await_rest(*REPLICAS)
     decisions = fleet.answered(fleet.submit(HOSTS, group="g", group_max=1))
     assert [(d.result, d.reason, d.message, d.explanation) for d in decisions if d.result != "placed"] == []
     assert len({decision.placed[0].host for decision in decisions}) == HOSTS
@@ -64,6 +65,7 @@ def test_one_group_at_once_through_four_replicas_has_one_member_on_each_host_and
 
 def test_one_more_at_once_than_there_are_hosts_is_one_refused_with_the_reason(fleet: World) -> None:
     fleet.await_share(*REPLICAS)
+    fleet.await_rest(*REPLICAS)
     decisions = fleet.answered(fleet.submit(HOSTS + 1, group="h", group_max=1))
     (refused,) = [decision for decision in decisions if decision.result != "placed"]
     assert (refused.result, refused.explanation and refused.explanation.filters) == ("no_valid_host", {"group": HOSTS})
