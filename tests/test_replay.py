@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonplace.cli.replay import FORMAT_NAMES
@@ -190,6 +190,15 @@ def test_anti_affinity_rides_on_the_request() -> None:
     assert (second.group, second.group_max) == ("", 0)
 
 
+def test_groups_that_a_host_can_hold_stay_together_and_larger_ones_ask_for_nothing() -> None:
+    frontend = FakeFrontend()
+    both = [vm("a", group="g", strategy="affinity"), vm("b", group="larger", strategy="affinity")]
+    Driver(frontend, Book({}), run_id="r", in_flight_max=8, together={"g"}).run(events(both))
+    first, second = frontend.builds
+    assert (first.group, first.group_policy, first.group_max, first.profile) == ("g", "affinity", 0, "spread")
+    assert (second.group, second.group_policy, second.profile) == ("", "", "")
+
+
 def test_no_more_than_the_bound_are_in_flight() -> None:
     frontend, book, most = FakeFrontend(answer=None), Book({}), 0
     done = threading.Event()
@@ -246,6 +255,7 @@ def test_a_dead_process_ends_a_replay_that_waits_for_answers() -> None:
         waiting.run(events([vm("a"), vm("b")]))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9), st.sampled_from(["yes", "no", "lost"]))),
     st.integers(1, 4),

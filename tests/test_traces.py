@@ -1,6 +1,7 @@
 """Traces: what each format means, the order of their events, and what is said of a bad file."""
 
 import gzip
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from commonplace.core.records import CellAsk
 from commonplace.ops.replay.formats import FORMATS, Arrival, TraceError, read, survey
 from commonplace.ops.replay.samples import HEADERS, sample
 from commonplace.ops.replay.schedule import Arrive, Depart, events
+from commonplace.ops.replay.together import Shape, Vm, keepable
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -54,12 +56,11 @@ def test_azure_2020_alive_at_the_start_arrives_at_zero(tmp_path: Path) -> None:
     assert only(tmp_path, "azure-2020", "7,9,100,8,0,-1497.0,inf").lifetime_s is None
 
 
-def test_huawei_keeps_cells_and_anti_affinity_and_names_what_it_leaves_out(tmp_path: Path) -> None:
+def test_huawei_keeps_cells_affinity_anti_affinity_and_fault_domains(tmp_path: Path) -> None:
     arrival = only(tmp_path, "huawei", "8,16,2,affinity,3.0,")
     assert (arrival.flavor, arrival.resources) == ("hw-c8-m16384-n2", {"VCPU": 8, "MEMORY_MB": 16384})
     assert arrival.cells == (CellAsk(cpus=4, memory_mb=8192),) * 2
-    assert arrival.ignored == ("strategy affinity", "group")
-    assert (arrival.group, arrival.strategy) == ("", "")
+    assert (arrival.group, arrival.strategy, arrival.ignored) == ("hw-affinity-3.0", "affinity", ())
     alone = only(tmp_path, "huawei", "8,16,1,anti-affinity,3.0,")
     assert (alone.flavor, alone.cells) == ("hw-c8-m16384-n1", (CellAsk(cpus=8, memory_mb=16384),))
     assert (alone.group, alone.strategy, alone.ignored) == ("hw-anti-affinity-3.0", "anti-affinity", ())
@@ -84,7 +85,50 @@ def test_csv_says_everything_in_our_own_units(tmp_path: Path) -> None:
         group="g1",
         strategy="anti-affinity",
     )
-    assert only(tmp_path, "csv", "vm-1,60,2,4096,,,,g1,affinity").ignored == ("strategy affinity",)
+    together = only(tmp_path, "csv", "vm-1,60,2,4096,,,,g1,affinity")
+    assert (together.group, together.strategy, together.ignored) == ("g1", "affinity", ())
+    assert only(tmp_path, "csv", "vm-1,60,2,4096,,,,g1,near").ignored == ("strategy near",)
+
+
+def test_groups_that_stay_together_are_told_with_their_vms(tmp_path: Path) -> None:
+    rows = ("8,16,2,affinity,3.0,", "8,16,2,affinity,3.0,", "2,4,1,affinity,3.0,", "2,4,1,affinity,5.0,", "2,4,1,,,")
+    found = survey(write(tmp_path / "t.csv", "flavor_vcpus,flavor_ram,numa,strategy,group,domain", *rows), "huawei")
+    assert found.together == {
+        "hw-affinity-3.0": {"hw-c8-m16384-n2": 2, "hw-c2-m4096-n1": 1},
+        "hw-affinity-5.0": {"hw-c2-m4096-n1": 1},
+    }
+
+
+def cells(number: int, cpus: int, memory_mb: int) -> tuple[CellAsk, ...]:
+    return (CellAsk(cpus=cpus // number, memory_mb=memory_mb // number),) * number
+
+
+VMS = {
+    "wide": Vm({"VCPU": 8, "MEMORY_MB": 800}, cells(2, 8, 800)),
+    "small": Vm({"VCPU": 3, "MEMORY_MB": 100}, cells(1, 3, 100)),
+    "fat": Vm({"VCPU": 1, "MEMORY_MB": 900}, cells(1, 1, 900)),
+}
+TWO_CELLS = Shape((("MEMORY_MB", 2000), ("VCPU", 16)), ((8, 1000), (8, 1000)))
+NO_CELLS = Shape(TWO_CELLS.capacity, ())
+
+
+@pytest.mark.parametrize(
+    ("members", "shape", "kept"),
+    [
+        ({"wide": 2}, TWO_CELLS, True),
+        ({"wide": 3}, TWO_CELLS, False),
+        ({"small": 4}, TWO_CELLS, True),
+        ({"small": 5}, TWO_CELLS, False),  # 15 of 16 cpus, and 6 of 8 in each cell
+        ({"small": 5}, NO_CELLS, True),
+        ({"wide": 1, "fat": 1}, TWO_CELLS, False),  # 400 MB of each cell are taken
+        ({"wide": 1, "fat": 1}, NO_CELLS, True),
+        ({"wide": 1}, Shape(TWO_CELLS.capacity, ((16, 2000),)), False),
+    ],
+)
+def test_a_group_is_kept_together_where_an_empty_host_holds_it(
+    members: dict[str, int], shape: Shape, kept: bool
+) -> None:
+    assert bool(keepable({"g": Counter(members)}, VMS, [Shape((), ()), shape])) is kept
 
 
 def test_csv_needs_only_its_four_first_columns(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from that moment. Without a speed: as fast as answers come, a bounded number in 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
@@ -17,6 +17,10 @@ from commonplace.ops.replay.schedule import Arrive, Event
 
 PATIENCE_S: Final = 0.2
 """Time between two calls of `watch`: how soon a dead process or Ctrl-C is noticed."""
+
+
+FOUNDED_BY: Final = "spread"
+"""Profile for groups that stay on one host: who comes first takes the emptiest, since all others must find room beside it."""
 
 
 class Answered(Protocol):
@@ -59,6 +63,7 @@ class Driver:
         run_id: str,
         in_flight_max: int,
         domains: bool = False,
+        together: Container[str] = (),
         speed: float = 0.0,
         watch: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -69,6 +74,7 @@ class Driver:
         self._prefix = f"{run_id}-"
         self._in_flight_max = in_flight_max
         self._domains = domains
+        self._together = together
         self._speed = speed
         self._watch = watch
         self._clock = clock
@@ -121,12 +127,15 @@ class Driver:
 
     def _submit(self, arrival: Arrival, due: float) -> None:
         self._book.ask(arrival, due)
+        apart, together = arrival.strategy == "anti-affinity", arrival.group in self._together
         build = Build(
             id=self._prefix + arrival.id,
             flavor=arrival.flavor,
             project=arrival.project,
-            group=arrival.group if arrival.strategy else "",
-            group_max=1 if arrival.strategy else 0,
+            group=arrival.group if apart or together else "",
+            group_max=1 if apart else 0,
+            group_policy="affinity" if together else "",
+            profile=FOUNDED_BY if together else "",
             member_of=(arrival.domain,) if arrival.domain and self._domains else (),
         )
         self._frontend.submit(build, fresh=True).add_done_callback(self._answered)

@@ -37,8 +37,8 @@ class TraceError(UsageError):
 class Arrival(Struct, frozen=True, kw_only=True, gc=False):
     """One VM of a trace. `at_s` counts from the trace's own zero; `lifetime_s` None: still there when the trace ends.
 
-    `strategy` "anti-affinity" keeps the VMs of `group` on hosts of their own, `domain` names the fault domain whose hosts it is kept on;
-    `ignored` names what the row asks for and a request can't say.
+    `strategy` "anti-affinity" keeps the VMs of `group` on hosts of their own, "affinity" on one host; `domain` names the fault domain whose
+    hosts it is kept on; `ignored` names what the row asks for and a request can't say.
     """
 
     id: str
@@ -184,7 +184,7 @@ def _numa(row: Row, resources: Mapping[str, int]) -> tuple[CellAsk, ...]:
     return (CellAsk(cpus=resources["VCPU"] // number, memory_mb=resources["MEMORY_MB"] // number),) * number
 
 
-STRATEGIES = ("anti-affinity",)
+STRATEGIES = ("anti-affinity", "affinity")
 
 
 def _csv(row: Row) -> Arrival:
@@ -324,7 +324,7 @@ def _open(path: Path) -> io.TextIOBase:
 
 
 class Survey(Struct, frozen=True, kw_only=True):
-    """What a trace holds, known before anything is sent."""
+    """What a trace holds, known before anything is sent; `together` has the VMs of groups that stay on one host, by flavor."""
 
     arrivals: int
     first_s: float
@@ -332,6 +332,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     flavors: dict[str, dict[str, int]]
     cells: dict[str, tuple[CellAsk, ...]]
     domains: Counter[str]
+    together: dict[str, Counter[str]]
     requested: Counter[str]
     ignored: Counter[str]
 
@@ -341,6 +342,7 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
     flavors: dict[str, dict[str, int]] = {}
     cells: dict[str, tuple[CellAsk, ...]] = {}
     domains: Counter[str] = Counter()
+    together: dict[str, Counter[str]] = {}
     requested: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     ids: set[str] = set()
@@ -357,6 +359,8 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
         if arrival.cells:
             cells[arrival.flavor] = arrival.cells
         domains.update([arrival.domain] if arrival.domain else ())
+        if arrival.strategy == "affinity":
+            together.setdefault(arrival.group, Counter())[arrival.flavor] += 1
         requested[arrival.flavor] += 1
         ignored.update(arrival.ignored)
         first, last = (first if number > 1 else arrival.at_s), arrival.at_s
@@ -369,6 +373,7 @@ def survey(path: Path, form: str, limit: int = 0) -> Survey:
         flavors=flavors,
         cells=cells,
         domains=domains,
+        together=together,
         requested=requested,
         ignored=ignored,
     )

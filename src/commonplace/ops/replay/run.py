@@ -25,6 +25,7 @@ from commonplace.ops.replay.book import Book
 from commonplace.ops.replay.drive import Driver
 from commonplace.ops.replay.formats import FORMATS, Survey, read, survey
 from commonplace.ops.replay.schedule import Arrive, Event, events
+from commonplace.ops.replay.together import Vm, keepable, shapes_of
 from commonplace.ops.stack import Stack
 from commonplace.settings import Settings
 
@@ -93,6 +94,7 @@ def _replay_on(
         time.sleep(CONTROL_SETTLE_S)
     elif trace.domains:
         trace.ignored["domain"] += trace.domains.total()
+    together = _together(trace, hosts)
     common, common_resources = _most_common(trace)
     with Frontend(settings) as frontend:
         driver = Driver(
@@ -101,6 +103,7 @@ def _replay_on(
             run_id=f"replay-{os.urandom(4).hex()}",
             in_flight_max=plan.in_flight_max,
             domains=bool(domains),
+            together=together,
             speed=plan.speed,
             watch=watch,
         )
@@ -113,7 +116,7 @@ def _replay_on(
     progress("auditing", book, trace.arrivals)
     audited = audit.run(settings)
     return {
-        **_report(plan, trace, book, driver.busy_s),
+        **_report(plan, trace, book, driver.busy_s, len(together)),
         **fullness(packing, msgspec.to_builtins(book.first_refusal), at_end),
         "audit": audited.to_dict(),
         "clean": audited.clean,
@@ -159,6 +162,16 @@ def _domains(trace: Survey, hosts: list[HostState]) -> list[Aggregate]:
     for host in hosts:
         members[of_rack[host.labels.get("rack", host.name)]].append(host.name)
     return [Aggregate(name=name, hosts=tuple(found)) for name, found in members.items()]
+
+
+def _together(trace: Survey, hosts: list[HostState]) -> frozenset[str]:
+    """The groups that stay on one host and that one could hold; the VMs of the others are counted as ignored."""
+    vms = {name: Vm(resources, trace.cells.get(name, ())) for name, resources in trace.flavors.items()}
+    kept = keepable(trace.together, vms, shapes_of(hosts))
+    left = sum(members.total() for name, members in trace.together.items() if name not in kept)
+    if left:
+        trace.ignored["affinity of a group larger than any host"] += left
+    return kept
 
 
 def _flavors(plan: Plan, trace: Survey, cells: bool) -> list[Flavor]:
@@ -208,7 +221,7 @@ def _split(sequence: Iterator[Event], arrivals: int) -> tuple[Iterator[Event], C
     return through_last(), lambda: sequence
 
 
-def _report(plan: Plan, trace: Survey, book: Book, busy_s: float) -> dict[str, Any]:
+def _report(plan: Plan, trace: Survey, book: Book, busy_s: float, together: int) -> dict[str, Any]:
     return {
         "trace": plan.path.name,
         "format": plan.form,
@@ -216,6 +229,7 @@ def _report(plan: Plan, trace: Survey, book: Book, busy_s: float) -> dict[str, A
         "replicas": plan.replicas if plan.hosts else None,
         "speed": plan.speed or "as fast as answers come",
         "ignored": dict(trace.ignored.most_common()),
+        "affinity_groups": {"asked": len(trace.together), "kept": together},
         "flavors": len(trace.flavors),
         **figures(book, busy_s),
     }
