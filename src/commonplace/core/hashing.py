@@ -25,7 +25,20 @@ def host_part(
     cells: Mapping[str, HostCell] = {},
 ) -> int:
     """Hash of what a host is, apart from its allocations."""
-    return _h(host_bytes(inventory, traits, labels, status, cells))
+    if cells:
+        return _h(host_bytes(inventory, traits, labels, status, cells))
+    return _plain_part(tuple(inventory.items()), tuple(traits), tuple(labels.items()), status)
+
+
+@lru_cache(maxsize=4096)
+def _plain_part(
+    inventory: tuple[tuple[str, Inventory], ...],
+    traits: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    status: str,
+) -> int:
+    """The same for a host without cells, remembered: hosts say it again with every snapshot, and many are alike."""
+    return _h(host_bytes(dict(inventory), traits, dict(labels), status))
 
 
 def host_bytes(

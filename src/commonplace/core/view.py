@@ -406,7 +406,7 @@ class View:
         alive = (columns.log_time_ms[:n] >= self.newest_log_time_ms - timeout_ms) & (
             columns.seen_ms[:n] >= now_ms - timeout_ms
         )
-        for index in np.flatnonzero(alive != columns.alive[:n]).tolist():
+        for index in (alive != columns.alive[:n]).nonzero()[0].tolist():
             columns.alive[index] = alive[index]
             self._note(index)
         return int(n - np.count_nonzero(alive))
