@@ -31,7 +31,7 @@ from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
 from commonplace.core.records import Bad, HostControl, decode
 from commonplace.core.resources import Inventory
-from commonplace.sim.members import Process, Source
+from commonplace.sim.members import NEVER, Process, Source
 
 if TYPE_CHECKING:
     from commonplace.sim.world import World
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 REBUILD_WAIT_MS: Final = 1_000
 RETRY_MS: Final = 200
 CONTROL, HOSTS, CLAIMS = range(3)
+TICK: Final = Tick()
 HOST_CONTROL: Final = b"host/"
 START_SUFFIX: Final = b"/start"
 DELTA_SUFFIX: Final = b"/delta"
@@ -146,7 +147,7 @@ class AgentProcess(Process):
         if self.asked:
             for partition in sorted(self.asked):
                 self._look(partition)
-        self.do(self.keeper.receive(Tick(), clock))
+        self.do(self.keeper.receive(TICK, clock))
         if self.captured:
             captured, self.captured = self.captured, []
             for end in captured:
@@ -166,18 +167,20 @@ class AgentProcess(Process):
 
     def _plan(self, now: int) -> None:
         """Wake when a lease, a heartbeat or an instance is due."""
-        keeper, due = self.keeper, []
+        keeper, due = self.keeper, NEVER
         if keeper.heartbeats:
-            due.append(keeper.heartbeats[0][0])
-        if keeper.starts:
-            due.append(keeper.starts[0][0])
-        interval = keeper.settings.lapse_interval_ms
+            due = keeper.heartbeats[0][0]
+        if keeper.starts and keeper.starts[0][0] < due:
+            due = keeper.starts[0][0]
         for partition, heap in keeper.leases.items():
-            if heap and partition not in keeper.barriers:
-                due.append(max(heap[0][0], keeper._lapsed_ms.get(partition, 0) + interval))
-        due += [when for when, _, _ in self.boots]
-        if due:
-            self.wake(max(self.at_clock(min(due)), now + 5))
+            if heap and heap[0][0] < due and partition not in keeper.barriers:
+                again = keeper._lapsed_ms.get(partition, 0) + keeper.settings.lapse_interval_ms
+                due = min(due, max(heap[0][0], again))
+        for when, _, _ in self.boots:
+            if when < due:
+                due = when
+        if due < NEVER:
+            self.wake(max(self.at_clock(due), now + 5))
         if self.asked:
             self.wake(now + RETRY_MS)
 

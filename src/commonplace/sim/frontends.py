@@ -37,6 +37,7 @@ IN_FLIGHT_MAX: Final = 10_000
 INSIST_MAX: Final = 3
 """How often a submitter asks again under the same id."""
 CONTROL, DECISIONS = range(2)
+TICK: Final = Tick()
 
 
 class FrontendProcess(Process):
@@ -64,7 +65,7 @@ class FrontendProcess(Process):
                 if source.position < end:
                     self.mark(source)
                 assert topic in ("control", "decisions")
-        self.do(self.session.receive(Tick(), self.clock()))
+        self.do(self.session.receive(TICK, self.clock()))
         if self.session._tick_ms is not None:
             self.wake(self.at_clock(self.session._tick_ms))
 
@@ -121,7 +122,8 @@ class FrontendProcess(Process):
     def _sent(self, token: int, partition: int, offset: int) -> None:
         if offset >= 0 and token in self.plans:
             item = self.plans[token][0]
-            self.world.acknowledged.setdefault(item.id, Build(**plan.build_of(item)))
+            if item.id not in self.world.acknowledged:
+                self.world.acknowledged[item.id] = Build(**plan.build_of(item))
         event = Sent(token, partition, offset) if offset >= 0 else SendFailed(token, "not acknowledged")
         self.do(self.session.receive(event, self.clock()))
 

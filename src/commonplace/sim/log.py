@@ -98,22 +98,23 @@ class Topic:
         """Append a record and return its offset; a `marker` of a transaction takes an offset that no reader meets. Raises NoKey."""
         rules, log = self.rules, self._logs[partition]
         offset, segment = log.end, log.active
-        if segment.count and (segment.count >= rules.segment_records or now_ms - segment.first_ms > rules.segment_ms):
+        count = segment.count
+        if count and (count >= rules.segment_records or now_ms - segment.first_ms > rules.segment_ms):
             log.closed.append(segment)
             segment = log.active = _Segment(offset)
-        if not marker:
-            if key is None and rules.compact:
-                raise NoKey(f"{self.name} is compacted and takes no record without a key")
-            raw = (offset, now_ms, key, value)
-            log.records.append(raw)
-            log.ever.append(raw)
-        if not segment.count:
+            count = 0
+        if not marker and key is None and rules.compact:
+            raise NoKey(f"{self.name} is compacted and takes no record without a key")
+        if not count:
             segment.first_ms = segment.newest_ms = now_ms
         elif now_ms > segment.newest_ms:
             segment.newest_ms = now_ms
-        segment.count += 1
+        segment.count = count + 1
         log.end = offset + 1
         if not marker:
+            raw = (offset, now_ms, key, value)
+            log.records.append(raw)
+            log.ever.append(raw)
             for fn in self._subscribers:
                 fn(self.name, self.id, partition, raw)
         return offset
@@ -124,11 +125,18 @@ class Topic:
         `now_ms` changes nothing: a log loses records when it is cleaned, not when it is read.
         """
         log = self._logs[partition]
-        if not log.begin <= offset <= log.end:
-            raise OutOfRange(log.begin, log.end)
-        first = bisect_left(log.records, (offset,))
-        found = log.records[first : first + most]
-        return found, log.end if first + most >= len(log.records) else found[-1][0] + 1
+        records, end = log.records, log.end
+        if not log.begin <= offset <= end:
+            raise OutOfRange(log.begin, end)
+        if offset == end:
+            return [], end
+        first = len(records) - end + offset  # its place if no record from here on is gone
+        if first < 0 or records[first][0] != offset:
+            first = bisect_left(records, (offset,))
+        if first + most >= len(records):
+            return records[first:], end
+        found = records[first : first + most]
+        return found, found[-1][0] + 1
 
     def begin(self, partition: int) -> int:
         """The first offset that may be read: retention moves it, compaction does not."""

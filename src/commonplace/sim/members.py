@@ -90,7 +90,7 @@ class Process:
         """Have a turn at that time, or before."""
         if at_ms < self.wake_ms and self.alive:
             self.wake_ms = at_ms
-            self.world.at(at_ms, self._woken, at_ms)
+            self.world.at(at_ms, self._woken)
 
     def soon(self) -> int:
         """A moment from now, as networks and schedulers have it."""
@@ -105,12 +105,12 @@ class Process:
             self._clock_base, self._clock_at = self.clock() - (until_ms - now) * self.rate // 1_000, now
         self.wake(until_ms)
 
-    def _woken(self, when_ms: int) -> None:
-        if when_ms != self.wake_ms or not self.alive:
+    def _woken(self) -> None:
+        now = self.world.now
+        if now != self.wake_ms or not self.alive:
             self.world.events -= 1  # a turn that was brought forward is no event
             return
         self.wake_ms = NEVER
-        now = self.world.now
         if self.paused_ms > now:
             self.wake(self.paused_ms)
             return
@@ -148,44 +148,48 @@ class Process:
 
     def read(self, now: int) -> bool:
         """Read what is new, as far as faults and chance let it; False when records were lost and the state must be dropped."""
-        world, config = self.world, self.world.config
         dirty = self.dirty
         if not dirty:
             return True
         self.dirty = []
         if len(dirty) > 1:
             dirty.sort(key=_rank)
-        trace, faulty, skip = world.trace, world.faulty, config.skip
+        world, random = self.world, self.random
+        trace, faulty, outages = world.trace, world.faulty, world.outages
+        skip = world.config.skip
+        partial = skip + world.config.partial
         for source in dirty:
             source.dirty = False
             if source.held:
                 continue
             topic, partition = source.topic, source.partition
-            until = max(source.cut_ms, world.down_until(topic.name, partition))
-            if until > now:
-                source.dirty = True
-                self.dirty.append(source)
-                self.wake(until)
-                continue
+            if outages or source.cut_ms:
+                until = max(source.cut_ms, world.down_until(topic.name, partition))
+                if until > now:
+                    source.dirty = True
+                    self.dirty.append(source)
+                    self.wake(until)
+                    continue
             most = ALL
             if faulty:
-                chance = self.random() * 1_000
-                if chance < skip:
-                    self.mark(source)
-                    continue
-                if chance < skip + config.partial:
-                    most = 1 + int(self.random() * 3)
+                chance = random() * 1_000
+                if chance < partial:
+                    if chance < skip:
+                        self.mark(source)
+                        continue
+                    most = 1 + int(random() * 3)
             before = source.position
             try:
-                records, source.position = topic.read(partition, before, most, now)
+                records, after = topic.read(partition, before, most)
             except OutOfRange:
                 return False
-            if source.position == before:
+            if after == before:
                 continue
-            if source.position < topic.end(partition):
+            source.position = after
+            if most != ALL and after < topic.end(partition):
                 self.mark(source)
             if trace is not None:
-                trace.reads(self.name, topic.name, partition, before, source.position)
+                trace.reads(self.name, topic.name, partition, before, after)
             source.handler(source, records)
             if not self.sources:
                 break  # it died, or starts anew
@@ -211,15 +215,15 @@ class Process:
         """Have the outbox flushed then."""
         if when_ms < self._flush_ms:
             self._flush_ms = when_ms
-            self.world.at(when_ms, self._flush, when_ms)
+            self.world.at(when_ms, self._flush)
 
-    def _flush(self, when_ms: int) -> None:
+    def _flush(self) -> None:
         """Append what is in the outbox, in order a partition, as far as the broker is there; old records are given up."""
-        if when_ms != self._flush_ms or not self.alive:
-            self.world.events -= 1
+        world, now = self.world, self.world.now
+        if now != self._flush_ms or not self.alive:
+            world.events -= 1
             return
         self._flush_ms = NEVER
-        world, now = self.world, self.world.now
         if self.paused_ms > now:
             self.flush_at(self.paused_ms)
             return
@@ -228,19 +232,21 @@ class Process:
         again = NEVER
         while todo and self.alive:
             entry = todo.popleft()
-            until = max(
-                world.down_until(entry.topic, entry.partition), self.blocked.get((entry.topic, entry.partition), 0)
-            )
-            if until > now:
-                if now - entry.sent_ms >= world.config.delivery_timeout_ms:
-                    self.acknowledge(entry, -1)
-                else:
-                    kept.append(entry)
-                    again = min(again, until, entry.sent_ms + world.config.delivery_timeout_ms)
-                continue
+            if world.outages or self.blocked:
+                where = (entry.topic, entry.partition)
+                until = max(world.down_until(*where), self.blocked.get(where, 0))
+                if until > now:
+                    if now - entry.sent_ms >= world.config.delivery_timeout_ms:
+                        self.acknowledge(entry, -1)
+                    else:
+                        kept.append(entry)
+                        again = min(again, until, entry.sent_ms + world.config.delivery_timeout_ms)
+                    continue
             fault = world.fault_of(entry.kind)
             if fault is None:
-                self.acknowledge(entry, world.append(entry.topic, entry.partition, entry.key, entry.value, self))
+                offset = world.append(entry.topic, entry.partition, entry.key, entry.value, self)
+                if entry.done is not None:
+                    self.acknowledge(entry, offset)
             elif not self._send_badly(entry, fault):
                 kept.append(entry)
                 again = min(again, self.blocked[entry.topic, entry.partition])

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import convert, to_builtins
 
+from commonplace.core.hashing import digest64
 from commonplace.core.records import Allocation, Delta, HostCell, Snapshot
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import state as audit
@@ -19,6 +20,8 @@ from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
 Held = dict[str, Allocation]
 Content = tuple[Mapping[str, Inventory], tuple[str, ...], Mapping[str, str], str, Mapping[str, HostCell]]
 """What a host reports of itself: inventory, traits, labels, status, cells."""
+State = tuple[int, int, int, int, int]
+"""Of a host at an offset: epoch, generation, watermark, hash; an epoch of −1: none, −2: unsure."""
 NO_BASE: Final = -2
 """Generation of a base on which no delta can rest."""
 FAR_MS: Final = 1 << 62
@@ -75,9 +78,9 @@ class Host:
     """
 
     __slots__ = (
-        "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from", "epoch", "facts",
-        "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at", "outbid", "partition", "removed",
-        "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
+        "_digest", "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from",
+        "epoch", "facts", "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at",
+        "outbid", "partition", "removed", "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
     )  # fmt: skip
 
     def __init__(self, name: str, partition: int) -> None:
@@ -105,9 +108,8 @@ class Host:
         self.leases: dict[str, Lease] = {}
         self.said: dict[int, bytes] = {}  # generation → report, of this epoch
         self.claims: deque[Asked] = deque()
-        self.history: list[
-            tuple[int, int, int, int, int]
-        ] = []  # offset, epoch, generation, watermark, hash; −1: none, −2: unsure
+        self.history: list[State] = []
+        self._digest: tuple[State | None, int] = (None, 0)  # of the state asked for last
 
     @property
     def hash(self) -> int:
@@ -154,6 +156,14 @@ class Host:
                 self.history.append((offset, -1, 0, 0, 0))
             return
         self.history.append((offset, self.epoch, self.generation, self.through, (self.builds << 64) | self.hash))
+
+    def digest_of(self, state: State) -> int:
+        """A state's part of the digest, remembered: replicas are held against the same one at each checkpoint."""
+        if self._digest[0] is not state:
+            _, epoch, generation, through, packed = state
+            text = f"{self.name} {epoch} {generation} {through} {packed >> 64} {packed & (MODULUS - 1):016x}"
+            self._digest = (state, digest64(text.encode()))
+        return self._digest[1]
 
 
 class Hashes:

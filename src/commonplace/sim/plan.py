@@ -4,7 +4,7 @@ Times are milliseconds from the moment at which the fleet serves. `pick` chooses
 schedule stays one when something before it is taken out.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -183,23 +183,13 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 def build_of(submit: Submit) -> dict[str, Any]:
     """The fields of the request that an item submits."""
-    fields = {
-        name: getattr(submit, name)
-        for name in (
-            "id",
-            "flavor",
-            "count",
-            "group",
-            "group_max",
-            "group_policy",
-            "spread_over",
-            "max_skew",
-            "count_min",
-            "lease_ms",
-            "deadline_ms",
-        )
-    }
-    return {name: value for name, value in fields.items() if value}
+    return {name: value for name in _ASKED if (value := getattr(submit, name))}
+
+
+_ASKED: Final = (
+    "id", "flavor", "count", "group", "group_max", "group_policy", "spread_over", "max_skew", "count_min", "lease_ms",
+    "deadline_ms",
+)  # fmt: skip
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

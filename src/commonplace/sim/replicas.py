@@ -45,6 +45,8 @@ ENDS_ASKED_MS: Final = 1_000
 SETTLE_ON_LEAVE_MS: Final = 5_000
 IDLE_TICK_MS: Final = 4_000
 CONTROL, PEERS, HOSTS, DECISIONS, REQUESTS = range(5)  # state before requests, as the shell reads
+TICK: Final = Tick()
+TURN: Final = Turn()
 
 
 class ReplicaProcess(Process):
@@ -144,12 +146,12 @@ class ReplicaProcess(Process):
             self._group(now)
         if self.histories:
             self._histories_cut(now)
-        busy = self.busy()
-        if clock - self.tick_ms >= (self.world.config.tick_ms if busy else IDLE_TICK_MS):
+        idle_ms = clock - self.tick_ms
+        if idle_ms >= IDLE_TICK_MS or (idle_ms >= self.world.config.tick_ms and self.busy()):
             self.tick_ms = clock
-            self.receive(Tick())
+            self.receive(TICK)
         if self.touched:  # a turn after nothing happened would do nothing
-            self.receive(Turn())
+            self.receive(TURN)
             self.touched = bool(self.replica.placer.queue)
         if self.commits and now - self.commit_ms >= COMMIT_INTERVAL_MS:
             self._commit(now)
@@ -169,16 +171,18 @@ class ReplicaProcess(Process):
             at = self.group_ms
         if self.commits and self.commit_ms + COMMIT_INTERVAL_MS < at:
             at = self.commit_ms + COMMIT_INTERVAL_MS
-        if now + config.tick_ms < at and self.busy():
+        if at > now + config.tick_ms and self.wake_ms > now + config.tick_ms and self.busy():
             at = now + config.tick_ms
         self.wake(at if at > now else now + 1)
 
     def busy(self) -> bool:
         """Whether the core waits for anything but records."""
         core = self.replica
+        if core.works or self.histories:
+            return True
         placer = core.placer
         claims = placer.pending or placer.queue or placer.parked or placer.renewals
-        return bool(core.works or claims or self.histories or core.unacknowledged)
+        return bool(claims or core.unacknowledged)
 
     def _catching_up(self, now: int) -> None:
         self.ends = self._behind(now, self.ends)

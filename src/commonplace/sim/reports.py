@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from commonplace.core.hashing import digest64
 from commonplace.core.records import Bad, Delta, Snapshot, Start, decode
 from commonplace.ops.audit.hashes import MODULUS, partition_of
 from commonplace.sim.answers import Answers, Report
@@ -366,15 +365,12 @@ class Reports:
         hosts of which forged reports let nobody be sure."""
         total, unsure = 0, set()
         for host in self.hosts.values():
-            history, position = host.history, positions.get(host.partition, 0)
-            for offset, epoch, generation, through, packed in reversed(history):
-                if offset < position:
-                    if epoch >= 0:
-                        text = (
-                            f"{host.name} {epoch} {generation} {through} {packed >> 64} {packed & (MODULUS - 1):016x}"
-                        )
-                        total += digest64(text.encode())
-                    elif epoch == -2:
+            position = positions.get(host.partition, 0)
+            for state in reversed(host.history):
+                if state[0] < position:
+                    if state[1] >= 0:
+                        total += host.digest_of(state)
+                    elif state[1] == -2:
                         unsure.add(host.name)
                     break
         return total % MODULUS, unsure

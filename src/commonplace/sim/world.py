@@ -67,6 +67,7 @@ class World:
         ] = {}  # bad record of `hosts` → replicas that served when they read it
         self.digests = 0
         self.digest = blake2b(digest_size=16)
+        self.outages = False  # the broker or a partition was out of reach, and is perhaps still
         self._down: dict[tuple[str, int], int] = {}
         self._broker_down_ms = 0
         self.cut_off: dict[str, int] = {}  # process → it does not reach the group before then
@@ -179,8 +180,8 @@ class World:
 
     def at(self, when_ms: int, what: Callable[..., object], *told: Any) -> None:
         """Have something happen at a time."""
-        self._serial = serial = self._serial + 1
-        heappush(self._heap, (when_ms, serial, what, told))
+        self._serial += 1
+        heappush(self._heap, (when_ms, self._serial, what, told))
 
     def after(self, delay_ms: int, who: Process, what: Callable[[], object]) -> None:
         """Have a living process do something later; the world does not settle before."""
@@ -198,10 +199,9 @@ class World:
         trace = self.trace
         events = 0
         while heap and heap[0][0] <= until_ms:
-            when, _, what, told = pop(heap)
-            self.now = when
+            self.now, _, what, told = pop(heap)
             if trace is not None:
-                trace.now = when
+                trace.now = self.now
             events += 1
             what(*told)
         self.events += events
@@ -236,7 +236,9 @@ class World:
                 owner = source.owner
                 source.dirty = True
                 owner.dirty.append(source)
-                owner.wake(now + int(owner.random() * latency_ms))  # soon
+                soon = now + int(owner.random() * latency_ms)
+                if soon < owner.wake_ms:
+                    owner.wake(soon)
 
     def mark(self, topic: str, partition: int) -> None:
         """A transaction's marker takes an offset: no reader meets it, but their positions move past it."""
@@ -264,11 +266,11 @@ class World:
 
     def down_until(self, topic: str, partition: int) -> int:
         """When a partition is to be reached again."""
-        down = self._down
-        return max(self._broker_down_ms, down.get((topic, partition), 0)) if down else self._broker_down_ms
+        return max(self._broker_down_ms, self._down.get((topic, partition), 0)) if self.outages else 0
 
     def broker_down(self, until_ms: int) -> None:
         """Nobody reaches the broker before then; sessions start anew once it is back, as its coordinator does not know better."""
+        self.outages = True
         self._broker_down_ms = max(self._broker_down_ms, until_ms)
         self.at(until_ms, self._broker_back, until_ms)
 
@@ -281,10 +283,12 @@ class World:
 
     def partition_down(self, topic: str, partition: int, until_ms: int) -> None:
         """Nobody reaches that partition before then."""
+        self.outages = True
         self._down[topic, partition] = max(self._down.get((topic, partition), 0), until_ms)
 
     def heal(self) -> None:
         """End whatever is still broken."""
+        self.outages = False
         self._broker_down_ms = 0
         self._broker_back(self.now)
         self._down.clear()
