@@ -135,9 +135,9 @@ def planted_(
     if unknown:
         raise UsageError(f"bug {unknown[0]}: must be one of {', '.join(map(str, known))}")
     started, catches = time.monotonic(), []
-    with _progress(len(wanted), "bugs") as progress:
-        for done, found in enumerate(hunt_all(jobs or cores(), numbers=wanted), 1):
-            catches += found
+    with _progress(len(wanted) * len(RANGES), "hunts") as progress:
+        for done, catch in enumerate(hunt_all(jobs or cores(), numbers=wanted), 1):
+            catches.append(catch)
             progress(done, sum(catch.seed < 0 for catch in catches))
     rows = table(catches)
     if common.output() in ("json", "yaml"):
@@ -150,6 +150,7 @@ def planted_(
                     "name": r.name,
                     "caught": f"{r.caught} of {len(RANGES)}",
                     "schedules": r.schedules,
+                    "most": r.most,
                     "invariant": r.invariant,
                 }
                 for r in rows

@@ -4,13 +4,13 @@ import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Final
 
 from msgspec import Struct, field
 
-from commonplace.sim.run import run_seed
+from commonplace.sim.run import Outcome, run_seed
 
 CHUNK: Final = 50
 """Schedules of one task: a few seconds, so that progress is seen and no process waits long for the last one."""
@@ -57,14 +57,25 @@ class Tally(Struct, kw_only=True):
         self.failures = sorted([*self.failures, *other.failures], key=lambda f: f.seed)[:FAILURES_MAX]
 
 
-def run_range(first: int, last: int, profile: str) -> Tally:
-    """Run the seeds from `first` to `last`, both included, in this process."""
-    tally, started = Tally(), time.process_time()
+def outcomes(first: int, last: int, profile: str = "swarm") -> Generator[Outcome, None, None]:
+    """Run the seeds from `first` to `last`, both included, one by one in this process, which collects no garbage meanwhile."""
     gc.collect()
     gc.freeze()  # what is here stays
     gc.disable()
-    for seed in range(first, last + 1):
-        outcome = run_seed(seed, profile)
+    try:
+        for seed in range(first, last + 1):
+            yield run_seed(seed, profile)
+            if seed % COLLECT_EVERY == 0:
+                gc.collect()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def run_range(first: int, last: int, profile: str) -> Tally:
+    """Run the seeds from `first` to `last`, both included, in this process."""
+    tally, started = Tally(), time.process_time()
+    for outcome in outcomes(first, last, profile):
         one = Tally(
             schedules=1,
             failed=int(bool(outcome.violations)),
@@ -77,12 +88,8 @@ def run_range(first: int, last: int, profile: str) -> Tally:
         )
         if outcome.violations:
             violation = outcome.violations[0]
-            one.failures = [Failure(seed, violation.invariant, violation.sentence, violation.places)]
+            one.failures = [Failure(outcome.seed, violation.invariant, violation.sentence, violation.places)]
         tally.add(one)
-        if seed % COLLECT_EVERY == 0:
-            gc.collect()
-    gc.enable()
-    gc.unfreeze()
     tally.cpu_s = time.process_time() - started
     return tally
 

@@ -1,7 +1,9 @@
 """Hunting planted bugs: how many schedules it takes the checkers to notice each, from several seeds on."""
 
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from statistics import median
@@ -9,8 +11,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from commonplace.sim.batch import outcomes
 from commonplace.sim.planted import BUGS, bug, planted
-from commonplace.sim.run import run_seed
 
 RANGES: Final = (1_000_001, 2_000_001, 3_000_001, 4_000_001, 5_000_001)
 """Where hunts begin: far from the seeds of runs without bugs, and from each other."""
@@ -28,16 +30,19 @@ class Catch(Struct, frozen=True):
     schedules: int
     invariant: int = 0
     sentence: str = ""
+    cpu_s: float = 0.0
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """All hunts of one bug. `schedules` is their median; one that noticed nothing counts as all it tried."""
+    """All hunts of one bug. `schedules` is their median, `most` the longest; one that noticed nothing counts as all it tried."""
 
     number: int
     name: str
     breaks: str
     caught: int
     schedules: int
+    most: int
+    cpu_s: float
     invariant: int
     sentence: str
     seeds: list[int]
@@ -45,12 +50,14 @@ class Found(Struct, frozen=True, kw_only=True):
 
 def hunt(number: int, first: int, schedules_max: int = SCHEDULES_MAX) -> Catch:
     """Run schedules with a bug from seed `first` on, until one is caught."""
-    with planted(bug(number)):
-        for seed in range(first, first + schedules_max):
-            violations = run_seed(seed).violations
-            if violations:
-                return Catch(number, first, seed, seed - first + 1, violations[0].invariant, violations[0].sentence)
-    return Catch(number, first, -1, schedules_max)
+    started = time.process_time()
+    with planted(bug(number)), closing(outcomes(first, first + schedules_max - 1)) as schedules:
+        for tried, outcome in enumerate(schedules, 1):
+            if outcome.violations:
+                found = outcome.violations[0]
+                cpu_s = time.process_time() - started
+                return Catch(number, first, outcome.seed, tried, found.invariant, found.sentence, cpu_s)
+    return Catch(number, first, -1, schedules_max, cpu_s=time.process_time() - started)
 
 
 def clean_processes() -> ForkServerContext:
@@ -60,18 +67,13 @@ def clean_processes() -> ForkServerContext:
     return context
 
 
-def hunts(number: int, schedules_max: int = SCHEDULES_MAX) -> list[Catch]:
-    """Hunt a bug from each seed of RANGES on."""
-    return [hunt(number, first, schedules_max) for first in RANGES]
-
-
-def hunt_all(jobs: int, schedules_max: int = SCHEDULES_MAX, numbers: tuple[int, ...] = ()) -> Iterator[list[Catch]]:
-    """Hunt every bug, in `jobs` processes; yields the hunts of one bug as they end, in the order of the list."""
+def hunt_all(jobs: int, schedules_max: int = SCHEDULES_MAX, numbers: tuple[int, ...] = ()) -> Iterator[Catch]:
+    """Hunt every bug from each seed of RANGES on, in `jobs` processes; yields hunts as they end."""
     wanted = numbers or tuple(bug.number for bug in BUGS)
     with ProcessPoolExecutor(jobs, mp_context=clean_processes(), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(hunts, number, schedules_max) for number in wanted]
-        for future in futures:
-            yield future.result()
+        hunts = [pool.submit(hunt, number, first, schedules_max) for number in wanted for first in RANGES]
+        for ended in as_completed(hunts):
+            yield ended.result()
 
 
 def table(catches: list[Catch]) -> list[Found]:
@@ -81,7 +83,7 @@ def table(catches: list[Catch]) -> list[Found]:
         mine = [catch for catch in catches if catch.number == planted_bug.number]
         if not mine:
             continue
-        hits = sorted((catch for catch in mine if catch.seed >= 0), key=lambda catch: catch.schedules)
+        hits = sorted((catch for catch in mine if catch.seed >= 0), key=lambda catch: (catch.schedules, catch.first))
         typical = hits[len(hits) // 2] if hits else None
         invariants = [catch.invariant for catch in hits]
         rows.append(
@@ -91,6 +93,8 @@ def table(catches: list[Catch]) -> list[Found]:
                 breaks=planted_bug.breaks,
                 caught=len(hits),
                 schedules=int(median(catch.schedules for catch in mine)),
+                most=max(catch.schedules for catch in mine),
+                cpu_s=round(sum(catch.cpu_s for catch in mine), 1),
                 invariant=max(set(invariants), key=invariants.count) if invariants else 0,
                 sentence=typical.sentence if typical else "",
                 seeds=[catch.seed for catch in hits],
@@ -110,6 +114,8 @@ def to_dict(rows: list[Found], wall_s: float) -> dict[str, Any]:
                 "caught": row.caught,
                 "of": len(RANGES),
                 "schedules": row.schedules,
+                "most": row.most,
+                "cpu_s": row.cpu_s,
                 "invariant": row.invariant,
                 "violated": row.sentence,
                 "seeds": row.seeds,
@@ -117,4 +123,5 @@ def to_dict(rows: list[Found], wall_s: float) -> dict[str, Any]:
             for row in rows
         ],
         "wall_s": round(wall_s, 1),
+        "cpu_s": round(sum(row.cpu_s for row in rows), 1),
     }
