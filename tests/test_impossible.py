@@ -6,7 +6,7 @@ import pytest
 
 from commonplace.core import replica_events as re
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, Decision, Flavor, Profile, encode
+from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile, encode
 from commonplace.core.resources import Inventory
 from commonplace.ops import render
 from test_constrained_requests import Place
@@ -82,6 +82,56 @@ def test_a_size_that_no_host_could_ever_hold_is_told_with_the_largest(
     assert refusal.message.startswith(said)
     assert refusal.explanation is not None
     assert refusal.explanation.evaluated == 3
+
+
+def celled(place: Place, **cells: HostCell) -> None:
+    """h3 reports these cells."""
+    place.ledgers["h3"].receive(Configure(inventory=BIG | {"PCPU": Inventory(total=8)}, cells=cells), place.now)
+    place.report("h3")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cells": (CellAsk(cpus=20, memory_mb=64),)}, "no host could ever lay it on its cells: h3, with the largest, needs 20"),
+        ({"cells": (CellAsk(cpus=4, memory_mb=64),) * 3}, "h3, with the largest, has 2 cells for 3: ask for smaller cells"),
+        ({"cells": (CellAsk(cpus=16, memory_mb=64),)}, ""),
+        ({"cells": (CellAsk(cpus_dedicated=5, memory_mb=64),)}, "no host could ever lay it on its cells"),
+    ],
+)  # fmt: skip
+def test_cells_that_no_host_could_ever_lay_are_told_with_the_largest(
+    place: Place, fields: dict[str, Any], said: str
+) -> None:
+    celled(
+        place,
+        a=HostCell(cpus="0-15", cpus_dedicated="32-35", memory_mb=2048),
+        b=HostCell(cpus="16-31", cpus_dedicated="36-39", memory_mb=2048),
+    )
+    asks: tuple[CellAsk, ...] = fields["cells"]
+    resources = {
+        "VCPU": sum(a.cpus for a in asks),
+        "PCPU": sum(a.cpus_dedicated for a in asks),
+        "MEMORY_MB": sum(a.memory_mb for a in asks),
+    }
+    place.say(Flavor(name="odd", resources={name: n for name, n in resources.items() if n}, **fields))
+    if not said:
+        place.ledgers["h3"].receive(Configure(status="disabled"), place.now)  # away, and it may come back
+        place.report("h3")
+    place.request(Build(id="r-odd", flavor="odd"))
+    assert not [one for one in place.turn() if isinstance(one, re.SendClaim)]
+    (refusal,) = place.decisions("r-odd")
+    assert refusal.reason == (IMPOSSIBLE if said else "filters")
+    assert said in refusal.message
+
+
+def test_cells_where_no_host_says_its_own_are_told_so(place: Place) -> None:
+    place.say(Flavor(name="odd", resources={"VCPU": 1, "MEMORY_MB": 64}, cells=(CellAsk(cpus=1, memory_mb=64),)))
+    place.request(Build(id="r-odd", flavor="odd"))
+    place.turn()
+    (refusal,) = place.decisions("r-odd")
+    assert (refusal.reason, refusal.message) == (
+        IMPOSSIBLE, "no host says its cells, which flavor odd asks for: have agents report them, or ask without",
+    )  # fmt: skip
 
 
 def test_what_is_only_taken_or_away_for_now_is_not_impossible(place: Place) -> None:

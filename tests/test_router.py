@@ -10,6 +10,7 @@ import pytest
 
 import cli
 from commonplace.core.records import Build, Decision, Flavor, Routing, encode
+from commonplace.core.resources import Inventory
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import AsyncRouter, Router
 from commonplace.frontend.lookup import Reader
@@ -312,6 +313,19 @@ def test_routes_are_set_listed_and_deleted(run: Run) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "pool licenced has no topics: did you mean licensed?" in done.stderr
     assert "flavor fst is unknown; the nearest known is fast" in run("route", "set", "fst", "--to", "ssd").stderr
+
+
+def test_capacity_is_told_pool_by_pool(settings: Settings, run: Run) -> None:
+    for pool, cpus in (("ssd", 4), ("licensed", 9)):
+        Reporter(of(settings, pool)).host(f"{pool}-1", inventory={"VCPU": Inventory(total=cpus)})
+    found = msgspec.json.decode(run("capacity", "--all-pools", "-o", "json").stdout)
+    assert {one["pool"]: {room["flavor"]: room["fits"] for room in one["flavors"]} for one in found} == {
+        "ssd": {"fast": 4},
+        "licensed": {"windows": 9},
+    }
+    text = run("capacity", "--all-pools").stdout
+    assert ("pool ssd: 1 of 1" in text, "pool licensed: 1 of 1" in text) == (True, True)
+    cli.assert_one_line(run("capacity", "--all-pools", "--pool", "ssd"), 2, "exclude each other")
 
 
 def decide(build: Build, partition: int, offset: int) -> list[Decision]:

@@ -1,5 +1,6 @@
 """`commonplace capacity`: how many more instances of each flavor fit, and what of the free resources is of no use."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
     from commonplace.ops.capacity import Capacity
+    from commonplace.settings import Settings
 
 app = typer.Typer()
 
@@ -19,30 +21,49 @@ ALTERNATIVES = "figures of flavors are alternatives, not sums: an instance of on
 
 
 @app.command(
-    epilog="\b\nExamples:\n  commonplace capacity\n  commonplace capacity m1.large -o wide\n  commonplace capacity -o json"
+    epilog="\b\nExamples:\n  commonplace capacity\n  commonplace capacity m1.large -o wide\n  commonplace capacity --all-pools -o json\n"
+    "With --all-pools -o json prints a list, else one object."
 )
 def capacity(
     flavor: Annotated[list[str] | None, typer.Argument(metavar="FLAVOR…", help="Only these; all when none.")] = None,
+    all_pools: Annotated[
+        bool, typer.Option("--all-pools", help="Every pool of the prefix, one after another.")
+    ] = False,
 ) -> None:
     """Count per flavor how many more instances fit, by zone and host class; fragmented and stranded resources."""
+    settings = common.settings()
+    if all_pools and common.pool_given():
+        raise UsageError("--all-pools and --pool exclude each other: drop one")
+    found = [_counted(one, flavor or ()) for one in _pools(settings, all_pools)]
+    match common.output():
+        case "table" | "wide" as form:
+            emit_line(found, text="\n\n".join("\n".join(_lines(one, wide=form == "wide")) for one in found))
+        case "name":
+            emit([flavor for one in found for flavor in one.flavors], name="flavor")
+        case _:
+            emit(found if all_pools else found[0])
+
+
+def _pools(settings: "Settings", every: bool) -> "list[Settings]":
+    from commonplace.kafka.topics import pools
+
+    found = list(pools(settings).values()) if every else [settings]
+    if not found:
+        raise UsageError(f"{settings.topics.prefix} has no pools: `commonplace topics create` makes one")
+    return found
+
+
+def _counted(settings: "Settings", only: Sequence[str]) -> "Capacity":
     from commonplace.ops.capacity import capacity as counted
     from commonplace.ops.capacity_cells import counter
     from commonplace.ops.fleet_view import FleetView
 
-    settings = common.settings()
     with FleetView(settings) as fleet:
         fleet.read()
-        unknown = set(flavor or ()) - fleet.catalog.flavors.keys()
+        unknown = set(only) - fleet.catalog.flavors.keys()
         if unknown:
             raise UsageError(fleet.catalog.refusal(min(unknown)))
-        found = counted(fleet.view, fleet.catalog, counter(settings), tuple(flavor or ()))
-    match common.output():
-        case "table" | "wide" as form:
-            emit_line(found, text="\n".join(_lines(found, wide=form == "wide")))
-        case "name":
-            emit(found.flavors, name="flavor")
-        case _:
-            emit(found)
+        return counted(fleet.view, fleet.catalog, counter(settings), tuple(only))
 
 
 def _lines(found: "Capacity", wide: bool) -> list[str]:
@@ -66,7 +87,7 @@ def _lines(found: "Capacity", wide: bool) -> list[str]:
     lines += ["", *grid(RESOURCE_HEAD, resources, right=(1, 2, 3, 4, 5))]
     lines.append("usable: free where an instance drawn from the mix fits; stranded: free where no flavor fits any more")
     if found.elsewhere:
-        lines.append(f"{found.elsewhere} flavors are served by other pools: name one with --pool")
+        lines.append(f"{found.elsewhere} flavors are served by other pools: name one with --pool, or --all-pools")
     return lines
 
 

@@ -9,11 +9,16 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from commonplace.core.ask import Ask
+from commonplace.core.cells import Cells, cells_of, ratios_of
+from commonplace.core.laying import asks_cells, layout_of, plan, why_not
+from commonplace.core.numa import Cell, Ratios
 from commonplace.core.records import Build
 from commonplace.core.rules import NO_AGGREGATES
 from commonplace.core.view import Ints, View
 
 NAMES_SHOWN = 5
+SHAPES_MAX = 32
+"""Shapes of hosts that are tried for cells: a search each, and a fleet of more is one of many kinds, where one may well do."""
 
 
 def impossible(view: View, ask: Ask, build: Build) -> str:
@@ -21,7 +26,13 @@ def impossible(view: View, ask: Ask, build: Build) -> str:
     view.write()
     if not any(not row.host.removed for row in view.by_index):
         return ""
-    return _host(view, build) or _zone(view, ask, build) or _traits(view, ask, build) or _size(view, ask)
+    return (
+        _host(view, build)
+        or _zone(view, ask, build)
+        or _traits(view, ask, build)
+        or _size(view, ask)
+        or _cells(view, ask)
+    )
 
 
 def _host(view: View, build: Build) -> str:
@@ -72,6 +83,34 @@ def _size(view: View, ask: Ask) -> str:
         f"no host could ever hold all of it at once: {view.by_index[nearest].host.name} comes closest, with {has}: "
         "ask for less, or add larger hosts"
     )
+
+
+def _cells(view: View, ask: Ask) -> str:
+    """Cells, devices or groups that no host could lay on its cells, were they empty; hosts of one shape are asked once."""
+    flavor = ask.rules.flavor if ask.rules is not None else None
+    if flavor is None or not asks_cells(flavor):
+        return ""
+    shapes: dict[tuple[int, Ratios], tuple[str, Cells]] = {}
+    for row in view.by_index:
+        if not row.host.removed:
+            cells, ratios = cells_of(row.host.reported_cells), ratios_of(row.host.inventory)
+            shapes.setdefault((id(cells), ratios), (row.host.name, cells))
+            if len(shapes) > SHAPES_MAX:
+                return ""
+    for (_, ratios), (_, cells) in shapes.items():
+        if not cells and not (flavor.cells or flavor.devices or flavor.groups):
+            return ""  # counts dedicated cpus in sum only
+        if cells and plan(cells, layout_of(flavor, flavor.resources, cells), ratios) is not None:
+            return ""
+    (_, ratios), (host, largest) = max(shapes.items(), key=lambda item: max(map(_cpus, item[1][1].values()), default=0))
+    if not largest:
+        return f"no host says its cells, which flavor {flavor.name} asks for: have agents report them, or ask without"
+    why = why_not(largest, layout_of(flavor, flavor.resources, largest), ratios)
+    return f"no host could ever lay it on its cells: {host}, with the largest, {why}: ask for smaller cells, or add larger hosts"
+
+
+def _cpus(cell: Cell) -> int:
+    return len(cell.shared) + len(cell.dedicated)
 
 
 def _most(view: View, name: str) -> Ints:
