@@ -188,6 +188,17 @@ def test_component_asks_only_for_the_topics_it_may_touch(created: Settings) -> N
 
 
 @pytest.mark.real_kafka
+def test_topic_deleted_since_it_was_verified_is_told_as_missing(
+    created: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = Topics(created.topics.prefix, created.topics.pool).hosts
+    facts = topics.facts
+    monkeypatch.setattr(topics, "facts", lambda *a: {name: one for name, one in facts(*a).items() if name != hosts})
+    with pytest.raises(TopicsNotReady, match=f"{hosts}: topic is missing"):
+        topics.require_topics(created)
+
+
+@pytest.mark.real_kafka
 def test_longer_compaction_lag_and_shorter_quarantine_only_warn(created: Settings) -> None:
     names = Topics(created.topics.prefix, created.topics.pool)
     alter(created, names.hosts, {"max.compaction.lag.ms": "9000000"})

@@ -167,10 +167,14 @@ def verify(client: AdminClient, settings: Settings, broker: Broker, only: Sequen
         if spec.name in found:
             findings += _check(spec, found[spec.name], configs[spec.name])
         else:
-            findings.append(Finding("error", spec.name, "topic", "missing", "there", "run `commonplace topics create`"))
+            findings.append(_missing(spec.name))
     findings += _equal_counts(settings, {name: len(topic.partitions) for name, topic in found.items()})
     findings += _durability(settings.topics.prefix, found, configs)
     return sorted(findings, key=lambda f: f.level)
+
+
+def _missing(name: str) -> Finding:
+    return Finding("error", name, "topic", "missing", "there", "run `commonplace topics create`")
 
 
 def _check(spec: TopicSpec, topic: TopicDescription, config: Mapping[str, str]) -> list[Finding]:
@@ -256,6 +260,11 @@ def require_topics(
     if errors:
         raise TopicsNotReady(_first_of(errors))
     known = facts(client, settings, broker, only)
+    gone = [
+        _missing(name) for name in Topics(settings.topics.prefix, settings.topics.pool).all(only) if name not in known
+    ]
+    if gone:  # deleted since it was verified
+        raise TopicsNotReady(_first_of(gone))
     if broker.embedded and (errors := _equal_counts(settings, {name: fact.partitions for name, fact in known.items()})):
         raise TopicsNotReady(_first_of(errors))
     return broker, known, findings
