@@ -228,6 +228,10 @@ def test_the_raw_value_under_an_absolute_profile_is_what_is_free() -> None:
     (one,) = ask(fleet, catalog()).candidates
     assert (one.weighers["ram"].raw, one.weighers["cpu"].raw) == (65_536, 16)
     assert one.weighers["cpu"].normalised == pytest.approx((16 - 4) / 16)
+    shown = "\n".join(
+        explain_render.table(ask(fleet, catalog(Profile(name="p", weighers={"io_ops": -1.0})), profile="p"))
+    )
+    assert "0 → 0 × -1 = 0\n" in shown
 
 
 def test_the_best_under_novas_arithmetic_are_normalised_over_the_hosts_that_pass() -> None:

@@ -94,7 +94,7 @@ def _weight(one: Candidate, name: str) -> str:
     weight = one.weighers.get(name)
     if weight is None:
         return "-"
-    return f"{weight.raw:g} → {weight.normalised:.4g} × {weight.multiplier:g} = {weight.weighted:.4g}"
+    return f"{weight.raw:g} → {weight.normalised:.4g} × {weight.multiplier:g} = {weight.weighted + 0.0:.4g}"  # −0 is 0
 
 
 def _hosts(count: int) -> str:
