@@ -38,7 +38,7 @@ fuzz: $(stamp)  ## MINUTES of records made wrong, against all that reads the top
 	  PYTHONPATH=tests $(run)python -m fuzz.guided $(MINUTES); \
 	else echo "atheris cannot be installed here: no fuzzing guided by coverage"; fi
 
-bench: $(stamp)  ## the figures of docs/results.md
+bench: $(stamp)  ## the set of benchmarks: BENCH_FLAGS="--runs 3 churn rank"
 	$(run)python -m bench $(BENCH_FLAGS)
 
 lint: $(stamp)  ## ruff and mypy --strict

@@ -1,64 +1,106 @@
-"""The set: every figure of docs/results.md, one after the other, each in a system of its own.
+"""The set: every benchmark of `commonplace bench`, one after the other, each a process and a system of its own.
 
-    python -m bench [--quick]     a JSON file a run under bench/results/, and a table at the end
+    python -m bench [--quick] [--runs 3] [NAME…]     a JSON file a run under bench/results/, and a table of medians at the end
 
-About 13 minutes; `--quick` is a smoke run of a minute or two whose figures mean nothing.
+About 20 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
 """
 
+import argparse
 import json
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
-from bench import loop
+RESULTS: Final = Path(__file__).parent / "results"
+CALL: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())", "bench")
 
-RESULTS = Path(__file__).parent / "results"
-
-SET: dict[str, list[str]] = {
-    "saturate-pack": ["saturate", "--window", "4096", "--placement", "pack"],
-    "saturate-spread": ["saturate", "--window", "4096"],
-    "churn": [
-        "churn",
-        "--placement",
-        "pack",
-        "--shape",
-        "16vcpu:128gb:4000gb",
-        "--hold",
-        "15",
-        "--window",
-        "512",
-        "--lease",
-        "30",
-    ],
-    "rate-1000": ["rate", "--rate", "1000"],
+SET: Final[dict[str, tuple[str, ...]]] = {
+    "saturate-pack": ("loop", "--window", "4096", "--placement", "pack"),
+    "saturate-spread": ("loop", "--window", "4096"),
+    "churn": (
+        *("loop", "--mode", "churn", "--placement", "pack", "--shape", "16vcpu:128gb:4000gb"),
+        *("--hold", "15", "--window", "512", "--lease", "30"),
+    ),
+    "rate-1000": ("loop", "--rate", "1000"),
+    "burst": ("burst",),
+    "catchup": ("catchup",),
+    "rank": ("rank",),
+    "fold": ("fold",),
+    "conflicts": ("conflicts",),
 }
-QUICK = ["--hosts", "500", "--warmup", "3", "--seconds", "5"]
+"""`python -m bench` and its results are named so → the command."""
+
+QUICK: Final[dict[str, tuple[str, ...]]] = {
+    "loop": ("--hosts", "500", "--warmup", "3", "--seconds", "5"),
+    "burst": ("--hosts", "500", "--warmup", "3", "--builds", "100", "--bursts", "2"),
+    "catchup": ("--hosts", "500", "--starts", "1"),
+    "rank": ("--hosts", "500", "--rounds", "2"),
+    "fold": ("--hosts", "500", "--rounds", "2"),
+    "conflicts": ("--hosts", "100", "--seconds", "1", "--replicas", "2"),
+}
+
+FIGURES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "loop": (
+        ("decisions_per_s",),
+        ("latency_ms", "p50"),
+        ("latency_ms", "p99"),
+        ("cpu_us_a_decision", "r1"),
+        ("broker_requests_a_decision", "all"),
+        ("conflict_fraction",),
+    ),
+    "burst": (("all_decided_ms", "median"), ("latency_ms", "p50"), ("conflict_fraction",)),
+    "catchup": (("catchup_s", "median"), ("ready_s", "median"), ("rss_bytes_a_host",)),
+    "rank": (("rank_us",), ("scan_by_columns_us",), ("plain_scan_us",)),
+    "fold": (("fold_us",), ("fold_and_refresh_us",), ("fold_and_refresh_us_in_turns",)),
+    "conflicts": (("conflict_fraction", "pack"), ("conflict_fraction", "spread")),
+}
+"""What the table shows of each command's report, by its path there."""
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The figures that people ask for, a line a run."""
-    lines = [
-        f"{'run':16} {'decisions/s':>12} {'placed':>8} {'p50 ms':>8} {'p99 ms':>8} {'conflicts':>10} {'replica µs':>11} {'audit':>6}"
-    ]
-    for name, r in results.items():
-        lat, cpu = r["latency_ms"], r["cpu_us_a_decision"]
-        lines.append(
-            f"{name:16} {r['decisions_per_s']:>12} {r['placed_share']:>8.2%} {lat.get('p50', 0):>8} {lat.get('p99', 0):>8} "
-            f"{r['conflict_fraction']:>10} {cpu.get('r1', 0):>11} {r['audit'][:6]:>6}"
-        )
-    return "\n".join(lines)
+def run(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """One benchmark's report; CalledProcessError where it fails or its audit is not clean."""
+    done = subprocess.run([*CALL, *arguments, "-o", "json"], stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def line(name: str, reports: list[Mapping[str, Any]]) -> str:
+    """The figures that people ask for, medians over the runs."""
+    told = [f"{' '.join(path)} {median(_at(one, path) for one in reports):g}" for path in FIGURES[SET[name][0]]]
+    audits = {one["audit"]["audit"] for one in reports if "audit" in one}
+    return f"{name:16} {', '.join(told)}" + (f", audit {', '.join(sorted(audits))}" if audits else "")
+
+
+def _at(report: Mapping[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = report
+    for key in path:
+        value = value[key]
+    return float(value if value is not None else "nan")
 
 
 def main(given: list[str]) -> None:
     """Run the set."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SET)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="small and short; figures mean nothing")
+    parser.add_argument("--runs", type=int, default=1, help="of each; the table has medians")
+    args = parser.parse_args(given)
+    if unknown := set(args.names) - set(SET):
+        parser.error(f"{min(unknown)}: the set has {', '.join(SET)}")
     RESULTS.mkdir(exist_ok=True)
-    results = {}
-    for name, arguments in SET.items():
-        print(f"== {name}: python -m bench.loop {' '.join(arguments)}", flush=True)
-        results[name] = loop.main([*arguments, *(QUICK if "--quick" in given else [])])
-        if "--quick" not in given:
-            (RESULTS / f"{name}.json").write_text(json.dumps(results[name], indent=1) + "\n")
-    print(table(results))
+    lines = []
+    for name in args.names or SET:
+        arguments = SET[name] + (QUICK[SET[name][0]] if args.quick else ())
+        reports: list[Mapping[str, Any]] = []
+        for number in range(1, args.runs + 1):
+            print(f"== {name}, run {number}: commonplace bench {' '.join(arguments)}", file=sys.stderr, flush=True)
+            reports.append(run(arguments))
+            if not args.quick:
+                (RESULTS / f"{name}.{number}.json").write_text(json.dumps(reports[-1], indent=1) + "\n")
+        lines.append(line(name, reports))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Final
 
-from bench.facts import machine
-from bench.micro import Fleet, cpu_us
+from commonplace.bench.facts import cpu_us, machine
+from commonplace.bench.ledgers import Ledgers
+from commonplace.bench.rank import view_of
 from commonplace.core.catalog import Catalog
 from commonplace.core.explaining import table, wishes_of
 from commonplace.core.impossible import impossible
 from commonplace.core.ranking import ScoreRow, explain
 from commonplace.core.records import Build, Flavor, Profile, encode
 from commonplace.core.rules import Wishes
-from commonplace.core.view import View
 
 FITS: Final = Flavor(name="fits", resources={"VCPU": 2, "MEMORY_MB": 4096})
 HUGE: Final = Flavor(name="huge", resources={"VCPU": 65, "MEMORY_MB": 4096})
@@ -30,9 +30,7 @@ NOVA: Final = Build(id="r", flavor="fits", profile="nova")
 
 def lines(hosts: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each thing measured, and the call that does it."""
-    fleet, view, catalog = Fleet(hosts), View(1), Catalog("default")
-    for offset, at_ms, key, value in fleet.first:
-        view.fold(0, offset, at_ms, key, value, 0)
+    view, catalog = view_of(Ledgers(hosts)), Catalog("default")
     for record in (FITS, HUGE, Profile(name="default", weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05})):
         assert not catalog.fold(f"{type(record).__name__.lower()}/{record.name}".encode(), encode(record))[2]
     row = ScoreRow(view, wishes(catalog, ROOMY).ask)

@@ -5,7 +5,7 @@
     python -m bench.packing --gpu                               whole GPUs, shares of one, and none; with the weigher `fgd`
 
 Arrivals follow until they ask for more than the fleet has, and nothing leaves; with --lifetimes all of a trace does, departures included.
-Time is virtual: what it takes to compute counts for nothing, what it takes to hear of a change does (packing_racing.py).
+Time is virtual: what it takes to compute counts for nothing, what it takes to hear of a change does (commonplace.bench.racing).
 """
 
 import argparse
@@ -20,11 +20,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from bench import packing_classic, packing_racing
-from bench.facts import machine
-from bench.packing_figures import Figures, State
+from bench import packing_classic
 from bench.packing_serial import SERIAL, serial
-from bench.packing_trace import GPU, Case, gpu, of_file, synthetic
+from bench.packing_trace import GPU, gpu, of_file, synthetic
+from commonplace.bench import racing
+from commonplace.bench.cases import Case
+from commonplace.bench.facts import machine
+from commonplace.bench.fullness import Figures, State
 from commonplace.core.ask import PROFILES
 from commonplace.core.records import Profile
 from commonplace.ops.replay.formats import FORMATS, TraceError
@@ -44,10 +46,10 @@ def contenders(case: Case, args: argparse.Namespace) -> Iterator[Contender]:
     for name in SERIAL:
         yield lambda seed, name=name: serial(case, name, seed)  # type: ignore[misc]  # a default binds the loop's value
     delays = (args.delay_ms // 8, args.delay_ms)
-    pace = packing_racing.Pace(rate=args.rate, delay_ms=delays, mode=args.mode, attempts_max=args.attempts)
+    pace = racing.Pace(rate=args.rate, delay_ms=delays, mode=args.mode, attempts_max=args.attempts)
     for profile in profiles(case, args.profiles.split(",")):
         for count in args.replicas:
-            yield lambda seed, p=profile, n=count: packing_racing.racing(case, p, n, pace, seed)  # type: ignore[misc]
+            yield lambda seed, p=profile, n=count: racing.racing(case, p, n, pace, seed)  # type: ignore[misc]
     slow = packing_classic.Pace(rate=args.rate, poll_ms=args.poll_ms, build_ms=args.delay_ms)
     for policy in packing_classic.POLICIES:
         for count in args.replicas:

@@ -6,8 +6,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bench.packing_figures import Ints, State, capacities, state
-from bench.packing_trace import Case
+from commonplace.bench.cases import Case
+from commonplace.bench.fullness import Ints, State, capacities, state
 from commonplace.core.keeper_events import HostSpec
 from commonplace.core.ranking import first_best
 from commonplace.core.records import Flavor

@@ -5,8 +5,8 @@ import random
 import numpy as np
 
 from bench.packing_bins import Bins, Placement, Policy, best_fit, choose, first_fit
-from bench.packing_figures import Figures, Watch
-from bench.packing_trace import Case
+from commonplace.bench.cases import Case
+from commonplace.bench.fullness import Figures, Watch
 from commonplace.core.records import Flavor
 from commonplace.ops.replay.schedule import Arrive
 

@@ -1,18 +1,14 @@
-"""What is packed: hosts, flavors, and the events of a trace up to a demand that the hosts cannot hold."""
+"""What is packed: traces of a file or drawn at random, up to a demand that the hosts cannot hold."""
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from commonplace.agent.shapes import hosts, parse_shapes
-from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import DeviceAsk, Flavor
+from commonplace.bench.cases import Case, case
+from commonplace.core.records import DeviceAsk
 from commonplace.ops.replay.formats import FORMATS, Arrival, read, shape_name
-from commonplace.ops.replay.schedule import Arrive, Event, events
 
 GPU = "CUSTOM_GPU"
 GPU_SHARES = 100
@@ -42,27 +38,6 @@ _GPU_SHAPES = (
 several: the distribution that Weng et al. (ATC'23, table 1) publish of a production cluster. The sizes are ours, in its range."""
 
 
-class Case(Struct, frozen=True, kw_only=True):
-    """A fleet and what is asked of it, in order.
-
-    `half_at`: how many arrivals ask for half of some class's capacity. `impossible`: those that no empty host could hold, left out.
-    """
-
-    name: str
-    hosts: tuple[HostSpec, ...]
-    flavors: dict[str, Flavor]
-    events: tuple[Event, ...]
-    arrivals: int
-    half_at: int
-    impossible: int
-
-    @property
-    def mix(self) -> dict[str, float]:
-        """Share of each flavor among the arrivals."""
-        asked = Counter(e.arrival.flavor for e in self.events if isinstance(e, Arrive))
-        return {name: count / asked.total() for name, count in sorted(asked.items())}
-
-
 def of_file(path: Path, form: str, shape: str, count: int, beyond: float, lifetimes: bool) -> Case:
     """A real trace on `count` hosts; cells, groups and domains of it are not asked for."""
     arrivals = (replace(a, cells=(), group="", strategy="", domain="") for a in read(path, form))
@@ -78,56 +53,6 @@ def gpu(seed: int, shape: str, count: int, beyond: float) -> Case:
     """Whole devices, shares of one and none, in the published proportions; nothing leaves."""
     devices = {_gpu_name(*size): _devices(size[2], size[3]) for size in _GPU_SHAPES}
     return case("gpu shares", _drawn_gpu(seed), devices, shape or GPU_HOSTS, count, beyond, False)
-
-
-def case(
-    name: str,
-    arrivals: Iterable[Arrival],
-    devices: Mapping[str, tuple[DeviceAsk, ...]],
-    shape: str,
-    count: int,
-    beyond: float,
-    lifetimes: bool,
-) -> Case:
-    """Take arrivals until they ask for (1 + beyond) times the capacity of some class, or, with `lifetimes`, all of them."""
-    fleet = tuple(
-        HostSpec(name=host, inventory=inventory, labels=labels, cells=cells)
-        for host, inventory, _, labels, cells in hosts(count, parse_shapes(shape))
-    )
-    room: Counter[str] = Counter()
-    for spec in fleet:
-        room.update({name: item.capacity for name, item in spec.inventory.items()})
-    flavors: dict[str, Flavor] = {}
-    taken: list[Arrival] = []
-    asked: Counter[str] = Counter()
-    impossible = half_at = 0
-    for arrival in arrivals:
-        if not any(_holds(spec, arrival.resources) for spec in fleet):
-            impossible += 1
-            continue
-        asked.update(arrival.resources)
-        if not lifetimes and any(asked[name] > room[name] * (1 + beyond) for name in asked):
-            break
-        if not half_at and any(asked[name] > room[name] / 2 for name in asked):
-            half_at = len(taken)
-        wanted = devices.get(arrival.flavor, ())
-        flavors.setdefault(
-            arrival.flavor, Flavor(name=arrival.flavor, resources=arrival.resources, devices=wanted, spread=64)
-        )
-        taken.append(arrival if lifetimes else replace(arrival, lifetime_s=None))
-    return Case(
-        name=name,
-        hosts=fleet,
-        flavors=flavors,
-        events=tuple(events(taken, tail=False)),
-        arrivals=len(taken),
-        half_at=len(taken) // 2 if lifetimes else half_at,
-        impossible=impossible,
-    )
-
-
-def _holds(spec: HostSpec, resources: Mapping[str, int]) -> bool:
-    return all(name in spec.inventory and spec.inventory[name].capacity >= n for name, n in resources.items())
 
 
 def _drawn(seed: int) -> Iterator[Arrival]:

@@ -9,12 +9,13 @@ import pytest
 from bench import packing
 from bench.packing_bins import Bins, best_fit, choose, first_fit
 from bench.packing_classic import Pace, classic
-from bench.packing_figures import Figures, State, Watch, state
-from bench.packing_racing import Pace as RacingPace
-from bench.packing_racing import racing
 from bench.packing_serial import SERIAL, serial
-from bench.packing_trace import GPU, GPU_SHARES, Case, case, gpu, synthetic
+from bench.packing_trace import GPU, GPU_SHARES, gpu, synthetic
 
+from commonplace.bench.cases import Case, case
+from commonplace.bench.fullness import Figures, State, Watch, state
+from commonplace.bench.racing import Pace as RacingPace
+from commonplace.bench.racing import racing
 from commonplace.core.records import DeviceAsk, Flavor
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from commonplace import __version__
 from commonplace.core.keeper import Keeper
 from commonplace.core.kept import FENCED, SERVING
+from commonplace.kafka import traffic
 from commonplace.kafka.outbox import Outbox, QuarantineWriter
 
 
@@ -80,6 +81,11 @@ class AgentFigures(Collector):
         yield from self._writing()
 
     def _writing(self) -> Iterator[Metric]:
+        text = "Requests sent to brokers, where librdkafka's statistics are on"
+        requests = CounterMetricFamily("commonplace_broker_requests", text, labels=["request"])
+        for kind, count in sorted(traffic.sent().items()):
+            requests.add_metric([kind], count)
+        yield requests
         if self.outbox is not None:
             failures = self.outbox.failures
             yield CounterMetricFamily("commonplace_delivery_failures", "Records not delivered", failures)

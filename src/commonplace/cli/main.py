@@ -55,6 +55,7 @@ COMMANDS: Final[dict[str, str]] = {
     "demo": "demo",
     "demo-load": "demo_load",
     "sim": "sim",
+    "bench": "bench",
     "completion": "completion",
 }
 

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, Denied, NotReady, SettingsError
+from commonplace.kafka import traffic
 from commonplace.settings import KAFKA, Settings, is_secret
 
 ANSWER_TIMEOUT_S: Final = 4.0  # one connection attempt and a retry; a person waits for this line
@@ -205,7 +206,8 @@ def _same(name: str, found: str, wanted: Any) -> bool:
 
 def _created(client: Callable[..., C], config: dict[str, Any]) -> C:
     """Build a client; librdkafka names the setting that it does not know or cannot take."""
+    counted = traffic.counting(config) if client is not AdminClient else {}  # nobody polls an admin client
     try:
-        return client(config, logger=_LOG)
+        return client({**config, **counted}, logger=_LOG)
     except KafkaException as e:
         raise SettingsError(f"[{KAFKA}] {e.args[0].str()}") from e

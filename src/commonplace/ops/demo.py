@@ -120,8 +120,7 @@ def _await_shared(plan: Plan, stack: Stack, view: FleetView, screen: Screen) -> 
     partitions = plan.settings.topics.requests_partitions
     until = time.monotonic() + SHARED_TIMEOUT_S
     while time.monotonic() < until:
-        owned = [report.partitions for report, _ in view.replicas.values()]
-        if sum(map(len, owned)) == partitions and sum(map(bool, owned)) == min(plan.replicas, partitions):
+        if view.shared(plan.replicas, partitions):
             return
         _turn(view, FRAME_S)
         _check(stack)

@@ -136,6 +136,11 @@ class FleetView:
         elif not isinstance(report, Bad):
             self.replicas[name] = (report, at_ms)
 
+    def shared(self, replicas: int, partitions: int) -> bool:
+        """Whether so many replicas say that they share all partitions of `requests`, each that can have one."""
+        owned = [report.partitions for report, _ in self.replicas.values()]
+        return sum(map(len, owned)) == partitions and sum(map(bool, owned)) == min(replicas, partitions)
+
     @property
     def timeout_ms(self) -> int:
         """How old a host's newest report may be."""

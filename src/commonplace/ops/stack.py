@@ -115,10 +115,11 @@ class Stack:
     """A broker, its topics, a fleet of simulated hosts and replicas; a context manager, for one thread.
 
     `kafka` False takes the embedded broker, which is not Kafka. `bootstrap` names a broker that runs already: then none
-    is started. `first` numbers the first host, so that pools on one broker have hosts of their own names. `flavors` are
-    written before anything serves. `settings` hold for all processes and for `stack.settings`, which clients use; of its
-    [kafka] table only a named broker's is kept. `environ` (COMMONPLACE__SECTION__KEY) comes on top. Logs go to
-    `work_dir`; without one they are removed at a clean end or an interrupt, and kept after a failure.
+    is started. 0 `hosts`: no fleet; 0 `replicas`: none yet. `first` numbers the first host, so that pools on one broker
+    have hosts of their own names. `flavors` are written before anything serves. `settings` hold for all processes and for
+    `stack.settings`, which clients use; of its [kafka] table only a named broker's is kept. `environ`
+    (COMMONPLACE__SECTION__KEY) comes on top. Logs go to `work_dir`; without one they are removed at a clean end or an
+    interrupt, and kept after a failure.
     """
 
     def __init__(
@@ -137,8 +138,8 @@ class Stack:
         environ: Mapping[str, str] | None = None,
         work_dir: Path | None = None,
     ) -> None:
-        assert hosts >= 1, f"{hosts} hosts"
-        assert replicas >= 1, f"{replicas} replicas"
+        assert hosts >= 0, f"{hosts} hosts"
+        assert replicas >= 0, f"{replicas} replicas"
         self.processes: dict[str, Process] = {}
         self.bootstrap = bootstrap
         self._hosts, self._replicas, self._kafka = hosts, replicas, kafka
@@ -193,7 +194,8 @@ class Stack:
             self._run_once("topics", "topics", "create")
         if self._flavors:
             put_flavors(self.settings, *self._flavors)
-        self.start_fleet()
+        if self._hosts:
+            self.start_fleet()
         for number in range(1, self._replicas + 1):
             self.start_scheduler(f"r{number}", wait=False)
         for number in range(1, self._replicas + 1):

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from commonplace import __version__
 from commonplace.clock import wall_s
 from commonplace.core.replica import Replica
+from commonplace.kafka import traffic
 from commonplace.kafka.outbox import QuarantineWriter
 from commonplace.plugins import faults
 
@@ -85,6 +86,8 @@ class SchedulerFigures(Collector):
         yield GaugeMetricFamily("commonplace_replay_lag_records", "Records of hosts known of and not folded", self.lag)
         yield self._labelled("commonplace_plugin_faults", "Times that a plugin raised or was too slow, and was left out",
                              ("plugin",), {(name,): count for name, count in dict(faults).items()}, counter=True)  # fmt: skip
+        yield self._labelled("commonplace_broker_requests", "Requests sent to brokers, where librdkafka's statistics are on",
+                             ("request",), {(kind,): n for kind, n in traffic.sent().items()}, counter=True)  # fmt: skip
         yield self._latency()
         if self._replica is not None:
             yield from self._of_replica(self._replica)

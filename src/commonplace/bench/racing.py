@@ -9,14 +9,15 @@ STEP_MS in an order of their own. So views are as stale as they are over a broke
 import random
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from typing import Any
+from time import process_time_ns
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bench.packing_figures import Figures, State, Watch, capacities, state
-from bench.packing_trace import Case
+from commonplace.bench.cases import Case
+from commonplace.bench.fullness import Figures, State, Watch, capacities, state
 from commonplace.core import keeper_events as ke
 from commonplace.core import replica_events as re
 from commonplace.core.keeper import Keeper
@@ -147,6 +148,7 @@ class Scheduler:
         self.replica = Replica(name, f"{name}-n", HOST_PARTITIONS, CLAIMS, settings)
         self.acknowledged: list[Any] = []
         self.reported_ms = 0
+        self.spent_ns = 0
         self._state()
         self._receive(re.CaughtUp())
         for partition in owned:
@@ -180,7 +182,7 @@ class Scheduler:
             self._receive(re.PeersRead(records))
 
     def _receive(self, event: Any) -> None:
-        todo = deque(self.replica.receive(event, self.logs.now))
+        todo = deque(self._effects(event))
         while todo:
             match todo.popleft():
                 case re.SendClaim(partition, key, value, allocation):
@@ -193,11 +195,17 @@ class Scheduler:
                     self.logs.append("decisions", partition, key, value)
                     self.acknowledged.append(re.DecisionDelivered(token, True))
                 case re.ReadHistory(partition, _):
-                    todo.extend(self.replica.receive(re.HistoryRead(partition), self.logs.now))
+                    todo.extend(self._effects(re.HistoryRead(partition)))
                 case re.Commit():
                     pass
                 case other:
                     raise AssertionError(f"a replica to which nothing happens asks for {other}")
+
+    def _effects(self, event: Any) -> list[Any]:
+        start = process_time_ns()
+        effects = self.replica.receive(event, self.logs.now)
+        self.spent_ns += process_time_ns() - start
+        return effects
 
 
 class Frontend:
@@ -247,8 +255,22 @@ class Frontend:
         self.logs.append("claims", partition_of(host, HOST_PARTITIONS), host.encode(), encode(record))
 
 
+class Race(NamedTuple):
+    """What came of it; the logs, how long those of `hosts` were when the first request came, and the replicas' CPU from then on."""
+
+    figures: Figures
+    logs: Logs
+    hosts_before: list[int]
+    spent_ns: int
+
+
 def racing(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> Figures:
     """Replay a case by `count` replicas under a profile."""
+    return race(case, profile, count, pace, seed).figures
+
+
+def race(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> Race:
+    """The same, with what else can be measured of it."""
     rng, logs = random.Random(f"racing/{seed}"), Logs()
     figures = Figures(contender=f"commonplace {profile.name}", replicas=count)
     watch = Watch(figures, case.half_at)
@@ -263,6 +285,8 @@ def racing(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> F
     ]
     everyone: list[Agents | Scheduler] = [agents, *schedulers]
     _let(logs, 3_000, everyone)  # until each knows of the others, and which hosts it prefers
+    hosts_before = [len(logs.of["hosts", partition]) for partition in range(HOST_PARTITIONS)]
+    spent_before_ns = sum(scheduler.spent_ns for scheduler in schedulers)
     frontend = Frontend(logs, case, watch, agents)
     began_ms, sent, answered_ms = logs.now, 0, logs.now
     while watch.answered < case.arrivals:
@@ -282,7 +306,8 @@ def racing(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> F
     rejected = sum(sum(one.rejected.values()) for one in counts)
     figures.retries = rejected
     figures.conflict_fraction = round(rejected / max(1, sum(one.granted for one in counts)), 5)
-    return figures
+    spent_ns = sum(scheduler.spent_ns for scheduler in schedulers) - spent_before_ns
+    return Race(figures, logs, hosts_before, spent_ns)
 
 
 def _let(logs: Logs, ms: int, everyone: Iterable[Agents | Scheduler]) -> None:

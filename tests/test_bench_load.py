@@ -3,7 +3,7 @@
 import time
 from typing import Any, cast
 
-from bench.loop import open_loop
+from commonplace.bench.load import open_loop
 
 
 class Noted:

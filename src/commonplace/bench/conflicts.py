@@ -1,0 +1,113 @@
+"""Conflicts: replicas that race for the same hosts in virtual time (racing.py), and how many of their claims are turned down.
+
+Nothing leaves, every instance is confirmed. CPU is that of the replicas' cores; what each of them folds is measured apart, by folding the
+run's own reports once more, because every replica folds everything and only the rest is shared among them.
+"""
+
+import random
+from collections.abc import Callable
+from itertools import groupby
+from time import process_time_ns
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from commonplace.bench.cases import Case, fleet_of
+from commonplace.bench.facts import machine
+from commonplace.bench.flavors import HOST_SHAPE, flavors, profile
+from commonplace.bench.racing import HOST_PARTITIONS, Pace, Race, race
+from commonplace.core.records import Flavor
+from commonplace.core.view import View
+from commonplace.ops.replay.formats import Arrival
+from commonplace.ops.replay.schedule import Arrive
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """`rate` requests a second of virtual time for `seconds`, all replicas together; readers are 1/8 of `delay_ms` to `delay_ms` late."""
+
+    hosts: int = 10_000
+    replicas: int = 8
+    flavors: int = 8
+    rate: float = 1000.0
+    seconds: float = 10.0
+    delay_ms: int = 40
+    mode: str = "strict"
+    placements: tuple[str, ...] = ("pack", "spread")
+    seed: int = 1
+
+
+def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Race under each placement and return the report."""
+    case = case_of(plan)
+    pace = Pace(rate=plan.rate, delay_ms=(max(1, plan.delay_ms // 8), plan.delay_ms), mode=plan.mode)
+    found = {}
+    for placement in plan.placements:
+        tell(f"{plan.replicas} replicas {placement} {case.arrivals} requests on {plan.hosts} hosts")
+        found[placement] = _figures(race(case, profile(placement), plan.replicas, pace, plan.seed), plan.replicas)
+    return {
+        "benchmark": "conflicts",
+        "machine": machine(),
+        **{name: value for name, value in to_builtins(plan).items() if name != "placements"},
+        "requests": case.arrivals,
+        "conflict_fraction": {name: one.pop("conflict_fraction") for name, one in found.items()},
+        "by_placement": found,
+    }
+
+
+def _figures(of: Race, replicas: int) -> dict[str, Any]:
+    figures = of.figures
+    decided = figures.placed + figures.refused
+    all_us, folds_us = of.spent_ns / 1_000 / decided, replicas * _folding_ns(of) / 1_000 / decided
+    assert figures.end is not None
+    return {
+        "conflict_fraction": figures.conflict_fraction,
+        "rejected_claims": figures.retries,
+        "placed": figures.placed,
+        "refused": figures.refused,
+        "reasons": figures.reasons,
+        "hosts_used": figures.end.hosts_used,
+        "allocated": figures.end.allocated,
+        "replica_cpu_us_a_decision": {
+            "all": round(all_us, 1),
+            "folds": round(folds_us, 1),
+            "apart_from_folds": round(all_us - folds_us, 1),
+        },
+    }
+
+
+def _folding_ns(of: Race) -> int:
+    """CPU of folding once what the hosts reported during the race, columns written as often as a replica had new reports."""
+    view, spent = View(HOST_PARTITIONS), 0
+    for partition, before in enumerate(of.hosts_before):
+        for record in of.logs.of["hosts", partition][:before]:
+            view.fold(partition, *record, 0)
+    view.write()
+    for partition, before in enumerate(of.hosts_before):
+        for _, together in groupby(of.logs.of["hosts", partition][before:], key=lambda record: record[1]):
+            records = list(together)
+            start = process_time_ns()
+            for offset, log_time_ms, key, value in records:
+                view.fold(partition, offset, log_time_ms, key, value, 0)
+            view.write()
+            spent += process_time_ns() - start
+    return spent
+
+
+def case_of(plan: Plan) -> Case:
+    """A fleet, and requests for it in the order of a seed."""
+    rng = random.Random(f"conflicts/{plan.seed}")
+    known = flavors(plan.flavors, spread=64)
+    asked = [rng.choice(known) for _ in range(round(plan.rate * plan.seconds))]
+    return Case(
+        name="drawn",
+        hosts=fleet_of(HOST_SHAPE, plan.hosts),
+        flavors={flavor.name: flavor for flavor in known},
+        events=tuple(Arrive(number, _arrival(number, flavor)) for number, flavor in enumerate(asked)),
+        arrivals=len(asked),
+        half_at=len(asked) // 2,
+        impossible=0,
+    )
+
+
+def _arrival(number: int, flavor: Flavor) -> Arrival:
+    return Arrival(id=f"vm-{number}", at_s=float(number), flavor=flavor.name, resources=flavor.resources)
