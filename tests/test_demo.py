@@ -97,7 +97,7 @@ def test_demo_as_json_is_one_object_with_the_names_of_replay(start_demo: Start) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_running(start_demo: Start, number: signal.Signals) -> None:
     demo = start_demo("--seconds", "60")
-    said(demo, "   ")  # the first figures: all of it runs
+    said(demo, "  ")  # the first figures: all of it runs
     children = psutil.Process(demo.pid).children(recursive=True)
     programs = {" ".join(child.cmdline()[3:5]) for child in children}
     assert {"broker --embedded", "fleet --hosts", "scheduler --name", "demo-load --rate"} <= programs
