@@ -25,7 +25,7 @@ def test_every_benchmark_of_the_set_parses_in_full_and_in_short(name: str) -> No
 
 
 def test_a_line_of_the_set_has_medians_and_every_verdict_of_the_audits() -> None:
-    reports = [
+    reports: list[Any] = [
         {
             "all_decided_ms": {"median": ms},
             "latency_ms": {"p50": 2.0},
