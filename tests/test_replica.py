@@ -485,8 +485,14 @@ def test_requests_of_one_group_with_other_maxima_are_judged_apart() -> None:
 
 def test_nobody_waits_for_a_host_that_would_not_do_anyway() -> None:
     hand = Hand("h0", vcpus=5)
-    hand.claims(Build(id="a", flavor="large"), Build(id="b", flavor="large", traits_required=("CUSTOM_A",)))
-    assert [(d.request, d.result) for d in hand.decisions()] == [("b", "no_valid_host")]
+    hand.claims(
+        Build(id="a", flavor="large"),
+        Build(id="b", flavor="large", traits_required=("CUSTOM_A",)),
+        Build(
+            id="c", flavor="small", hosts_ignored=("h0",)
+        ),  # room is not what it lacks, so no claim stands in its way
+    )
+    assert [(d.request, d.result) for d in hand.decisions()] == [("b", "no_valid_host"), ("c", "no_valid_host")]
 
 
 # -- cancel ---------------------------------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Placer:
             row = self._choose(scores, work, index, wishes, 1 << min(work.conflicts, RETRY_DOUBLINGS_MAX))
             if row is not None:
                 return self._claim(row, work, index, now_ms)
-            self._nowhere[key] = self._may_fit_later(work)
+            self._nowhere[key] = self._may_fit_later(work, wishes)
         if self._nowhere[key]:
             self.parked.append((work, index))
         else:
@@ -221,9 +221,10 @@ class Placer:
             found.append(row.host.name)
         return tuple(found)
 
-    def _may_fit_later(self, work: Work) -> bool:
+    def _may_fit_later(self, work: Work, wishes: Wishes | None) -> bool:
         """Whether a host would do if the pending claims on it failed: then the answer waits for them."""
         build = work.build
+        filters = tuple(wishes.concerned()) if wishes is not None else ()
         for row in {pending.row.index: pending.row for pending in self.pending.values()}.values():
             host = row.host
             if host.stale or row.status != "enabled" or not self.view.columns.alive[row.index]:
@@ -236,10 +237,13 @@ class Placer:
                 continue
             if traits(self.view, row, work.ask):
                 continue
-            if not any(
+            if any(
                 misfit(host.inventory.get(name), host.used.get(name, 0), amount) for name, amount in work.ask.resources
             ):
-                return True
+                continue
+            with row.without_claims():
+                if wishes is None or not any(one.plain(self.view, row, wishes) for one in filters):
+                    return True
         return False
 
     def _claim(self, row: Row, work: Work, index: int, now_ms: int, growth: Growth | None = None) -> None:

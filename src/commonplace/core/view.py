@@ -62,6 +62,15 @@ class Row:
                 cells = after(cells, overlay.cells, overlay.assigned, 1)
         return cells
 
+    @contextmanager
+    def without_claims(self) -> Iterator[None]:
+        """The host as if its pending claims had failed, for those who ask it one by one; columns and groups stay as they are."""
+        pending, self.pending = self.pending, []
+        try:
+            yield
+        finally:
+            self.pending = pending
+
     @property
     def status(self) -> str:
         """The stricter of what the host reports and what operators say."""
