@@ -187,6 +187,25 @@ def test_cells_are_oversubscribed_by_the_hosts_ratio_and_no_further() -> None:
     assert take(ledger, ask("d", {"1": {"VCPU": 1}})).verdict == "granted"
 
 
+def test_shared_cpus_beside_dedicated_ones_count_in_their_cell() -> None:
+    ledger = make()
+    assert take(ledger, ask("a", {"0": {"PCPU": 1, "VCPU": 4}})).verdict == "granted"
+    assert take(ledger, ask("b", {"0": {"PCPU": 1, "VCPU": 4}})).verdict == "granted"  # twice the 4 cpus of the cell
+    refused = take(ledger, ask("c", {"0": {"PCPU": 1, "VCPU": 1}}))
+    assert (refused.reason, refused.detail) == ("full", "cell 0: needs 1 shared cpus beside the 8 used of 4")
+    assert take(ledger, ask("d", {"0": {"PCPU": 1}})).verdict == "granted"
+
+
+def test_who_has_a_cpu_that_its_cell_lost_counts_there_until_it_goes() -> None:
+    ledger = make()
+    assert take(ledger, ask("a", {"0": {"PCPU": 2}})).verdict == "granted"  # 4-5
+    fewer = CELLS | {"0": HostCell(cpus="0-3", cpus_dedicated="6-7", memory_mb=8192)}
+    ledger.receive(Configure(inventory=INVENTORY, cells=fewer), 0)
+    assert take(ledger, ask("b", {"0": {"PCPU": 1}})).detail == "cell 0: needs 1 dedicated cpus, 0 free"
+    release(ledger, "a")
+    assert take(ledger, ask("c", {"0": {"PCPU": 2}})).verdict == "granted"
+
+
 def test_a_restarted_agent_keeps_what_it_gave() -> None:
     ledger = make()
     take(ledger, ask("a", {"0": {"PCPU": 1, "VGPU": 4}}), shares={"VGPU": 4})

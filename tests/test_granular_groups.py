@@ -54,8 +54,9 @@ def holds(cell: Cell, amounts: dict[str, int], cpu_ratio: int) -> bool:
         return False
     if memory > cell.memory_mb - cell.memory_used_mb:
         return False
-    # with dedicated cpus what is shared is bounded by number only
-    return bool(pcpus) or not (vcpus or memory) or cell.shared_used + vcpus <= len(cell.shared) * cpu_ratio
+    # who asks for dedicated cpus alone takes nothing of what is shared
+    asks_shared = vcpus or (memory and not pcpus)
+    return not asks_shared or cell.shared_used + vcpus <= len(cell.shared) * cpu_ratio
 
 
 @settings(max_examples=400, deadline=None)

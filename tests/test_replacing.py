@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonplace.core import cpu_lists, hashing
-from commonplace.core.cells import after, cells_of
+from commonplace.core.cells import Terms, after, cells_of
 from commonplace.core.keeper_events import DriverSaid, HostSpec, StartInstance, StopInstance
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken, Up
 from commonplace.core.records import (
     Allocation,
+    Assigned,
     Build,
     CellAsk,
     Claim,
@@ -348,9 +349,21 @@ def test_what_is_given_by_number_stays_or_the_resize_counts_both(
         return {n: sum(c.get(n, 0) for c in cells.values()) for c in cells.values() for n in c if "PAGES" not in n}
 
     found = difference(
-        Allocation(id="a", resources=whole(old), cells=old), Whole(resources=whole(new), cells=new), threads
+        Allocation(id="a", resources=whole(old), cells=old),
+        Whole(resources=whole(new), cells=new),
+        Terms(threads, {}),  # type: ignore[arg-type]  # one of the three
+        cells_of(CELLS),
     )
     assert (found[1] if found else None) == more
+
+
+def test_a_device_stays_where_it_gives_as_many_shares_as_the_new_size_wants_of_each() -> None:
+    held = {"0": {"VGPU": 2}}
+    old = Allocation(id="a", resources={"VGPU": 2}, cells=held, assigned={"0": Assigned(devices={"g0": 2})})
+    assert "g0" in {device.id for device in CELLS["0"].devices}
+    whole = Whole(resources={"VGPU": 2}, cells=held)
+    by_shares = {each: difference(old, whole, Terms("prefer", {"VGPU": each}), cells_of(CELLS)) for each in (1, 2)}
+    assert by_shares == {1: None, 2: ({}, {})}  # two devices by one share are not one device by two
 
 
 amounts = st.dictionaries(
@@ -375,7 +388,7 @@ def test_whatever_is_replaced_no_cpu_and_no_share_is_given_twice_and_cells_are_t
         asked = Allocation(id=f"a{serial}", instance=instance, resources=resources, cells=cells)
         if old is not None:
             whole = Whole(resources=resources, cells=cells)
-            more = difference(old, whole, "prefer")
+            more = difference(old, whole, Terms("prefer", {}), cells_of(CELLS))
             if more is None:
                 continue
             asked = Allocation(

@@ -60,7 +60,7 @@ def _overfull(host: Holdings, claim: Claim, bytes_max: int) -> tuple[Reason, str
     malformed = _malformed(asked, bool(host.cells))
     if malformed:
         return "constraint", malformed
-    reason, why = replacing.wrong(host.allocations, asked, claim.threads)
+    reason, why = replacing.wrong(host.allocations, asked, terms_of(claim), host.cells)
     if reason:
         return reason, why
     old = host.allocations.get(asked[0].replaces)

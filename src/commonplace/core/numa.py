@@ -110,7 +110,7 @@ def _seats(fits: Sequence[set[str]], open_to: tuple[str, ...]) -> tuple[str, ...
 def misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
     """Why a cell of an instance does not fit a cell of a host, or ""."""
     return _memory_misfit(cell, ask) or (
-        _dedicated_misfit(cell, ask) if ask.cpus_dedicated else _shared_misfit(cell, ask, ratios)
+        _dedicated_misfit(cell, ask, ratios) if ask.cpus_dedicated else _shared_misfit(cell, ask, ratios)
     )
 
 
@@ -145,22 +145,31 @@ def _in_pages(ask: CellAsk, size_kb: int, count: int) -> bool:
     return ask.memory_mb * _KB <= size_kb * count and ask.memory_mb * _KB % size_kb == 0
 
 
-def _shared_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
+def _cpus_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
     if ask.cpus > len(cell.shared):
         return f"needs {ask.cpus} shared cpus, a cell has {len(cell.shared)}"
     if (cell.shared_used + ask.cpus) * RATIO_SCALE > len(cell.shared) * ratios.cpu:
         return f"needs {ask.cpus} shared cpus beside the {cell.shared_used} used of {len(cell.shared)}"
+    return ""
+
+
+def _shared_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
+    if why := _cpus_misfit(cell, ask, ratios):
+        return why
     if (cell.memory_used_mb + ask.memory_mb) * RATIO_SCALE > cell.memory_mb * ratios.memory:
         return f"needs {ask.memory_mb} MB beside the {cell.memory_used_mb} used of {cell.memory_mb}"
     return ""
 
 
-def _dedicated_misfit(cell: Cell, ask: CellAsk) -> str:
+def _dedicated_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
     wanted, free = ask.cpus_dedicated, cell.free_dedicated
-    if wanted > len(free):
-        return f"needs {wanted} dedicated cpus, {len(free)} free"
-    if ask.cpus > len(cell.shared):
-        return f"needs {ask.cpus} shared cpus, a cell has {len(cell.shared)}"
+    room = len(free) - len(
+        cell.pinned - cell.dedicated
+    )  # who has cpus that the host gives nobody any more counts all the same
+    if wanted > room:
+        return f"needs {wanted} dedicated cpus, {max(0, room)} free"
+    if ask.cpus and (why := _cpus_misfit(cell, ask, ratios)):
+        return why
     if ask.memory_mb > cell.memory_mb - cell.memory_used_mb:
         return f"needs {ask.memory_mb} MB, {cell.memory_mb - cell.memory_used_mb} free"
     cores = cell.siblings or tuple(frozenset({cpu}) for cpu in cell.dedicated)

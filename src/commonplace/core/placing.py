@@ -191,7 +191,7 @@ class Placer:
             laid = (lay_on(row, work, old.cells) or lay_on(row, work)) if row.host.cells else None
         cells, terms = laid or ({}, None)
         whole = Whole(resources=work.resources, cells=cells)
-        more = difference(old, whole, terms.threads if terms else "prefer")
+        more = difference(old, whole, terms, row.host.cells)
         if more is None:
             return False
         self._claim(row, work, index, now_ms, Growth(old.id, whole, *more, terms))

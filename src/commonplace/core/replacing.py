@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 from msgspec.structs import replace
 
-from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, taken_of
+from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, taken_of
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.numa import Cell, pick_cpus
 from commonplace.core.records import Allocation, Assigned, Build, Reason, Whole
 from commonplace.core.view import Row, View
 
 _NOTHING = Assigned()
+_ANY: Mapping[str, int] = {}
 
 Amounts = dict[str, int]
 
@@ -45,15 +46,21 @@ def _stands(one: Allocation) -> bool:
     return one.state == "active" and one.origin == "claim" and not one.replaces
 
 
-def difference(old: Allocation, whole: Whole, threads: str) -> tuple[Amounts, dict[str, Amounts]] | None:
+def difference(
+    old: Allocation, whole: Whole, terms: Terms | None, here: Cells
+) -> tuple[Amounts, dict[str, Amounts]] | None:
     """What `whole` takes beyond `old`, in all and by cell; None where what was given by number would have to be given anew.
 
-    In a cell that both lie in, devices are as many as before, and dedicated cpus too unless any will do (`threads` is `prefer`).
+    In a cell that both lie in, devices are as many as before, each with as many shares as the terms say, and dedicated cpus as many
+    too unless any will do (`threads` is `prefer`). `here` are the host's cells.
     """
+    threads, shares = (terms.threads, terms.shares) if terms else ("prefer", _ANY)
     cells: dict[str, Amounts] = {}
     for cell, amounts in whole.cells.items():
         had = old.cells.get(cell, {})
         if any(_given_anew(name, had.get(name, 0), amount, threads) for name, amount in amounts.items()):
+            return None
+        if any(_shared_otherwise(old, here, cell, name, shares.get(name, 0)) for name in amounts):
             return None
         alike = _pages(had) == _pages(amounts)  # else none of the memory that it has is of the right pages
         more = {n: amount - (had.get(n, 0) if n != MEMORY or alike else 0) for n, amount in amounts.items()}
@@ -73,11 +80,19 @@ def _given_anew(name: str, had: int, amount: int, threads: str) -> bool:
     return threads != "prefer" if name == DEDICATED else amount != had
 
 
+def _shared_otherwise(old: Allocation, here: Cells, cell: str, name: str, each: int) -> bool:
+    """Whether a device of that class, of which it is to have so many shares (0: any), gives it another number of them."""
+    given = (old.assigned or {}).get(cell, _NOTHING).devices if each and cell in here else {}
+    return any(
+        d.resource_class == name and given.get(d.id, each) != each for d in (here[cell].devices if given else ())
+    )
+
+
 def _pages(amounts: Mapping[str, int]) -> set[str]:
     return {name for name in amounts if name.startswith(PAGES)}
 
 
-def wrong(held: Mapping[str, Allocation], asked: list[Allocation], threads: str) -> tuple[Reason, str]:
+def wrong(held: Mapping[str, Allocation], asked: list[Allocation], terms: Terms, here: Cells) -> tuple[Reason, str]:
     """Why what is asked cannot replace what it names, whatever room there is; two times "" where it can or names nothing."""
     one = asked[0]
     if all(other.becomes is None and not other.replaces for other in asked):
@@ -91,7 +106,7 @@ def wrong(held: Mapping[str, Allocation], asked: list[Allocation], threads: str)
         return "constraint", f"it replaces {one.replaces}, which is of another instance or of the same request"[:128]
     if not _stands(old) or any(other.replaces == old.id for other in held.values()):
         return "constraint", f"it replaces {one.replaces}, which is not active, or being replaced"[:128]
-    if difference(old, one.becomes, threads) != (one.resources, one.cells):
+    if difference(old, one.becomes, terms, here) != (one.resources, one.cells):
         return "constraint", f"it asks for other than the difference to {one.replaces}"[:128]
     return "", ""
 
