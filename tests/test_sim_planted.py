@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from commonplace.core import hashing, hosts, keeper
+from commonplace.core import cells, hashing, hosts, keeper, placing, replacing
 from commonplace.core.catalog import Catalog
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
@@ -21,7 +21,7 @@ from commonplace.core.replica import Replica
 from commonplace.core.resources import Inventory
 from commonplace.sim.agents import AgentProcess
 from commonplace.sim.hunt import RANGES, clean_processes, hunt
-from commonplace.sim.planted import BUGS, Bug, planted
+from commonplace.sim.planted import BUGS, Bug, bug, planted
 from commonplace.sim.replicas import ReplicaProcess
 from commonplace.sim.run import run_seed
 from commonplace.sim.world import World
@@ -29,7 +29,7 @@ from commonplace.sim.world import World
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
     AgentProcess, Catalog, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Replica, ReplicaProcess, World,
-    hashing, hosts, keeper,
+    cells, hashing, hosts, keeper, placing, replacing,
 )  # fmt: skip
 
 
@@ -39,8 +39,8 @@ def known() -> dict[int, tuple[int, int]]:
     return {int(number): (int(seed), int(invariant)) for number, seed, invariant in rows}
 
 
-def violated(seed: int) -> list[str]:
-    return [violation.sentence for violation in run_seed(seed).violations]
+def violated(number: int, seed: int) -> list[str]:
+    return [violation.sentence for violation in run_seed(seed, bug(number).profile).violations]
 
 
 @pytest.mark.timeout(900)
@@ -51,7 +51,7 @@ def test_every_planted_bug_is_noticed_and_nothing_else_is(pytestconfig: pytest.C
             KNOWN.write_text("".join(f"{catch.number} {catch.seed} {catch.invariant}\n" for catch in catches))
         seeds = known()
         caught = list(pool.map(hunt, seeds, [seed for seed, _ in seeds.values()], [1] * len(seeds)))
-        clean = dict(zip(seeds, pool.map(violated, [seed for seed, _ in seeds.values()]), strict=True))
+        clean = dict(zip(seeds, pool.map(violated, seeds, [seed for seed, _ in seeds.values()]), strict=True))
     assert {catch.number: catch.invariant for catch in caught} == {n: invariant for n, (_, invariant) in seeds.items()}
     assert not {number: sentences for number, sentences in clean.items() if sentences}
 

@@ -28,7 +28,7 @@ from commonplace.sim.world import World
 SRC = Path(__file__).parent.parent / "src"
 DIGESTS = (
     "from commonplace.sim.run import run_seed\n"
-    "for profile, seed in (('swarm', 3), ('swarm', 11), ('agents', 5), ('takeover', 7), ('compaction', 2), ('clocks', 4)):\n"
+    "for profile, seed in (('swarm', 3), ('swarm', 11), ('agents', 5), ('takeover', 7), ('compaction', 2), ('clocks', 4), ('shapes', 6)):\n"
     "    print(profile, seed, run_seed(seed, profile).digest)\n"
 )
 NEEDS = "import msgspec, numpy, confluent_kafka"
@@ -48,6 +48,7 @@ REGRESSION = [
     ("compaction", 1, 15),
     ("clocks", 1, 20),
     ("calm", 1, 10),
+    ("shapes", 1, 25),
 ]
 """A fixed list, run every time: a change that breaks the protocol should not need luck to be seen."""
 
@@ -83,7 +84,7 @@ def tallies() -> dict[str, Tally]:
 
 def test_a_seed_is_the_same_world_whatever_the_hash_seed() -> None:
     first = digests(sys.executable, 1)
-    assert first.count("\n") == 6
+    assert first.count("\n") == 7
     assert digests(sys.executable, 2) == first
 
 

@@ -22,7 +22,7 @@ app = typer.Typer(
     epilog="\b\nExamples:\n  commonplace sim run --seeds 1..10000\n  commonplace sim show 4711 | less",
 )
 
-PROFILES = "swarm|calm|compaction|takeover|agents|clocks|groups|mixed"
+PROFILES = "swarm|calm|compaction|takeover|agents|clocks|groups|shapes|mixed"
 FRESH_SEEDS = 10**12
 """Seeds that `--schedules` draws from: whoever runs it twice runs other schedules."""
 SHOWN = 10

@@ -29,9 +29,11 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
-from commonplace.core.records import Bad, HostControl, decode
+from commonplace.core.records import Bad, HostCell, HostControl, decode
 from commonplace.core.resources import Inventory
 from commonplace.sim.members import NEVER, Process, Source
+from commonplace.sim.plan import Config
+from commonplace.sim.shapes import cells_of, inventory_of
 
 if TYPE_CHECKING:
     from commonplace.sim.world import World
@@ -48,24 +50,28 @@ DELTA_SUFFIX: Final = b"/delta"
 class Machine:
     """A host as it stands in its rack: what it has, and what runs on it that no claim brought. It outlives its agents."""
 
-    __slots__ = ("changes", "found", "labels", "name", "reserved", "traits", "vcpus")
+    __slots__ = ("changes", "config", "found", "labels", "name", "reserved", "traits", "vcpus")
 
-    def __init__(self, name: str, vcpus: int, traits: tuple[str, ...], rack: str = "") -> None:
-        self.name, self.vcpus, self.reserved, self.traits = name, vcpus, 0, traits
+    def __init__(self, name: str, config: Config, traits: tuple[str, ...], rack: str = "") -> None:
+        self.name, self.config, self.traits = name, config, traits
+        self.vcpus, self.reserved = config.vcpus, config.reserved
         self.labels = {"rack": rack} if rack else {}
         self.found: dict[str, Found] = {}
         self.changes = 0
 
     def spec(self) -> HostSpec:
         """The host as its driver describes it."""
-        return HostSpec(name=self.name, inventory=self.inventory(), traits=self.traits, labels=self.labels)
+        return HostSpec(
+            name=self.name, inventory=self.inventory(), traits=self.traits, labels=self.labels, cells=self.cells()
+        )
 
     def inventory(self) -> dict[str, Inventory]:
-        """What it has: memory for 4 GiB a VCPU, so that VCPUs run out first."""
-        return {
-            "VCPU": Inventory(total=self.vcpus, reserved=min(self.reserved, self.vcpus)),
-            "MEMORY_MB": Inventory(total=4_096 * self.vcpus),
-        }
+        """What it has."""
+        return inventory_of(self.config, self.vcpus, self.reserved)
+
+    def cells(self) -> dict[str, HostCell]:
+        """Its NUMA cells."""
+        return cells_of(self.config, self.vcpus)
 
 
 class AgentProcess(Process):
@@ -265,7 +271,7 @@ class AgentProcess(Process):
         if self.seen.get(host) == machine.changes and not again:
             return
         if self.seen.get(host) is not None and self.seen[host] != machine.changes:
-            said: list[Any] = [Configure(inventory=machine.inventory())]
+            said: list[Any] = [Configure(inventory=machine.inventory(), cells=machine.cells() or None)]
         else:
             said = []
         self.seen[host] = machine.changes
@@ -288,6 +294,8 @@ class AgentProcess(Process):
             found = Found(
                 instance=allocation.instance,
                 resources=allocation.resources,
+                cells=allocation.cells,
+                assigned=allocation.assigned,
                 project=allocation.project,
                 user=allocation.user,
                 kind=allocation.kind,

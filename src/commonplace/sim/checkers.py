@@ -10,8 +10,9 @@ partition when, where a replica stood when it began to serve) the world tells, w
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from commonplace.core.records import Bad, Build, Claim, Confirm, Decision, Quarantined, Release, decode
+from commonplace.core.records import Bad, Build, Claim, Confirm, Decision, Flavor, Quarantined, Release, decode
 from commonplace.sim.answers import Answers, Report, parse
+from commonplace.sim.cells import as_asked
 from commonplace.sim.findings import Findings, Place, Violation
 from commonplace.sim.model import FAR_MS, Asked, Host
 from commonplace.sim.owners import Owners
@@ -39,6 +40,7 @@ class Checkers:
         self.owners = Owners(self._findings, self.answers, self.hosts.get)
         self.owners.lossy = self._seen.lost_claims
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
+        self._flavors: dict[str, list[Flavor]] = {}  # every one that ever stood under a name
         self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self._takers: dict[str, Callable[[int, Raw], None]] = {
             "hosts": self.reports.take,
@@ -197,10 +199,23 @@ class Checkers:
                 self.answers.release_of_loser(record.request, record.allocation, here)
         elif isinstance(record, Claim):
             self.owners.claimed(record)
+            self._as_asked(record, host, here)
             if self.answers.groups is not None:
                 self.answers.groups.claimed(record.replica, record.host)
             if record.mode != "renew":
                 self.answers.claimed(record, here)
+
+    def _as_asked(self, claim: Claim, host: Host, here: Place) -> None:
+        """What is claimed is what the request's flavor asks for, or did before it was set anew."""
+        asked = self.answers.asked
+        contents = [a.build for p in range(self.request_partitions) for a in asked.get((p, claim.request), ())]
+        flavors = [flavor for build in contents for flavor in self._flavors.get(build.flavor, ())]
+        if claim.mode == "renew" or not flavors or not host.facts.cells:
+            return
+        for allocation in claim.allocations:
+            if not as_asked(allocation, flavors, host.facts.cells):
+                text = f"the claim for {allocation.id} of {claim.request} takes {allocation.resources} and {allocation.cells}"
+                self._findings.violated(6, f"{text} of {claim.host}, which is not what its flavor asks for", here)
 
     def _request_record(self, partition: int, raw: Raw) -> None:
         wrong = self.answers.request(partition, *raw)
@@ -216,10 +231,12 @@ class Checkers:
         )  # what is bad need not be put aside: who owns no request of then never reads it
 
     def _state_record(self, topic: str) -> Callable[[int, Raw], None]:
-        """Of `control` and `replicas` nothing is judged but that they can be read."""
+        """Of `control` and `replicas` nothing is judged but that they can be read; flavors say what their requests may claim."""
 
         def taker(partition: int, raw: Raw) -> None:
             record = decode(topic, raw[3]) if raw[3] is not None else None
+            if isinstance(record, Flavor):
+                self._flavors.setdefault(record.name, []).append(record)
             if isinstance(record, Bad) and not record.newer:
                 self._seen.must_set_aside(topic, partition, raw[0], record.reason)
 

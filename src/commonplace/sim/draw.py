@@ -22,8 +22,9 @@ from commonplace.sim.plan import (
     SetStatus,
     Submit,
 )
+from commonplace.sim.shapes import SHAPES
 
-PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks", "groups")
+PROFILES: Final = ("swarm", "calm", "compaction", "takeover", "agents", "clocks", "groups", "shapes")
 MIXED: Final = "mixed"
 """Every second seed of the swarm, the others of the other profiles in turn."""
 T = TypeVar("T")
@@ -84,6 +85,10 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
         "replica_zombie", "replica_joins", "replica_leaves", "agent_crash", "delay",
     ),
     "clocks": ("clock_jump", "replica_freeze", "replica_pause", "agent_pause", "agent_crash", "replica_crash", "delay"),
+    "shapes": (
+        *ON_RECORDS, "commit", "replica_crash", "replica_pause", "replica_zombie", "replica_leaves", "replica_joins",
+        "agent_crash", "agent_pause", "agent_clone", "frontend_crash", "clean", "delay", "spoil",
+    ),
 }  # fmt: skip
 """Which kinds a profile draws from; one that stands there twice comes twice as often."""
 
@@ -101,6 +106,8 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     grouped = Dice(seed, f"{profile} groups")  # drawn apart, so that other schedules stay as they were
     if profile == "groups" or (profile == "swarm" and grouped.chance(GROUPED)):
         config, items = _grouped(grouped, config, items)
+    if profile == "shapes":
+        config, items = _shaped(Dice(seed, "shapes of hosts"), config, items)
     if sleeper:
         items = _by_time(*items, *_while_asleep(dice))
         faults = _by_time(
@@ -144,6 +151,42 @@ def _in_part(dice: Dice, item: Submit, chance: int) -> Submit:
     if item.count == 1 or item.max_skew or not dice.chance(chance):
         return item
     return replace(item, count_min=dice.between(1, item.count))
+
+
+def _shaped(dice: Dice, config: Config, items: tuple[Item, ...]) -> tuple[Config, tuple[Item, ...]]:
+    """The same requests for cells, cpus and devices by number, on hosts that have them; some resize what another brought."""
+    config = replace(
+        config,
+        hosts=dice.of((1, 1, 2, 2, 3)),
+        vcpus=dice.of((4, 8, 16)),
+        cells=dice.of((1, 2, 2, 2, 4)),
+        dedicated=dice.of((-1, 2, 4, 4, 6)),
+        threads=dice.of((1, 2, 2)),
+        huge_pages=dice.of((0, 0, 1_024)),
+        cards=dice.of((0, 1, 2)),
+        card_shares=dice.of((1, 2, 4)),
+        apart=dice.chance(300),
+        cpu_ratio=dice.of((1_000, 1_000, 2_000)),
+        instances_max=50,
+        builds_max=dice.of((0, 8, 8)),
+    )
+    names = [dice.of(SHAPES).name for _ in range(dice.between(1, 4))]
+    plain, resized = dice.of((0, 100, 400)), dice.of((0, 200, 500, 800))
+    sources: dict[str, Submit] = {}
+    shaped: list[Item] = []
+    for item in items:
+        if isinstance(item, Submit):
+            item = item if dice.chance(plain) else replace(item, flavor=dice.of(names))
+            if sources and dice.chance(resized):
+                item = replace(item, count=1, group="", group_max=0, resizes=dice.of(tuple(sources)))
+            elif item.count == 1:
+                item = replace(item, confirm_ms=dice.below(300), release_ms=-1) if dice.chance(700) else item
+            if item.count == 1:
+                sources[item.id] = item
+        elif isinstance(item, SetFlavor) and dice.chance(700):
+            item = replace(dice.of(SHAPES), at_ms=item.at_ms, memory_mb=dice.of((1_024, 2_048)))
+        shaped.append(item)
+    return config, tuple(shaped)
 
 
 SLEEPER: Final[dict[str, Any]] = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records import Decision
 from commonplace.core.replica_events import Raw
 from commonplace.core.requests import serialised_group
 from commonplace.frontend.events import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from commonplace.sim.world import World
 
 IN_FLIGHT_MAX: Final = 10_000
+MOVED_MS: Final = 500
 INSIST_MAX: Final = 3
 """How often a submitter asks again under the same id."""
 CONTROL, DECISIONS = range(2)
@@ -49,6 +50,7 @@ class FrontendProcess(Process):
         self.session = Session("default", config.request_partitions, config.partitions, IN_FLIGHT_MAX)
         self.plans: dict[int, tuple[plan.Submit, int]] = {}  # token → plan, which try
         self.partitions: dict[str, int] = {}  # request → its partition, as it was sent
+        self.decisions: dict[str, Decision] = {}
         self.token = 0
         self.follow("control", 0, world.topics["control"].begin(0), CONTROL, self._control)
         decisions = world.topics["decisions"]
@@ -79,7 +81,7 @@ class FrontendProcess(Process):
 
     def submit(self, item: plan.Submit, attempt: int = 0) -> None:
         """Submit a request by plan; from the second time on what was decided before is looked up first."""
-        build = Build(**plan.build_of(item))
+        build = self.world.build_of(item)
         if (
             build.flavor not in self.session.flavors and attempt < INSIST_MAX
         ):  # it has only just started: the flavor is not read yet
@@ -93,7 +95,7 @@ class FrontendProcess(Process):
 
     def cancel(self, item: plan.Submit) -> None:
         """Withdraw a request."""
-        group = serialised_group(Build(**plan.build_of(item)))
+        group = serialised_group(self.world.build_of(item))
         self.token += 1
         self.do(self.session.receive(Withdraw(item.id, self.token, item.flavor, group), self.clock()))
 
@@ -122,8 +124,7 @@ class FrontendProcess(Process):
     def _sent(self, token: int, partition: int, offset: int) -> None:
         if offset >= 0 and token in self.plans:
             item = self.plans[token][0]
-            if item.id not in self.world.acknowledged:
-                self.world.acknowledged[item.id] = Build(**plan.build_of(item))
+            self.world.acknowledged.setdefault(item.id, self.world.build_of(item))
         event = Sent(token, partition, offset) if offset >= 0 else SendFailed(token, "not acknowledged")
         self.do(self.session.receive(event, self.clock()))
 
@@ -154,6 +155,7 @@ class FrontendProcess(Process):
             if answer.why in (Why.TIMED_OUT, Why.NOT_SENT) and item.insist and attempt < INSIST_MAX:
                 world.after(1 + int(self.random() * 1_000), self, lambda: self.submit(item, attempt + 1))
             return
+        self.decisions[item.id] = answer
         if answer.result != "placed" or item.confirm_ms < 0:
             return
         world.after(item.confirm_ms, self, lambda: self._confirm(item, answer))
@@ -162,6 +164,11 @@ class FrontendProcess(Process):
         self.token += 1
         effects = self.session.receive(AskConfirm(decision, self.token), self.clock())
         refused = any(isinstance(effect, Answer) for effect in effects)
+        source = self.world.build_of(item).source
+        if source and source != decision.placed[0].host and not refused:  # it has moved: the place that it had is free
+            old = self.decisions.get(item.resizes)
+            if old is not None:
+                self.world.after(MOVED_MS, self, lambda: self._release(old))
         if item.release_ms >= 0 and not refused:
             self.world.after(item.release_ms, self, lambda: self._release(decision))
         self.do(effects)

@@ -51,7 +51,7 @@ class Found(Struct, frozen=True, kw_only=True):
 def hunt(number: int, first: int, schedules_max: int = SCHEDULES_MAX) -> Catch:
     """Run schedules with a bug from seed `first` on, until one is caught."""
     started = time.process_time()
-    with planted(bug(number)), closing(outcomes(first, first + schedules_max - 1)) as schedules:
+    with planted(bug(number)), closing(outcomes(first, first + schedules_max - 1, bug(number).profile)) as schedules:
         for tried, outcome in enumerate(schedules, 1):
             if outcome.violations:
                 found = outcome.violations[0]

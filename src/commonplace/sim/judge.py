@@ -6,13 +6,14 @@ the driver found) may have happened before or after any entry, so a check fails 
     before ──settled entries, each against its claim──▶ now ══ must be ══ what the report shows
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
 
 from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release, Settled, Snapshot
 from commonplace.ops.audit.hashes import MODULUS
-from commonplace.sim.cells import amounts_of, misgiven
+from commonplace.sim.cells import amounts_of, misgiven, uneven
+from commonplace.sim.findings import Place
 from commonplace.sim.model import Asked, Facts, Hashes, Held, Host, Lease, same_shape
 from commonplace.sim.replaced import alone, becomes, short
 
@@ -35,6 +36,7 @@ class Judge:
         at: tuple[int, int],
         hashes: Hashes,
         violated: Callable[[int, str], None],
+        claims: Mapping[str, tuple[Claim, Place]],
         *,
         unsure: bool = False,
         foreign: bool = False,
@@ -42,6 +44,7 @@ class Judge:
         self.host, self.record, self.after = host, record, after
         self.offset, self.at_ms = at
         self.hashes, self._violated = hashes, violated
+        self.claims = claims  # allocation → the first claim that asked for it
         self.before = self.now = host.held
         self.sum = host.sum
         self.blind = host.blind
@@ -192,6 +195,9 @@ class Judge:
         if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
             yield f"the host is another than the {claim.host_hash} that was ranked"
         yield from (why for allocation in asked for why in short(allocation, self.now, self.confirmed))
+        cells = [list(uneven(claim, f)) for f in facts if f.cells]
+        if cells and all(cells):
+            yield cells[-1][0]
         for allocation in asked:
             for name, amount in alone(allocation).resources.items():
                 if amount and not any(unit_fits(f, name, amount) for f in facts):
@@ -298,12 +304,12 @@ class Judge:
                 self._violated(6, f"holds {identity}, which no claim that it settled explains")
         for identity, shown in self.after.items():
             was = self.before.get(identity)
-            if was is None and shown.cells and shown.origin != "found":
-                for wrong in misgiven(shown, self.after, self.facts[-1]):
+            grown = was is not None and becomes(was, shown) and was.replaces not in self.after
+            if (was is None or grown) and shown.cells and shown.origin != "found":
+                for wrong in misgiven(shown, self.claims.get(shown.id, (None,))[0], self.after, self.facts):
                     self._violated(1, wrong)
             if was is None or was is shown or was == shown:
                 continue
-            grown = becomes(was, shown) and was.replaces not in self.after
             if was.assigned != shown.assigned and shown.origin != "found" and not grown:
                 self._violated(6, f"gave {identity} other cpus or devices than before")
             changed = not same_shape(was, shown) or was.becomes != shown.becomes

@@ -63,6 +63,21 @@ class Config(Struct, frozen=True, kw_only=True):
     """Over so many racks the hosts stand, told by the label `rack`; 0: they tell none."""
     spread: int = 1
     """Over so many keys every flavor spreads its requests."""
+    cells: int = 0
+    """NUMA cells of each host; 0: it reports none, and what follows says nothing."""
+    dedicated: int = 0
+    """Dedicated cpus of each cell; −1: the shared ones are for both."""
+    threads: int = 1
+    """Threads of each dedicated core."""
+    huge_pages: int = 0
+    """Pages of 2 MB of each cell; 0: it reports no pages."""
+    cards: int = 0
+    """Devices of each cell."""
+    card_shares: int = 1
+    apart: bool = False
+    """Whether hosts have devices that are near no cell, too."""
+    cpu_ratio: int = 1_000
+    """How far shared cpus are oversubscribed, in thousandths."""
 
 
 # --- what people and machines do -------------------------------------------------------------------------------------
@@ -92,6 +107,8 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     """From the submit: the same request once more, past the library, as a second submitter would send it."""
     insist: bool = True
     """Whether a submit without an answer is repeated under its id."""
+    resizes: str = ""
+    """A request whose instance is to have the size of this one, where it is if that is best; placed anew while it stands nowhere."""
 
 
 class Reuse(Struct, frozen=True, kw_only=True, tag="reuse"):
@@ -104,7 +121,7 @@ class Reuse(Struct, frozen=True, kw_only=True, tag="reuse"):
 
 
 class SetFlavor(Struct, frozen=True, kw_only=True, tag="flavor"):
-    """An operator sets a flavor; 0 vcpus deletes it."""
+    """An operator sets a flavor; without any cpu it is deleted. The cpus are spread over so many `cells`; 0: lie as they may."""
 
     at_ms: int
     name: str
@@ -113,6 +130,13 @@ class SetFlavor(Struct, frozen=True, kw_only=True, tag="flavor"):
     traits: tuple[str, ...] = ()
     spread: int = 0
     """0: as every flavor of the schedule, because to change it under way moves ids to other partitions."""
+    pcpus: int = 0
+    cells: int = 0
+    threads: str = "prefer"
+    page_kb: int = 0
+    cards: int = 0
+    shares: int = 1
+    policy: str = "legacy"
 
 
 class SetStatus(Struct, frozen=True, kw_only=True, tag="status"):

@@ -9,23 +9,24 @@ from typing import Final
 
 from msgspec import Struct
 
-from commonplace.sim import planted_agents, planted_replicas
+from commonplace.sim import planted_agents, planted_replicas, planted_shapes
 from commonplace.sim.patches import Patch
 
 
 class Bug(Struct, frozen=True):
-    """One planted bug: its number, its name and its patch; what it breaks is the patch's first sentence."""
+    """One planted bug: its number, its name, its patch, whose first sentence says what it breaks, and the profile that is to notice it."""
 
     number: int
     name: str
     patch: Callable[[Patch], None]
+    profile: str = "swarm"
 
     @property
     def breaks(self) -> str:
         return (self.patch.__doc__ or "").strip()
 
 
-_A, _R = planted_agents, planted_replicas
+_A, _R, _S = planted_agents, planted_replicas, planted_shapes
 
 BUGS: Final = (
     Bug(1, "decided before the grant", _R.decide_at_delivery),
@@ -67,6 +68,12 @@ BUGS: Final = (
     Bug(37, "expired claims are none", _A.no_gap),
     Bug(38, "next of a group too early", _R.call_at_once),
     Bug(39, "allocation id used again", _R.reuse_ids),
+    Bug(40, "cpu given twice", _S.give_cpus_twice, "shapes"),
+    Bug(41, "cells not hashed", _S.hash_without_cells, "shapes"),
+    Bug(42, "numbers forgotten at restart", _S.forget_numbers, "shapes"),
+    Bug(43, "what is replaced stays", _S.keep_what_is_replaced, "shapes"),
+    Bug(44, "resize claims nothing", _S.claim_nothing_more, "shapes"),
+    Bug(45, "shares of a device not kept to", _S.leave_devices_to_chance, "shapes"),
 )
 
 

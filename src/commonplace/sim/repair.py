@@ -43,6 +43,7 @@ def repair(world: "World", host: str) -> None:
         inventory=state.inventory,
         traits=tuple(sorted(state.traits)),
         labels=state.labels,
+        cells=state.reported_cells,
         allocations=list(state.allocations.values()),
     )
     world.inject("hosts", partition, snapshot_key(host, state.epoch), encode(snapshot))  # no ledger says so

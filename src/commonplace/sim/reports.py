@@ -229,7 +229,16 @@ class Reports:
         foreign = record.claims_topic != seen.ids.get("claims", record.claims_topic)
         unsure = foreign or host.partition in seen.lost_hosts or host.partition in seen.cut_claims
         judge = Judge(
-            host, record, after, facts, (offset, at_ms), self._hashes, violated, unsure=unsure, foreign=foreign
+            host,
+            record,
+            after,
+            facts,
+            (offset, at_ms),
+            self._hashes,
+            violated,
+            self._answers.claims,
+            unsure=unsure,
+            foreign=foreign,
         )
         judge.run()
         for identity in judge.lapsed:

@@ -31,8 +31,7 @@ def submit(world: World, item: plan.Submit) -> None:
 
 def resend(world: World, item: plan.Submit) -> None:
     """The same request stands in the log once more, as from a second submitter with the same id."""
-    build = Build(**plan.build_of(item))
-    _to_requests(world, build)
+    _to_requests(world, world.build_of(item))
 
 
 def reuse(world: World, item: plan.Reuse) -> None:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from commonplace.core.keeper_events import KeeperSettings, Quarantine, quarantined
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Build, Decision, Flavor, Profile, encode
+from commonplace.core.records import Build, Decision, Placed, Profile, encode
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.frontend.events import Refusal
 from commonplace.sim import plan
@@ -24,6 +24,7 @@ from commonplace.sim.groups import Group
 from commonplace.sim.log import Raw, Rules, Topic
 from commonplace.sim.members import NEVER, Outgoing, Process, Source
 from commonplace.sim.replicas import ReplicaProcess
+from commonplace.sim.shapes import SHAPES, flavor_of
 from commonplace.sim.trace import Trace
 
 START_MS: Final = 1_000
@@ -60,6 +61,8 @@ class World:
         self.everybody: list[Process] = []  # who ever lived
         self.answers: list[tuple[str, str, Decision | Refusal]] = []
         self.acknowledged: dict[str, Build] = {}
+        self.placed: dict[str, Placed] = {}  # request → where its submitter knows its first instance to be
+        self._asked: dict[int, tuple[plan.Submit, Build]] = {}
         self.refused: set[str] = set()
         self.forgotten: set[str] = set()
         self._met: dict[
@@ -139,11 +142,9 @@ class World:
     def _make_fleet(self) -> None:
         c, schedule = self.config, self.schedule
         self.machines = {
-            f"h{i}": Machine(f"h{i}", c.vcpus, ("FAST",) if i % 3 == 1 else (), f"k{i % c.racks}" if c.racks else "")
+            f"h{i}": Machine(f"h{i}", c, ("FAST",) if i % 3 == 1 else (), f"k{i % c.racks}" if c.racks else "")
             for i in range(c.hosts)
         }
-        for machine in self.machines.values():
-            machine.reserved = c.reserved
         self.machines_changed = 0
         names = list(self.machines)
         self.units = [names[i :: c.agents] for i in range(min(c.agents, len(names)))]
@@ -473,16 +474,23 @@ class World:
         self.append("control", 0, b"profile/default", encode(profile))
         for name, (vcpus, memory_mb) in FLAVORS.items():
             self.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=vcpus, memory_mb=memory_mb))
+        for item in SHAPES if c.cells else ():
+            self.set_flavor(item)
 
     def set_flavor(self, item: plan.SetFlavor) -> None:
         """An operator's word on `control`."""
-        record = Flavor(
-            name=item.name,
-            resources={"VCPU": item.vcpus, "MEMORY_MB": item.memory_mb},
-            traits_required=item.traits,
-            spread=item.spread or self.config.spread,
-        )
-        self.append("control", 0, f"flavor/{item.name}".encode(), encode(record) if item.vcpus else None)
+        record = encode(flavor_of(item, self.config.spread)) if item.vcpus or item.pcpus else None
+        self.append("control", 0, f"flavor/{item.name}".encode(), record)
+
+    def build_of(self, item: plan.Submit) -> Build:
+        """The request that an item submits, the same whenever it is submitted again."""
+        known = self._asked.get(id(item))
+        if known is None:
+            fields, there = plan.build_of(item), self.placed.get(item.resizes)
+            if there is not None:
+                fields |= {"instances": (there.instance,), "source": there.host}
+            known = self._asked[id(item)] = (item, Build(**fields))
+        return known[1]
 
     def quarantined(self, who: str, effect: Quarantine) -> None:
         """A bad record is put aside."""
@@ -494,6 +502,8 @@ class World:
         self.answers.append((frontend, item.id, answer))
         if isinstance(answer, Decision):
             self.checkers.told(partition, answer)
+            if answer.placed:
+                self.placed[item.id] = answer.placed[0]
         if self.trace is not None:
             said = answer.message if isinstance(answer, Refusal) else f"{answer.result} {answer.reason}"
             self.trace.tells(frontend, f"answers {item.id}: {said}")
