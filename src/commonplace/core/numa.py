@@ -163,9 +163,8 @@ def _shared_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
 
 def _dedicated_misfit(cell: Cell, ask: CellAsk, ratios: Ratios) -> str:
     wanted, free = ask.cpus_dedicated, cell.free_dedicated
-    room = len(free) - len(
-        cell.pinned - cell.dedicated
-    )  # who has cpus that the host gives nobody any more counts all the same
+    # who has cpus that the host gives nobody any more counts all the same
+    room = len(free) - len(cell.pinned - cell.dedicated)
     if wanted > room:
         return f"needs {wanted} dedicated cpus, {max(0, room)} free"
     if ask.cpus and (why := _cpus_misfit(cell, ask, ratios)):
