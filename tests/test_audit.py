@@ -70,6 +70,7 @@ def day() -> Pool:
     bad = p.put("requests", "m1.small", b"{")
     p.quarantine("requests", bad)
     p.start("h3")
+    p.host("h3").through = p.logs["claims"][-1].offset  # a new host: nobody can have claimed it
     p.snapshot("h3")
     p.aggregate("east", "h3")
     p.member("r-8", "c-1", on="h3", group="web", group_policy="affinity", host="h3", traits_forbidden=["CUSTOM_A"])

@@ -222,7 +222,7 @@ def test_resize_in_place_is_clean_in_one_report_or_several(apart: int) -> None:
 @pytest.mark.parametrize(
     ("broken", "invariant"),
     [
-        ({"wrong": lambda held, asked, threads: ("", "")}, 6),
+        ({"wrong": lambda held, asked, terms, here: ("", "")}, 6),
         ({"alone": lambda part, old, cells: replace(part, replaces="", becomes=None)}, 6),
     ],
     ids=["difference not checked", "never whole"],

@@ -48,8 +48,8 @@ def test_a_day_of_a_pool_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_audit, "pool", watched)
     p = test_audit.day()
     assert isinstance(p, Watched)
-    p.request("r-8")
-    p.decide("r-8")
+    p.request("r-10")
+    p.decide("r-10")
     p.decide("r-7", content=digest("r-7", deadline_ms=60_000))
     p.settle()
     assert p.found() == []
