@@ -90,7 +90,7 @@ def test_operator_audits_and_the_exit_code_tells(settings: Settings) -> None:
     assert clean.returncode == 0, clean.stderr
     told = json.loads(clean.stdout)
     assert told["audit"] == "clean"
-    assert set(told["invariants"]) == {"1", "2", "3", "5", "6", "9", "10", "11"}
+    assert set(told["invariants"]) == {"1", "2", "3", "5", "6", "9", "10", "11", "12"}
     assert told["figures"]["placed"] == 1
     before_ms = pool.now_ms
     at = pool.placed("r-2", "a-2", host=HOST, vcpu=99)
