@@ -80,7 +80,7 @@ class Host:
     __slots__ = (
         "_digest", "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from",
         "epoch", "facts", "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at",
-        "outbid", "partition", "removed", "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "topic",
+        "outbid", "partition", "removed", "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "through_void", "topic",
     )  # fmt: skip
 
     def __init__(self, name: str, partition: int) -> None:
@@ -100,6 +100,9 @@ class Host:
         self.blind = ""
         self.fresh = False
         self.topic, self.through = "", -1
+        self.through_void = (
+            -1
+        )  # of reports by fenced agents since the last one that counts: a past for whoever starts next
         self.offset = self.at_ms = -1
         self.started_ms = 0
         self.opened_at = -1  # the first report of its epoch
@@ -135,6 +138,7 @@ class Host:
         self.sum, self.gap, self.base_gap, self.builds, self.said_hash = 0, False, False, 0, ""
         self.stale, self.removed = "removed", True
         self.topic, self.through, self.reported, self.base_generation = "", -1, -1, NO_BASE
+        self.through_void = -1
         self.leases = {}
 
     def spoil(self, *, delta: bool, why: str) -> None:

@@ -121,6 +121,8 @@ class Reports:
         if void:
             if host.fresh and record.epoch < host.epoch and not host.removed:
                 host.blind = host.blind or FROM_VOID
+                if record.claims_topic == host.topic:
+                    host.through_void = max(host.through_void, record.claims_through)
             elif record.epoch == host.epoch and not self._seen.injecting and host.blind == FORGED:
                 host.outbid = True
                 host.note(offset)
@@ -318,8 +320,9 @@ class Reports:
                 self._findings.violated(
                     10, f"{host.name} takes its watermark back from {host.through} to {through}", here
                 )
-            if host.fresh and host.low > host.through + 1 and not record.gap:
-                text = f"{host.name} starts at {host.through}, the claims begin at {host.low}, and reports no gap"
+            known = max(host.through, host.through_void)
+            if host.fresh and host.low > known + 1 and not record.gap:
+                text = f"{host.name} starts at {known}, the claims begin at {host.low}, and reports no gap"
                 self._findings.violated(3, text, here)
 
     def _follow(
@@ -333,7 +336,7 @@ class Reports:
         at_ms: int,
     ) -> None:
         host.generation, host.offset, host.at_ms, host.reported = record.generation, offset, at_ms, record.epoch
-        host.topic, host.through = record.claims_topic, record.claims_through
+        host.topic, host.through, host.through_void = record.claims_topic, record.claims_through, -1
         if after is not host.held:
             host.builds = sum(1 for allocation in after.values() if allocation.building)
         host.held, host.facts, host.sum, host.said_hash = after, facts, total, record.hash
