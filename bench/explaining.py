@@ -7,6 +7,7 @@ CPU time of this process, median of the rounds. Hosts are of one shape with one 
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -19,6 +20,7 @@ from commonplace.core.impossible import impossible
 from commonplace.core.ranking import ScoreRow, explain
 from commonplace.core.records import Build, Flavor, Profile, encode
 from commonplace.core.rules import Wishes
+from commonplace.core.view import View
 
 FITS: Final = Flavor(name="fits", resources={"VCPU": 2, "MEMORY_MB": 4096})
 HUGE: Final = Flavor(name="huge", resources={"VCPU": 65, "MEMORY_MB": 4096})
@@ -39,13 +41,7 @@ def lines(hosts: int) -> Iterator[tuple[str, Callable[[], object]]]:
     for words, build in (("plain", PLAIN), ("with a zone and a query, asked host by host", ASKED)):
         asked = wishes(catalog, build)
         rules = asked if build is ASKED else None
-        yield (
-            f"a refusal, on the replica: {words}",
-            lambda asked=asked, rules=rules: (  # type: ignore[misc]  # bound at once
-                impossible(view, asked.ask, asked.build),
-                explain(view, asked.ask, (), rules),
-            ),
-        )
+        yield f"a refusal, on the replica: {words}", partial(_refuse, view, asked, rules)
     tables = {
         "a refusal, plain": PLAIN,
         "a refusal with zone and query": ASKED,
@@ -53,7 +49,12 @@ def lines(hosts: int) -> Iterator[tuple[str, Callable[[], object]]]:
         "of hosts that pass, profile nova": NOVA,
     }
     for words, build in tables.items():
-        yield f"the whole table, on request: {words}", lambda build=build: table(view, catalog, build)  # type: ignore[misc]
+        yield f"the whole table, on request: {words}", partial(table, view, catalog, build)
+
+
+def _refuse(view: View, asked: Wishes, rules: Wishes | None) -> None:
+    impossible(view, asked.ask, asked.build)
+    explain(view, asked.ask, (), rules)
 
 
 def wishes(catalog: Catalog, build: Build) -> Wishes:

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -44,16 +45,16 @@ def profiles(case: Case, names: list[str]) -> list[Profile]:
 def contenders(case: Case, args: argparse.Namespace) -> Iterator[Contender]:
     """Everybody who packs the case."""
     for name in SERIAL:
-        yield lambda seed, name=name: serial(case, name, seed)  # type: ignore[misc]  # a default binds the loop's value
+        yield partial(serial, case, name)
     delays = (args.delay_ms // 8, args.delay_ms)
     pace = racing.Pace(rate=args.rate, delay_ms=delays, mode=args.mode, attempts_max=args.attempts)
     for profile in profiles(case, args.profiles.split(",")):
         for count in args.replicas:
-            yield lambda seed, p=profile, n=count: racing.racing(case, p, n, pace, seed)  # type: ignore[misc]
+            yield partial(racing.racing, case, profile, count, pace)
     slow = packing_classic.Pace(rate=args.rate, poll_ms=args.poll_ms, build_ms=args.delay_ms)
     for policy in packing_classic.POLICIES:
         for count in args.replicas:
-            yield lambda seed, p=policy, n=count: packing_classic.classic(case, p, n, slow, seed)  # type: ignore[misc]
+            yield partial(packing_classic.classic, case, policy, count, slow)
 
 
 def run(case: Case, args: argparse.Namespace) -> list[list[Figures]]:

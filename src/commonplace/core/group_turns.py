@@ -68,9 +68,8 @@ class GroupTurns:
         called = []
         for line in list(self._stirred):
             work = next(iter(self._lines.get(line, {}).values()), None)
-            if (
-                work is None or work.called or work.state != OPEN
-            ):  # one that expired in line is read back before the next
+            # one that expired in line is read back before the next
+            if work is None or work.called or work.state != OPEN:
                 del self._stirred[line]
             elif self._folded(line, folded):
                 del self._stirred[line]

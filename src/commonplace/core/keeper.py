@@ -160,9 +160,8 @@ class Keeper:
                 strangers.saw(event.partition, name, key, value)
             if kept is None or kept.partition != event.partition or kept.phase in (FENCED, REFUSED):
                 continue
-            if (
-                kept.sent and kept.sent[0][0] == value
-            ):  # byte for byte: cheaper than decoding, and nobody else writes just this
+            # byte for byte: cheaper than decoding, and nobody else writes just this
+            if kept.sent and kept.sent[0][0] == value:
                 self._read_back(kept, kept.sent.popleft())
             elif kept.phase == STARTING:
                 self._past_read(kept, offset, log_time_ms, key, value, now_ms)

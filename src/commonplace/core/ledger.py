@@ -176,9 +176,8 @@ class Ledger(Holdings):
         return self._move(record.allocation, "release_leased" if record.leased_only else "release", taken.offset)
 
     def _claim(self, taken: Taken, claim: Claim, now_ms: int) -> list[Change]:
-        if (
-            claim.mode == "renew"
-        ):  # of what is held, whatever the log's clock says: the replica takes its being held for a yes
+        # of what is held, whatever the log's clock says: the replica takes its being held for a yes
+        if claim.mode == "renew":
             return self._renew(taken.offset, claim, now_ms)
         waited = taken.offset < self.claims_end_at_start
         if waited and taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:

@@ -202,7 +202,7 @@ class Placer:
         scores.refresh()
         if scores.scores[row.index] == NEVER or row.index in group_full(self.view, work.build):
             return False
-        return wishes is None or all(not one.plain(self.view, row, wishes) for one in wishes.concerned())
+        return wishes is None or wishes.allow(self.view, row)
 
     def alternates(self, work: Work) -> tuple[str, ...]:
         """Hosts that would take an instance more, best first, none of those that the request was given; as many as it asks for."""
@@ -224,7 +224,6 @@ class Placer:
     def _may_fit_later(self, work: Work, wishes: Wishes | None) -> bool:
         """Whether a host would do if the pending claims on it failed: then the answer waits for them."""
         build = work.build
-        filters = tuple(wishes.concerned()) if wishes is not None else ()
         for row in {pending.row.index: pending.row for pending in self.pending.values()}.values():
             host = row.host
             if host.stale or row.status != "enabled" or not self.view.columns.alive[row.index]:
@@ -242,7 +241,7 @@ class Placer:
             ):
                 continue
             with row.without_claims():
-                if wishes is None or not any(one.plain(self.view, row, wishes) for one in filters):
+                if wishes is None or wishes.allow(self.view, row):
                     return True
         return False
 
@@ -291,9 +290,8 @@ class Placer:
             instances_max=instances_max,
             traits_any_of=build.traits_any_of,
         )
-        if (
-            claim.mode == "fits" and ask.rules is not None
-        ):  # its filters went by labels; under `strict` the expected hash covers these
+        # its filters went by labels; under `strict` the expected hash covers these
+        if claim.mode == "fits" and ask.rules is not None:
             claim.host_hash = hashing.to_hex(row.host.host_hash)
         pending = Pending(
             allocation_id,

@@ -419,9 +419,8 @@ class Replica:
     def _is_member(self, allocation: Allocation, partition: int) -> bool:
         """Whether an effective decision on the group's partition names a leased allocation, or did too long ago to be remembered."""
         known = self.history.get(allocation.request, partition)
-        if (
-            known is None
-        ):  # where its id is known of another request, it was told so, and what was claimed for it is left over
+        # where its id is known of another request, it was told so, and what was claimed for it is left over
+        if known is None:
             return self._unknown(allocation.request)
         decision = decode("decisions", known.value)
         return isinstance(decision, Bad) or any(placed.allocation == allocation.id for placed in decision.placed)

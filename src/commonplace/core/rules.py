@@ -144,6 +144,10 @@ class Wishes:
         """The filters that have something to say of this request."""
         return (one for one in self.rules.filters if one.applies(self))
 
+    def allow(self, view: View, row: Row) -> bool:
+        """Whether each of them passes a host."""
+        return not any(one.plain(view, row, self) for one in self.concerned())
+
 
 Plain = Callable[[View, Row, Wishes], str]
 

@@ -82,9 +82,8 @@ class FrontendProcess(Process):
     def submit(self, item: plan.Submit, attempt: int = 0) -> None:
         """Submit a request by plan; from the second time on what was decided before is looked up first."""
         build = self.world.build_of(item)
-        if (
-            build.flavor not in self.session.flavors and attempt < INSIST_MAX
-        ):  # it has only just started: the flavor is not read yet
+        # it has only just started: the flavor is not read yet
+        if build.flavor not in self.session.flavors and attempt < INSIST_MAX:
             self.world.after(500, self, lambda: self.submit(item, attempt + 1))
             return
         self.token += 1

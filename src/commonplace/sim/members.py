@@ -267,9 +267,8 @@ class Process:
                 self.acknowledge(entry, -1, world.config.delivery_timeout_ms)
             case "double":
                 offset = world.append(*where, self)
-                if (
-                    entry.topic == "hosts" or not fault.ms
-                ):  # an idempotent producer never lets an older report follow a newer one
+                # an idempotent producer never lets an older report follow a newer one
+                if entry.topic == "hosts" or not fault.ms:
                     world.append(*where, self)
                 else:
                     world.at(world.now + fault.ms, world.arrive, entry, self)

@@ -92,9 +92,8 @@ def _records(consumer: Consumer, name: str, low: dict[int, int], high: dict[int,
             if error is None and offset < high[partition]:
                 position[partition] = offset + 1
                 yield Entry(partition, offset, message.timestamp()[1], _bytes(message.key()), _bytes(message.value()))
-            if (
-                error is not None or offset + 1 >= high[partition]
-            ):  # an end that is told: the last records may be compacted away
+            # an end that is told: the last records may be compacted away
+            if error is not None or offset + 1 >= high[partition]:
                 del position[partition]
                 consumer.incremental_unassign([TopicPartition(name, partition)])
 
