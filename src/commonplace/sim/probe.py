@@ -36,8 +36,8 @@ def probe(world: World) -> None:
                 f"the calm world does not answer a request on partition {partition} within {WAIT_MS} ms",
                 partition,
             )
-        elif room and decision.result != "placed":
-            where = f"{room[0].name} has room"
+        elif decision.result != "placed" and (still := [host for host in room if host in _rooms(world)]):
+            where = f"{still[0].name} has room"
             _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
         elif decision.conflicts and not _deserted(world) and not _moved(world, ends):
             _violated(
@@ -74,7 +74,8 @@ def _ask(world: World, partition: int, flavor: str) -> Decision | None:
 
 
 def _rooms(world: World) -> list[Host]:
-    """Hosts that must take the request, by their last reports."""
+    """Hosts that must take the request, by their last reports. One that must before and after is who should have had it: between, a
+    request of a partition that changed its owner may have come first."""
     config = world.config
     served = {host for agent in world.agents for host in agent.serving()}
     said = _controls(world)

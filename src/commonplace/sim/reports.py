@@ -250,6 +250,8 @@ class Reports:
                 was = before.get(identity)
                 if was is None and allocation.origin != "found":
                     self._new_allocation(host, identity, judge.by_claim.get(identity, -1), here)
+                    if allocation.group and self._answers.groups is not None:
+                        self._answers.groups.granted(allocation.group, identity, host.name)
                 if allocation.state == "active" and (was is None or was.state != "active"):
                     self._became_active(host, allocation, record.gap or host.gap, here)
 

@@ -1,7 +1,8 @@
 """Groups that are decided one member after another, as their effective decisions placed them (rule 8, docs/decisions/0010).
 
-What is judged must hold whatever a replica saw: members leave at any time, and a view lags. So of the value with fewest members everybody
-counts who was ever placed there, of the others who is there now; and a value counts once the deciding replica has claimed on a host of it.
+What is judged must hold whatever a replica saw: members leave at any time, a view lags, and what a ledger granted counts until somebody
+decided otherwise. So of the value with fewest members everything counts that was ever granted there, of the others what is placed there
+now; and a value counts once the deciding replica has claimed on a host of it.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ class Together:
     def __init__(self, findings: Findings, hosts: Mapping[str, Host]) -> None:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
+        self._granted: dict[str, dict[str, str]] = {}  # group → allocation → host that granted it, decided or not
         self.forged: set[str] = (
             set()
         )  # hosts in whose name somebody reported: for a moment they seemed to hold what was forged
@@ -28,6 +30,10 @@ class Together:
     def claimed(self, replica: str, host: str) -> None:
         """A replica claimed on a host."""
         self._known.setdefault(replica, set()).add(host)
+
+    def granted(self, group: str, allocation: str, host: str) -> None:
+        """A ledger granted an allocation of a group."""
+        self._granted.setdefault(group, {})[allocation] = host
 
     def decided(self, build: Build, decision: Decision, here: Place) -> None:
         """A request of a group was effectively placed."""
@@ -54,11 +60,13 @@ class Together:
         labels = {name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items()}
         values = {value for name, value in labels.items() if value is not None and name in known}
         most, least = dict.fromkeys(values, 0), dict.fromkeys(values, 0)
-        for host, allocation in before + [(placed.host, placed.allocation) for placed in decision.placed]:
+        members = {allocation: host for host, allocation in before}
+        members |= {placed.allocation: placed.host for placed in decision.placed}
+        for allocation, host in (self._granted.get(build.group, {}) | members).items():
             value = labels.get(host)
             if value is not None and value in values:
                 least[value] += 1
-                most[value] += self._holds(host, allocation)
+                most[value] += allocation in members and self._holds(host, allocation)
         for value in values & {labels.get(placed.host) for placed in decision.placed}:
             if most[value] - min(least.values()) > build.max_skew:
                 text = f"{build.id} is number {most[value]} of group {build.group} at {build.spread_over} {value}, "
