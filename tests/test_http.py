@@ -3,9 +3,11 @@
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client.registry import Collector
 
 from commonplace import http
 from commonplace.errors import CommonplaceError
@@ -51,6 +53,26 @@ def test_metrics_are_prometheus_text(server: http.Server) -> None:
     status, text = ask(server, "/metrics")
     assert status == 200
     assert "commonplace_things_total 3.0" in text
+
+
+def test_what_cannot_be_answered_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Collector):
+        def collect(self) -> NoReturn:
+            raise KeyError("CUSTOM_LICENSE")
+
+        def describe(self) -> list[Metric]:
+            return []
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    server = http.serve("127.0.0.1:0", registry, Component().ready)
+    try:
+        assert ask(server, "/metrics")[0] == 500
+        assert ask(server, "/livez") == (200, "ok\n")
+    finally:
+        server.close()
+    assert "/metrics could not be answered" in caplog.text
+    assert "KeyError: 'CUSTOM_LICENSE'" in caplog.text
 
 
 def test_another_path_is_not_found(server: http.Server) -> None:

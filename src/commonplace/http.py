@@ -3,6 +3,7 @@
 Plain HTTP, meant for loopback or a network of the operator's own; nothing secret is shown, nothing can be changed.
 """
 
+import logging
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseServer
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from commonplace.errors import CommonplaceError
+
+_LOG: Final = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """A client that says nothing for so long is hung up on, so that it holds no thread."""
@@ -80,7 +83,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         answer = self.answers.get(self.path.partition("?")[0])
-        status, kind, body = answer() if answer else (404, PLAIN, b"there are /livez, /readyz and /metrics\n")
+        try:
+            status, kind, body = answer() if answer else (404, PLAIN, b"there are /livez, /readyz and /metrics\n")
+        except Exception:  # noqa: BLE001 (whatever a figure raised, the client is told and the log has it)
+            _LOG.exception("%s could not be answered", self.path)
+            status, kind, body = 500, PLAIN, b"this could not be answered; the log says why\n"
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

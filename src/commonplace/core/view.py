@@ -478,8 +478,9 @@ class View:
             "newer": 0,
             "gap": 0,
         }
-        alive = self.columns.alive
-        for row in self.by_index:
+        # first the rows, then their columns: another thread may be adding hosts, and a column has room before its row is there
+        rows, alive = list(self.by_index), self.columns.alive
+        for row in rows:
             host = row.host
             if host.removed:
                 counts["removed"] += 1

@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,7 @@ PROBE_INTERVAL_S: Final = 0.05
 PROBE_TIMEOUT_S: Final = 2.0
 LAST_LINES: Final = 8
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _ENTRY: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())")
 
 
@@ -278,17 +281,35 @@ class Stack:
         return process
 
     def _run_once(self, name: str, *arguments: str) -> None:
-        process = Process(name, arguments, self.work_dir / f"{name}.log", self.environ, port=0)
+        process = self._spawn(name, *arguments)
         process.wait(START_TIMEOUT_S)
+        del self.processes[name]
         if process.popen.returncode:
             process.require_running()
 
     def _spawn(self, name: str, *arguments: str, port: int = 0, environ: Mapping[str, str] | None = None) -> Process:
         assert name not in self.processes, f"{name} runs already"
         log = self.work_dir / f"{name}.log"
-        process = Process(name, arguments, log, {**self.environ, **(environ or {})}, port)
-        self.processes[name] = process
+        with _uninterrupted():
+            process = self.processes[name] = Process(name, arguments, log, {**self.environ, **(environ or {})}, port)
         return process
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block is over: a process that was begun is then known, and its watchdog with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def settings_environ(settings: Settings, bootstrap: str) -> dict[str, str]:

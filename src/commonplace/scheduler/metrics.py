@@ -150,7 +150,7 @@ class SchedulerFigures(Collector):
         )
         capacity: dict[tuple[str, ...], float] = {}
         n = view.columns.rows
-        for name in list(view.columns.free):
+        for name in list(view.columns.capacity):  # a class that is being added has its free column first
             total, free = view.columns.capacity[name][:n].sum(), view.columns.free[name][:n].sum()
             capacity[self.pool, name, "free"], capacity[self.pool, name, "used"] = float(free), float(total - free)
         labels = ("pool", "class", "state")
