@@ -1,9 +1,13 @@
 """Fixtures for everybody. A run of pure tests starts no broker: it is chosen when the first test asks."""
 
+import os
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -11,6 +15,8 @@ from commonplace.kafka.broker import LocalBroker
 from kafka_fixtures import KafkaUnderTest, choose_kafka, skip_or_fail, started_broker
 
 PREFIX_NAME_CHARS = 40
+MEMORY: Final = Path("/dev/shm")
+MEMORY_BYTES_MIN: Final = 6 << 30
 # Fixtures that bring an Apache Kafka themselves, and skip where they can't: the shared one need not start for them.
 OWN = {"own_broker", "broker"}
 _used = pytest.StashKey[str]()
@@ -79,9 +85,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _work_in_memory()
     config.stash[_used_by_workers] = set()
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(FromWorkers(config))
+
+
+def _work_in_memory() -> None:
+    """Brokers make a file for every little thing: their directories go where files cost least, if there is room enough for all.
+
+    Not those of `tmp_path`: what lies in memory may often not be executed.
+    """
+    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

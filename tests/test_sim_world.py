@@ -17,7 +17,7 @@ from cli import run as cli
 from commonplace.core import ledger
 from commonplace.core.records import HostControl, decode, encode
 from commonplace.sim import faults, plan
-from commonplace.sim.batch import Tally, run_range, run_seeds
+from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.decoding import changed, remembered
 from commonplace.sim.draw import MIXED, ON_RECORDS, PROFILES, draw
@@ -105,6 +105,12 @@ def test_a_trace_changes_nothing_and_says_the_same_twice() -> None:
     assert lines == lines_again
     assert outcome == again == run_seed(11)
     assert any("claim by" in line for line in lines)
+
+
+def test_past_its_time_a_range_begins_nothing_more() -> None:
+    assert run_seeds(1, 1_000, "calm", 2, lambda done, failed: None, seconds=0) == Tally()
+    some = run_seeds(1, 10_000, "calm", 1, lambda done, failed: None, seconds=0.1)
+    assert (some.schedules, some.events) == (CHUNK, run_range(1, CHUNK, "calm").events)
 
 
 def test_a_range_is_the_same_in_one_process_and_in_two() -> None:

@@ -1,5 +1,6 @@
 """`commonplace sim`: the protocol under faults, in a deterministic world; nothing outside this process is touched."""
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ def run(
         int, typer.Option(min=0, max=1024, metavar="N", help="Processes at once; 0: as many as cores.")
     ] = 0,
     profile: Profile = "swarm",
+    seconds: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Begin nothing more after so many seconds; 0: run them all.")
+    ] = 0,
 ) -> int:
     """Run a range of schedules and check the invariants of each."""
     from commonplace.sim.batch import cores, run_seeds, to_dict
@@ -58,7 +62,10 @@ def run(
     first, last = _fresh(schedules) if schedules else _range(seeds or "1..1000")
     started = time.monotonic()
     with _progress(last - first + 1) as progress:
-        tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress)
+        tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress, seconds or math.inf)
+    if tally.schedules <= last - first:
+        say(f"{seconds:g} s are over: {tally.schedules} of {last - first + 1} schedules were run")
+        last = first + tally.schedules - 1
     report = {"profile": profile, "seeds": f"{first}..{last}", **to_dict(tally, time.monotonic() - started)}
     if common.output() in ("json", "yaml"):
         emit(report)

@@ -1,6 +1,7 @@
 """Many schedules, over several processes: what they did, added up, and the seeds that failed."""
 
 import gc
+import math
 import os
 import time
 from collections import Counter
@@ -94,26 +95,32 @@ def run_range(first: int, last: int, profile: str) -> Tally:
     return tally
 
 
-def run_seeds(first: int, last: int, profile: str, jobs: int, progress: Progress) -> Tally:
-    """Run the seeds from `first` to `last` in `jobs` processes; blocks. The same whatever `jobs` is, but for `cpu_s`."""
+def run_seeds(first: int, last: int, profile: str, jobs: int, progress: Progress, seconds: float = math.inf) -> Tally:
+    """Run the seeds from `first` to `last` in `jobs` processes; blocks. The same whatever `jobs` is, but for `cpu_s`.
+
+    After so many `seconds` nothing more is begun: what has run by then are the first of the seeds, without a gap.
+    """
     total = Tally()
-    for tally in _chunks(first, last, profile, jobs):
-        total.add(tally)
-        progress(total.schedules, total.failed)
+    for tally in _chunks(first, last, profile, jobs, time.monotonic() + seconds):
+        if tally.schedules:
+            total.add(tally)
+            progress(total.schedules, total.failed)
     return total
 
 
-def _chunks(first: int, last: int, profile: str, jobs: int) -> Iterator[Tally]:
-    tasks = [(at, min(at + CHUNK - 1, last), profile) for at in range(first, last + 1, CHUNK)]
+def _chunks(first: int, last: int, profile: str, jobs: int, until: float) -> Iterator[Tally]:
+    tasks = [(at, min(at + CHUNK - 1, last), profile, until) for at in range(first, last + 1, CHUNK)]
     if jobs <= 1 or len(tasks) == 1:
-        yield from (run_range(*task) for task in tasks)
+        yield from map(_run_task, tasks)
         return
     with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(_run_task, tasks)
 
 
-def _run_task(task: tuple[int, int, str]) -> Tally:
-    return run_range(*task)
+def _run_task(task: tuple[int, int, str, float]) -> Tally:
+    """A chunk, or nothing past its time: the clock is the machine's, the same in every process, and chunks begin in their order."""
+    first, last, profile, until = task
+    return run_range(first, last, profile) if time.monotonic() < until else Tally()
 
 
 def cores() -> int:
