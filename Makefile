@@ -7,7 +7,7 @@ stamp := $(venv)/.made
 run := $(venv)/bin/
 code := src tests $(wildcard bench examples)
 TESTS ?= tests
-# Workers at once, each with a broker of its own. 0: all in this process, for a debugger.
+# Workers at once. 0: all in this process, for a debugger.
 WORKERS ?= 3
 PYTEST_FLAGS ?=
 MINUTES ?= 10

@@ -5,14 +5,14 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from commonplace.kafka.broker import LocalBroker
-from kafka_fixtures import KafkaUnderTest, choose_kafka, skip_or_fail, started_broker
+from kafka_fixtures import KafkaUnderTest, choose_kafka, shared_kafka, skip_or_fail, started_broker
 
 PREFIX_NAME_CHARS = 40
 MEMORY: Final = Path("/dev/shm")
@@ -20,16 +20,17 @@ MEMORY_BYTES_MIN: Final = 6 << 30
 # Fixtures that bring an Apache Kafka themselves, and skip where they can't: the shared one need not start for them.
 OWN = {"own_broker", "broker"}
 _used = pytest.StashKey[str]()
+_close = pytest.StashKey[Callable[[], None]]()
 _used_by_workers = pytest.StashKey[set[str]]()
 
 
 @pytest.fixture(scope="session")
-def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaUnderTest]:
+def kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> KafkaUnderTest:
     """The broker of this session, shared by its tests: keep apart by `prefix`, and neither stop nor pause it."""
-    chosen = choose_kafka()
-    pytestconfig.stash[_used] = str(chosen)
-    yield chosen
-    chosen.close()
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    chosen = shared_kafka(tmp_path_factory.getbasetemp().parent) if several else choose_kafka()
+    pytestconfig.stash[_used], pytestconfig.stash[_close] = str(chosen), chosen.close
+    return chosen
 
 
 @pytest.fixture
@@ -56,7 +57,9 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells the process that prints the summary which broker it used."""
+    """A worker tells the process that prints the summary which broker it used, and lets go of it: past the time limits of tests,
+    because whoever began it waits for the others."""
+    session.config.stash.get(_close, lambda: None)()
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["broker"] = session.config.stash.get(_used, "")

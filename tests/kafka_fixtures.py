@@ -4,13 +4,15 @@ COMMONPLACE_TEST_BOOTSTRAP=HOST:PORT   use that cluster; its topics are left beh
 COMMONPLACE_TEST_REQUIRE_KAFKA=1       where only the mock is left, or a test would be skipped for it: fail
 """
 
+import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TextIO
 
 import docker
 import pytest
@@ -27,6 +29,8 @@ from commonplace.kafka.ports import free_port
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 CONTAINER_START_TIMEOUT_S = 90
 TOPIC_TIMEOUT_S = 20
+OTHERS_TIMEOUT_S = 600
+"""A worker may be at its last test for so long."""
 
 # Tests wait for compaction and retention: look for work often. Indexes of 10 MB a segment are more than tests fill.
 TEST_PROPERTIES = {
@@ -104,6 +108,44 @@ def choose_kafka() -> KafkaUnderTest:
             raise
         return _embedded(str(error))
     return KafkaUnderTest(broker.bootstrap, "local", close=broker.close, broker=broker)
+
+
+def shared_kafka(directory: Path) -> KafkaUnderTest:
+    """The broker of all workers that name this directory: the first one begins it, and ends it when nobody holds it any more.
+
+    The embedded one lives in its process: every worker has its own. Who began it waits for the others when it closes.
+    """
+    address, held = directory / "address", (directory / "held").open("w")
+    fcntl.flock(held, fcntl.LOCK_SH)
+    with (directory / "beginning").open("w") as beginning:
+        fcntl.flock(beginning, fcntl.LOCK_EX)
+        if address.exists():
+            kind, bootstrap = address.read_text().split()
+            return KafkaUnderTest(bootstrap, "container" if kind == "container" else "local", close=held.close)
+        chosen = choose_kafka()
+        if chosen.kind not in ("container", "local"):
+            held.close()
+            return chosen
+        address.write_text(f"{chosen.kind} {chosen.bootstrap}")
+
+    def close() -> None:
+        deadline = time.monotonic() + OTHERS_TIMEOUT_S
+        while not _alone(held) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        address.unlink()
+        held.close()
+        chosen.close()
+
+    return replace(chosen, close=close)
+
+
+def _alone(held: TextIO) -> bool:
+    """Whether nobody else holds the broker; who does not is not let in any more."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_broker() -> LocalBroker:
