@@ -15,7 +15,7 @@ from commonplace.core.laying import Layout, Wanted, misuse, plan
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, lay, misfit, pick_cpus
-from commonplace.core.ranking import NEVER, column_scores
+from commonplace.core.ranking import column_scores
 from commonplace.core.records import (
     Allocation,
     Assigned,
@@ -35,6 +35,7 @@ from commonplace.core.records import (
 from commonplace.core.request_filters import numa_topology
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes
+from commonplace.core.scoreboard import NEVER
 from test_replica import Hand
 
 GPUS = tuple(Device(id=f"g{i}", resource_class="VGPU", shares=4) for i in range(2))

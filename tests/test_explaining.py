@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from commonplace.core.catalog import Catalog
 from commonplace.core.explaining import Table, table, wishes_of
-from commonplace.core.ranking import NEVER, ScoreRow, explain, plain_scores
+from commonplace.core.ranking import ScoreRow, explain, plain_scores
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, encode
 from commonplace.core.relaxing import Relaxed
 from commonplace.core.resources import Inventory
+from commonplace.core.scoreboard import NEVER
 from commonplace.ops import explain_render
 from peer.fleet import Fleet
 

@@ -7,26 +7,54 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from columns import unequal
-from commonplace.core import ranking
+from commonplace.core import ranking, scoreboard
 from commonplace.core import view as views
 from commonplace.core.ask import Ask
-from commonplace.core.filters import FILTERS, Rows
-from commonplace.core.ranking import NEVER, ScoreRow, explain, group_full, plain_scores, seed_of
+from commonplace.core.filters import FILTERS
+from commonplace.core.ledger_events import Configure
+from commonplace.core.ranking import ScoreRow, explain, group_full, plain_scores, seed_of
 from commonplace.core.records import Build, HostControl
+from commonplace.core.resources import Inventory
+from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.view import Floats, Overlay, Row, View
 from fold_logs import MOVES, Writer
 from world import Raw
 
 HOSTS = tuple(f"h{i}" for i in range(5))
-OTHER_MOVES = ("lay", "lay", "lay", "lift", "control", "liveness", "shard", "rank", "rank")
+OTHER_MOVES = (
+    "lay",
+    "lay",
+    "lay",
+    "lift",
+    "control",
+    "liveness",
+    "shard",
+    "rank",
+    "rank",
+    "units",
+    "swap",
+    "arrive",
+    "together",
+)
 ASKS = (
     Ask((("MEMORY_MB", 512), ("VCPU", 1)), weighers=(("cpu", 1.0), ("io_ops", -0.05), ("ram", 1.0))),
     Ask((("VCPU", 3),), ("CUSTOM_A",), weighers=(("cpu", -1.0), ("disk", 0.3), ("ram", -1.0))),
     Ask((("CUSTOM_GPU", 1), ("VCPU", 2)), (), ("CUSTOM_B",), (("cpu", 1 / 3), ("ram", 0.1)), 2, 4),
     Ask((("CUSTOM_NONE", 1),), ("CUSTOM_C",)),
     Ask(()),
+    Ask(
+        (("MEMORY_MB", 512), ("VCPU", 2)),
+        ("CUSTOM_B",),
+        ("CUSTOM_A",),
+        (("disk", 1.0), ("io_ops", -1.0), ("ram", 1 / 7)),
+        3,
+    ),
+    Ask((("VCPU", 1),), weighers=(("cpu", 1 / 3), ("num_instances", -0.1))),
+    Ask((("MEMORY_MB", 1024), ("VCPU", 3)), weighers=(("ram", 0.3), ("cpu", 0.7), ("io_ops", 0.1))),
+    Ask((("VCPU", 1),), weighers=(("io_ops", 0.5),), instances_max=3),
 )
 moves = st.lists(st.tuples(st.integers(0, len(HOSTS) - 1), st.sampled_from(MOVES + 2 * OTHER_MOVES)), max_size=50)
 quick = settings(derandomize=True, deadline=None, max_examples=120)
@@ -43,6 +71,8 @@ class Rig:
         self.vector = [ScoreRow(self.view, ask) for ask in ASKS]
         for row in self.vector:
             row._scalar = False
+        self.board = Scoreboard(self.view)
+        self.together = [ScoreRow(self.view, ask, self.board) for ask in ASKS]
         self.writers = [Writer(host, self.log, random) for host in HOSTS]
         self.fold()
 
@@ -66,9 +96,24 @@ class Rig:
                 self.now += 10
                 self.view.liveness(30, self.now)
             case "shard":
-                self.view.shard(random.choice((None, np.array([random.random() < 0.5 for _ in HOSTS]))))
+                self.view.shard(random.choice((None, np.array([random.random() < 0.5 for _ in self.view.by_index]))))
             case "rank":
                 self.check()
+            case "together":
+                self.board.refresh()
+            case "swap":
+                self.board.leave(self.together.pop(random.randrange(len(self.together))))
+                self.together += [
+                    ScoreRow(self.view, random.choice(ASKS), self.board) for _ in range(random.choice((0, 1, 2)))
+                ]
+            case "arrive":
+                self.writers.append(Writer(f"late{len(self.writers)}", self.log, random))
+                self.fold()
+            case "units":
+                vcpu = Inventory(total=16, min_unit=random.choice((1, 1, 2)), step_size=random.choice((1, 1, 3)))
+                self.writers[host].ledger.receive(Configure({"VCPU": vcpu}, (), {}, "enabled"), 0)  # type: ignore[union-attr]
+                self.writers[host].move("snapshot")
+                self.fold()
             case "lift":
                 pass
             case _:
@@ -79,7 +124,10 @@ class Rig:
     def check(self) -> None:
         self.view.write()
         mine = self.view.columns.mine
-        for rows in (self.rows, self.vector):
+        if self.random.random() < 0.7:
+            self.board.refresh()
+        some = [row for row in self.together if self.random.random() < 0.7]
+        for rows in (self.rows, self.vector, some):
             for row in rows:
                 row.refresh()
                 wanted = plain_scores(self.view, row.ask)
@@ -90,6 +138,8 @@ class Rig:
                 )
                 seed = seed_of("r", 0, self.random.randint(0, 9))
                 assert row.choose(seed, barred) is plain_choice(self.view, row.ask, seed, barred)
+                if rows is not self.rows:
+                    continue
                 explanation = explain(self.view, row.ask, barred)
                 assert explanation.filters == plain_counts(self.view, row.ask, barred)
                 assert explanation.without == plain_without(self.view, row.ask, barred)
@@ -156,6 +206,22 @@ def test_score_rows_survive_the_end_of_the_log_of_changes(steps: list[tuple[int,
         rig.check()
 
 
+@settings(quick, max_examples=80)
+@given(moves, st.integers(0, 2**32), st.sampled_from((1, 3, 20)))
+def test_scores_of_asks_that_come_go_and_rest_are_the_plain_scan(
+    steps: list[tuple[int, str]], seed: int, idle: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "ROOM_MIN", 4)
+        patch.setattr(scoreboard, "IDLE_CHANGES_MAX", idle)
+        patch.setattr(ranking, "TOGETHER_ROWS_MIN", 2)
+        patch.setattr(ranking, "TOGETHER_SCORES_MIN", 4)
+        rig = Rig(Random(seed))
+        for host, move in steps:
+            rig.move(host, move)
+        rig.check()
+
+
 @settings(quick, max_examples=40)
 @given(moves, st.integers(0, 2**32))
 def test_a_view_changed_step_by_step_is_the_view_built_afresh(steps: list[tuple[int, str]], seed: int) -> None:
@@ -174,31 +240,50 @@ def test_a_view_changed_step_by_step_is_the_view_built_afresh(steps: list[tuple[
         assert unequal(rig.view, fresh) == []
 
 
-def test_few_changes_take_the_scalar_path_and_many_the_columns() -> None:
+def test_few_changes_are_scored_one_by_one_and_many_in_one_pass_for_all_asks() -> None:
     rig = Rig(Random(1))
-    row = rig.rows[0]
-    row.refresh()
-    calls: list[Rows] = []
-    whole = ranking.column_scores
+    passes: list[int] = []
+    whole = Scoreboard._score
 
-    def counted(view: View, ask: Ask, rows: Rows) -> Floats:
-        calls.append(rows)
-        return whole(view, ask, rows)
+    def counted(board: Scoreboard, hosts: NDArray[np.intp]) -> Floats:
+        passes.append(len(hosts) * len(board.members))
+        return whole(board, hosts)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "column_scores", counted)
-        rig.writers[0].move("found")
-        rig.writers[0].move("snapshot")
-        rig.fold()
-        row.refresh()
-        assert not calls
-        patch.setattr(ranking, "SCALAR_ROWS_MAX", 1)
-        for writer in rig.writers:
+    def changed(hosts: int) -> int:
+        for writer in rig.writers[:hosts]:
             writer.move("found")
             writer.move("snapshot")
         rig.fold()
+        for row in rig.together:
+            row.refresh()
+        return len(passes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scoreboard, "_score", counted)
+        assert changed(5) == 0
+        members = len(rig.board.members)
+        assert members == sum(row._scalar for row in rig.together) > 2
+        assert changed(1) == 0
+        patch.setattr(ranking, "TOGETHER_ROWS_MIN", 2)
+        patch.setattr(ranking, "TOGETHER_SCORES_MIN", 2 * members)
+        assert changed(1) == 0
+        assert changed(2) == 1
+        assert passes == [2 * members]
+
+
+def test_a_first_pass_takes_in_every_change_though_there_are_more_asks_than_changes() -> None:
+    rig = Rig(Random(1))
+    board = Scoreboard(rig.view)
+    rows = [ScoreRow(rig.view, ASKS[0], board) for _ in range(99)]
+    for row in rows:
         row.refresh()
-        assert len(calls) == 1
+    for index, host in enumerate(rig.view.by_index):
+        rig.view.lay(host, Overlay(f"o{index}", {"VCPU": 1}, "", 7))
+    board.refresh()
+    assert rig.view.changed_from + len(rig.view.changed) < len(rows)
+    wanted = plain_scores(rig.view, ASKS[0])
+    assert max(wanted) > NEVER
+    assert all(row.scores.tolist() == wanted for row in rows)
 
 
 def test_a_report_that_changes_no_column_makes_nobody_score_anew() -> None:

@@ -8,9 +8,10 @@ from commonplace.core.ask import Ask
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found
-from commonplace.core.ranking import NEVER, ScoreRow, explain, plain_scores
+from commonplace.core.ranking import ScoreRow, explain, plain_scores
 from commonplace.core.records import HostControl, Start, encode
 from commonplace.core.resources import AMOUNT_MAX, Inventory
+from commonplace.core.scoreboard import NEVER
 from commonplace.core.view import Overlay, Row, View
 from world import inventory
 

@@ -18,7 +18,9 @@ from commonplace.bench.facts import cpu_us, machine
 from commonplace.bench.flavors import flavors
 from commonplace.bench.ledgers import Ledgers, Written, allocation_of, claim_of
 from commonplace.bench.rank import SCANS, asks_of, check, spread_of, view_of
+from commonplace.core.placing import ASKS_TOGETHER
 from commonplace.core.ranking import ScoreRow, column_scores
+from commonplace.core.scoreboard import Scoreboard
 from commonplace.core.view import View
 
 STRIDE: Final = 7_919
@@ -78,7 +80,8 @@ class _Fleet:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.ledgers = plan, Ledgers(plan.hosts)
         self.view: View = view_of(self.ledgers)
-        self.rows = [ScoreRow(self.view, ask) for ask in asks_of(plan.flavors, plan.placement)]
+        self.board = Scoreboard(self.view)
+        self.rows = [ScoreRow(self.view, ask, self.board) for ask in asks_of(plan.flavors, plan.placement)]
         self.flavors = flavors(plan.flavors)
         self.rounds = self.claims = 0
 
@@ -103,7 +106,7 @@ class _Fleet:
 
 def _round(fleet: _Fleet, turn: int) -> tuple[float, float]:
     """µs a delta, of folding it and of bringing the rows up to date after every `turn` deltas."""
-    view, rows, reports = fleet.view, fleet.rows, fleet.reports()
+    view, board, rows, reports = fleet.view, fleet.board, fleet.rows, fleet.reports()
     folding = refreshing = 0
     for at in range(0, len(reports), turn):
         start = process_time_ns()
@@ -111,8 +114,11 @@ def _round(fleet: _Fleet, turn: int) -> tuple[float, float]:
             view.fold(record.partition, record.offset, record.log_time_ms, record.key, record.value, 0)
         view.write()
         folded = process_time_ns()
-        for row in rows:
-            row.refresh()
+        if len(rows) >= ASKS_TOGETHER:
+            board.refresh()
+        else:
+            for row in rows:
+                row.refresh()
         refreshing += process_time_ns() - folded
         folding += folded - start
     return folding / len(reports) / 1_000, refreshing / len(reports) / 1_000

@@ -17,8 +17,9 @@ from commonplace.bench.facts import cpu_us, machine
 from commonplace.bench.flavors import flavors, profile
 from commonplace.bench.ledgers import Ledgers
 from commonplace.core.ask import Ask, ask_of
-from commonplace.core.ranking import NEVER, ScoreRow, column_scores, first_best, plain_scores
+from commonplace.core.ranking import ScoreRow, column_scores, first_best, plain_scores
 from commonplace.core.records import Build
+from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.view import Overlay, View
 from commonplace.errors import UsageError
 
@@ -43,7 +44,8 @@ def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     tell(f"making a view of {plan.hosts} hosts")
     view = view_of(Ledgers(plan.hosts))
     asks = asks_of(plan.flavors, plan.placement)
-    rows = [ScoreRow(view, ask) for ask in asks]
+    board = Scoreboard(view)
+    rows = [ScoreRow(view, ask, board) for ask in asks]
     for row in rows:
         row.refresh()
     collector.calm()  # as in the scheduler's own process

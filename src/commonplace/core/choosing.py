@@ -11,9 +11,10 @@ from zlib import crc32
 import numpy as np
 from msgspec import Struct
 
-from commonplace.core.ranking import NEVER, ScoreRow, first_best
+from commonplace.core.ranking import ScoreRow, first_best
 from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier, value_of
 from commonplace.core.rules import Filter, Wishes
+from commonplace.core.scoreboard import NEVER
 from commonplace.core.view import Floats, Row, View
 from commonplace.core.weigher_names import INCREMENTAL
 

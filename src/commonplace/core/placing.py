@@ -20,13 +20,14 @@ from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.group_policy import policy_of
 from commonplace.core.laying import layout_of, plan
-from commonplace.core.ranking import NEVER, ScoreRow, group_full, group_key, own_here, seed_of
+from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records import Allocation, Claim, Whole, encode
 from commonplace.core.replacing import difference, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
 from commonplace.core.rules import Standing, Wishes
+from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.terms_of_claims import image_of, limits
 from commonplace.core.view import Row, View
 from commonplace.core.work import OPEN, Held, Pending, Work
@@ -37,6 +38,9 @@ best host would lose the next too, and be refused with room in the fleet (docs/r
 
 STAY_CONFLICTS_MAX = 4
 """A resize insists on its own host for so many lost claims; then it goes where it is best off, as any request."""
+
+ASKS_TOGETHER = 16
+"""From so many asks in one turn on, what changed is scored for all of them before the first: a pass costs what a dozen or so scores do."""
 
 Item = tuple[Work, int]
 """One instance to be placed: the request's work and the index."""
@@ -97,6 +101,7 @@ class Placer:
         self.parked: list[Item] = []  # nothing fits now, but a pending claim may yet fail and make room
         self.pending: dict[str, Pending] = {}  # claims without a verdict, oldest first
         self.renewals: dict[str, Pending] = {}
+        self.board = Scoreboard(view)
         self.score_rows: dict[Ask, ScoreRow] = {}
         self._serial = 0
         self._settled = False
@@ -122,6 +127,8 @@ class Placer:
         for item in todo:
             if item[0].state == OPEN:
                 by_ask.setdefault(item[0].ask, []).append(item)
+        if len(by_ask) >= ASKS_TOGETHER:
+            self.board.refresh()
         for ask, items in by_ask.items():
             row = self._score_row(ask)
             for work, index in items:
@@ -131,9 +138,10 @@ class Placer:
     def _score_row(self, ask: Ask) -> ScoreRow:
         row = self.score_rows.pop(ask, None)
         if row is None:
-            row = ScoreRow(self.view, ask)
             if len(self.score_rows) >= self.settings.score_rows_max:
-                del self.score_rows[next(iter(self.score_rows))]  # the one unused for longest
+                unused_longest = next(iter(self.score_rows))
+                self.board.leave(self.score_rows.pop(unused_longest))
+            row = ScoreRow(self.view, ask, self.board)
         self.score_rows[ask] = row
         return row
 

@@ -2,8 +2,9 @@
 
     score = Σ multiplier × raw over the weighers, −inf where a filter says no
 
-A row of scores belongs to one ask (a flavor under a profile). It brings itself up to date from the rows that changed since it was last
-used, so a choice costs no scan of filters. `plain_scores` is the same by the plain forms, the oracle of the tests.
+A row of scores belongs to one ask (a flavor under a profile). It brings itself up to date from the hosts that changed since it was last
+used, alone or with all active asks at once (scoreboard.py), so a choice costs no scan of filters. `plain_scores` is the same by the plain
+forms, the oracle of the tests.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,14 +19,15 @@ from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.records import Build, Explanation, Miss
 from commonplace.core.rules import Wishes
+from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join
 from commonplace.core.view import Bools, Floats, Row, View
 from commonplace.core.weighers import WEIGHERS
 
-NEVER = -np.inf
 SCALAR_ROWS_MAX = 12
-"""Up to so many changed rows are scored one by one: below it the fixed cost of ~30 numpy calls (25 µs) outweighs 2 µs a row."""
+"""Up to so many changed rows are scored one by one: below it the fixed cost of ~20 numpy calls (20 µs) outweighs 1.6 µs a row."""
 
-_SHARES = {"cpu": "VCPU", "ram": "MEMORY_MB", "disk": "DISK_GB"}
+TOGETHER_ROWS_MIN, TOGETHER_SCORES_MIN = 6, 24
+"""From so many changed rows, and scores of them for all active asks, on they are all worked out at once: the same cost, spread."""
 
 
 def column_scores(view: View, ask: Ask, rows: Rows) -> Floats:
@@ -55,49 +57,75 @@ def plain_scores(view: View, ask: Ask) -> list[float]:
 
 
 class ScoreRow:
-    """The scores of every host for one ask; `own` is the same with −inf outside this replica's soft shard."""
+    """The scores of every host for one ask; `own` is the same with −inf outside this replica's soft shard.
 
-    def __init__(self, view: View, ask: Ask) -> None:
+    Rows of one board are brought up to date together where that is cheaper.
+    """
+
+    def __init__(self, view: View, ask: Ask, board: Scoreboard | None = None) -> None:
         self.view, self.ask = view, ask
-        self.scores: Floats = np.empty(0)
-        self.own: Floats = np.empty(0)
-        self._look()
-        self.seen = -1  # serial number of the next change to take in
-        self.used_at = 0.0
+        self.board = Scoreboard(view) if board is None else board
+        self.slot = self.board.enter(self)
+        self.joined = False
+        self.seen = -1  # serial number of the next change to take in, unless the board did
         self._wanted = dict(ask.resources)
         self._planned_for: Any = None
-        self._scalar = all(name in _SHARES or name == "io_ops" for name, _ in ask.weighers)
+        self._scalar = may_join(ask)
+        self.look(0)
 
-    def _look(self) -> None:
+    def look(self, rows: int) -> None:
+        """Read so many hosts' scores in the board's matrices of now."""
+        board = self.board
+        self.scores: Floats = board.scores[self.slot, :rows]
+        self.own: Floats = self.scores if board.own is board.scores else board.own[self.slot, :rows]
         self._scores_at: Any = self.scores.data  # typeshed knows memoryviews of integers only
         self._own_at: Any = self.own.data
 
     def refresh(self) -> None:
         """Take in what changed since the last use."""
-        view = self.view
+        view, board = self.view, self.board
         view.write()
         end = view.changed_from + len(view.changed)
-        if self.seen == end:
-            return
-        if self.seen < view.changed_from or len(self.scores) != view.columns.rows:
-            self.scores = column_scores(view, self.ask, slice(None))
-            self.own = np.where(view.columns.mine[: view.columns.rows], self.scores, NEVER)
-            self._look()
-        else:
-            rows = set(view.changed[self.seen - view.changed_from :])
-            if len(rows) <= SCALAR_ROWS_MAX and self._scalar:
-                if self._planned_for is not view.columns.at:
-                    self._plan()
-                mine, scores_at, own_at = view.columns.mine_at, self._scores_at, self._own_at
-                for i in rows:
-                    scores_at[i] = score = self._score(i)
-                    own_at[i] = score if mine[i] else NEVER
-            else:
-                index = np.fromiter(rows, np.intp, len(rows))
-                scores = column_scores(view, self.ask, index)
-                self.scores[index] = scores
-                self.own[index] = np.where(view.columns.mine[index], scores, NEVER)
+        seen = self.seen
+        if self.joined and board.seen > seen:
+            seen = board.seen
+        if seen < view.changed_from or len(self.scores) != view.columns.rows:
+            self._start()
+        elif seen < end:
+            self._take_in(set(view.changed[seen - view.changed_from :]))
         self.seen = end
+        if self._scalar and not self.joined:
+            board.join(self)
+
+    def _start(self) -> None:
+        self.board.fit()
+        columns = self.view.columns
+        self.look(columns.rows)
+        self.scores[:] = scores = column_scores(self.view, self.ask, slice(None))
+        if self.own is not self.scores:
+            self.own[:] = np.where(columns.mine[: columns.rows], scores, NEVER)
+
+    def _take_in(self, rows: set[int]) -> None:
+        count, columns = len(rows), self.view.columns
+        if self.joined and (
+            count > SCALAR_ROWS_MAX
+            or (count >= TOGETHER_ROWS_MIN and count * len(self.board.members) >= TOGETHER_SCORES_MIN)
+        ):
+            self.board.refresh()
+            if self.joined:
+                return
+        if count <= SCALAR_ROWS_MAX and self._scalar:
+            if self._planned_for is not columns.at:
+                self._plan()
+            mine, scores_at, own_at = columns.mine_at, self._scores_at, self._own_at
+            for i in rows:
+                scores_at[i] = score = self._score(i)
+                own_at[i] = score if mine[i] else NEVER
+        else:
+            index = np.fromiter(rows, np.intp, count)
+            self.scores[index] = scores = column_scores(self.view, self.ask, index)
+            if self.own is not self.scores:
+                self.own[index] = np.where(columns.mine[index], scores, NEVER)
 
     def strike(self, index: int) -> None:
         """Leave out a host, which a filter that has no column turned away for the whole ask, until it changes."""
@@ -111,7 +139,7 @@ class ScoreRow:
         self._needs = [(*at[name][:4], amount) for name, amount in ask.resources if name in at]
         self._weighs = []
         for name, multiplier in ask.weighers:
-            resource = _SHARES.get(name, "")
+            resource = SHARES.get(name, "")
             cells = at.get(resource)
             self._weighs.append((multiplier, name == "io_ops", cells, self._wanted.get(resource, 0)))
 
@@ -150,7 +178,7 @@ class ScoreRow:
         """
         if len(self.own) == 0:
             return None
-        for scores in (self.own, self.scores):
+        for scores in (self.own,) if self.own is self.scores else (self.own, self.scores):
             if barred:
                 scores = scores.copy()
                 scores[list(barred)] = NEVER

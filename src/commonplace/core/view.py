@@ -30,6 +30,15 @@ PUT_BACK_MS = 5_000
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
 
+ROOM_MIN = 1_024
+"""Rows at first; doubled whenever they are full."""
+
+COUNTS = 2
+"""Lines of the table before those of the classes: builds and instances."""
+
+TABLES = ("free", "unit_min", "unit_max", "unit_step", "capacity")
+"""Lines of the table for each class, in their order."""
+
 
 class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
@@ -96,21 +105,20 @@ class Overlay:
 class Columns:
     """Arrays with a row per host; `free` and `capacity` per class, grown by doubling.
 
+    Amounts and counts are lines of one `table`, so that all that some hosts have is one `take`: builds, instances, then per class those
+    of `TABLES`.
+
     Whole columns are read as arrays; single values through memoryviews of the same memory (`…_at`, and `at` by class: free, least, most and
     step of one allocation, capacity), because an item of a numpy array costs three times that.
     """
 
     def __init__(self) -> None:
         self.rows = 0
-        self.room = 1024
-        self.free: dict[str, Ints] = {}
-        self.capacity: dict[str, Ints] = {}
-        self.unit_min: dict[str, Ints] = {}
-        self.unit_max: dict[str, Ints] = {}
-        self.unit_step: dict[str, Ints] = {}
+        self.room = ROOM_MIN
+        self.classes: list[str] = []
+        self.uneven: set[str] = set()  # classes of which some host ever gave no fewer than several, or multiples only
+        self.table: Ints = np.zeros((COUNTS, self.room), np.int64)
         self.trait: dict[str, Bools] = {}
-        self.builds: Ints = np.zeros(self.room, np.int64)
-        self.instances: Ints = np.zeros(self.room, np.int64)
         self.log_time_ms: Ints = np.zeros(self.room, np.int64)  # of the newest report
         self.seen_ms: Ints = np.zeros(self.room, np.int64)  # by our own monotonic clock
         self.usable: Bools = np.zeros(self.room, np.bool_)  # enabled, not stale
@@ -119,7 +127,14 @@ class Columns:
         self._look()
 
     def _look(self) -> None:
-        """Memoryviews of the arrays of now."""
+        """The lines of the table of now, and memoryviews of all arrays."""
+        self.builds: Ints = self.table[0]
+        self.instances: Ints = self.table[1]
+        lines: list[dict[str, Ints]] = [
+            dict(zip(self.classes, self.table[COUNTS + number :: len(TABLES)], strict=True))
+            for number in range(len(TABLES))
+        ]
+        self.free, self.unit_min, self.unit_max, self.unit_step, self.capacity = lines
         self.at = {
             name: (
                 self.free[name].data,
@@ -138,10 +153,10 @@ class Columns:
         """Room for one more host."""
         if self.rows == self.room:
             self.room *= 2
-            for table in (self.free, self.capacity, self.unit_min, self.unit_max, self.unit_step, self.trait):
-                for name, column in table.items():
-                    table[name] = np.concatenate([column, np.zeros_like(column)])
-            for name in ("builds", "instances", "log_time_ms", "seen_ms", "usable", "alive", "mine"):
+            self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
+            for name, column in self.trait.items():
+                self.trait[name] = np.concatenate([column, np.zeros_like(column)])
+            for name in ("log_time_ms", "seen_ms", "usable", "alive", "mine"):
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
             self.mine[self.rows :] = True
@@ -149,10 +164,14 @@ class Columns:
         self.rows += 1
         return self.rows - 1
 
+    def line(self, kind: str, name: str) -> int:
+        """Number of the table's line with this figure of a class."""
+        return COUNTS + len(TABLES) * self.classes.index(name) + TABLES.index(kind)
+
     def add_class(self, name: str) -> None:
         """Columns for one more resource class, of which every host so far has none."""
-        for table in (self.free, self.capacity, self.unit_min, self.unit_max, self.unit_step):
-            table[name] = np.zeros(self.room, np.int64)
+        self.classes.append(name)
+        self.table = np.concatenate([self.table, np.zeros((len(TABLES), self.room), np.int64)])
         self._look()
 
 
@@ -267,6 +286,8 @@ class View:
             item = row.host.inventory.get(name)
             capacity[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
             least[i], most[i], step[i] = (item.min_unit, item.unit_max, item.step_size) if item else (0, 0, 0)
+            if step[i] > 1 or least[i] > 1:
+                columns.uneven.add(name)
         self._note(i)
 
     def _add_class(self, name: str) -> None:
