@@ -33,7 +33,7 @@ def test_a_trace_ends_with_every_request_decided_and_a_clean_audit(tmp_path: Pat
     assert report["unanswered"] == 0
     assert report["confirmed"] == report["placed"]
     assert report["hosts"] == 20
-    assert 1 <= report["hosts_used"] <= 20
+    assert 1 <= report["hosts_used"] <= 20, report
     assert report["audit"]["audit"] == "clean"
 
 
