@@ -53,11 +53,12 @@ class Promise(Struct, frozen=True, gc=False):
 
 
 class Asked(Struct, gc=False):
-    """The first record of one content of a request."""
+    """The first record of one content of a request; `passed_over` where after a truncation all of it stands below what was committed."""
 
     build: Build
     offset: int
     at_ms: int
+    passed_over: bool = False
 
 
 class Answers:
@@ -100,10 +101,14 @@ class Answers:
                 self.cancelled.setdefault(at, offset)
             return ""
         contents = self.asked.setdefault(at, [])
-        if offset < self.skipped.get(partition, 0) and not contents:
+        passed_over = offset < self.skipped.get(partition, 0)
+        if passed_over and not contents:
             self.gone.add(at)
-        if all(asked.build != record for asked in contents):
-            contents.append(Asked(record, offset, at_ms))
+        known = next((asked for asked in contents if asked.build == record), None)
+        if known is None:
+            contents.append(Asked(record, offset, at_ms, passed_over))
+        else:
+            known.passed_over &= passed_over
         if at not in self.effective or len(contents) > 1:
             self.undecided.setdefault(partition, {})[offset] = at
         self.builds.setdefault(partition, {})[offset] = record.id
@@ -303,6 +308,8 @@ class Answers:
                 content = digest(other.build)
                 if self.windowless:
                     break
+                if other.passed_over:
+                    continue
                 if effective.content not in ("", content) and (key, content) not in self.reused:
                     text = f"request {key[1]} came with a used id and other content, and was never told so"
                     self._findings.violated(4, text, ("requests", key[0], other.offset))
