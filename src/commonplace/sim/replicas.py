@@ -450,8 +450,9 @@ class ReplicaProcess(Process):
 
     def dissolve(self) -> None:
         """Let go of the core too, whose handlers are its own methods."""
-        vars(self.replica.placer).clear()
-        vars(self.replica).clear()
+        placer = self.replica.placer
+        for ring in (placer.board, placer, self.replica):
+            vars(ring).clear()
         super().dissolve()
 
     def positions(self) -> tuple[int, ...]:
