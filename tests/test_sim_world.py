@@ -25,6 +25,7 @@ from commonplace.sim.run import run, run_seed
 from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
 
+pytestmark = pytest.mark.timeout(300)  # the seeds of the regression list take half a minute of a whole core
 SRC = Path(__file__).parent.parent / "src"
 DIGESTS = (
     "from commonplace.sim.run import run_seed\n"
