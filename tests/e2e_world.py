@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,11 +218,12 @@ class World:
         assert not failed, failed
 
     def await_share(self, *names: str) -> None:
-        """Submit until each of the replicas decides: then it has partitions."""
+        """Submit until each of the replicas decides: then it has partitions. What was placed meanwhile is given back."""
 
         def no_share() -> str:
-            deciding = {decision.replica for decision in self.answered(self.submit(ALL_PARTITIONS))}
-            missing = set(names) - deciding
+            decisions = self.answered(self.submit(ALL_PARTITIONS))
+            self._release(decisions)  # else a fleet fills up where shares take long
+            missing = set(names) - {decision.replica for decision in decisions}
             return f"{missing} decide nothing" if missing else ""
 
         until(no_share)
@@ -249,9 +250,12 @@ class World:
         return [pending.result(WAIT_S) for pending in (self.history.pendings if pendings is None else pendings)]
 
     def release_all(self) -> None:
-        """Give everything back and wait until the hosts say so."""
+        """Give everything back and wait until all of it is written."""
         self.answered()
-        for decision in self.history.answers().values():
+        self._release(self.history.answers().values())
+
+    def _release(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
             mine = [p.allocation for p in decision.placed if p.allocation in self.history.confirmed]
             mine = [allocation for allocation in mine if allocation not in self.history.released]
             if mine:
