@@ -111,7 +111,9 @@ class Rig:
                 self.fold()
             case "units":
                 vcpu = Inventory(total=16, min_unit=random.choice((1, 1, 2)), step_size=random.choice((1, 1, 3)))
-                self.writers[host].ledger.receive(Configure({"VCPU": vcpu}, (), {}, "enabled"), 0)  # type: ignore[union-attr]
+                ledger = self.writers[host].ledger
+                assert ledger is not None
+                ledger.receive(Configure({"VCPU": vcpu}, (), {}, "enabled"), 0)
                 self.writers[host].move("snapshot")
                 self.fold()
             case "lift":

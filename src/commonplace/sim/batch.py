@@ -98,7 +98,7 @@ def run_range(first: int, last: int, profile: str) -> Tally:
 def run_seeds(first: int, last: int, profile: str, jobs: int, progress: Progress, seconds: float = math.inf) -> Tally:
     """Run the seeds from `first` to `last` in `jobs` processes; blocks. The same whatever `jobs` is, but for `cpu_s`.
 
-    After so many `seconds` nothing more is begun: what has run by then are the first of the seeds, without a gap.
+    After so many `seconds` nothing more is begun: what has run by then are the first of the seeds, without a gap, and a chunk at least.
     """
     total = Tally()
     for tally in _chunks(first, last, profile, jobs, time.monotonic() + seconds):
@@ -109,7 +109,8 @@ def run_seeds(first: int, last: int, profile: str, jobs: int, progress: Progress
 
 
 def _chunks(first: int, last: int, profile: str, jobs: int, until: float) -> Iterator[Tally]:
-    tasks = [(at, min(at + CHUNK - 1, last), profile, until) for at in range(first, last + 1, CHUNK)]
+    starts = range(first, last + 1, CHUNK)
+    tasks = [(at, min(at + CHUNK - 1, last), profile, until if at > first else math.inf) for at in starts]
     if jobs <= 1 or len(tasks) == 1:
         yield from map(_run_task, tasks)
         return

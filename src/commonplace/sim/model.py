@@ -100,9 +100,8 @@ class Host:
         self.blind = ""
         self.fresh = False
         self.topic, self.through = "", -1
-        self.through_void = (
-            -1
-        )  # of reports by fenced agents since the last one that counts: a past for whoever starts next
+        # of reports by fenced agents since the last one that counts: a past for whoever starts next
+        self.through_void = -1
         self.offset = self.at_ms = -1
         self.started_ms = 0
         self.opened_at = -1  # the first report of its epoch

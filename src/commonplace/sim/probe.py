@@ -28,16 +28,18 @@ def probe(world: World) -> None:
         world.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
     world.run_until(world.now + 50 * STEP_MS)
     for partition, name in flavors.items():
-        room, ends = _rooms(world), _ends(world)
+        before, ends = {host.name for host in _rooms(world)}, _ends(world)
         decision = _ask(world, partition, name)
+        # room before and after: between, a request of a partition that changed its owner may have come first
+        rooms = before & {host.name for host in _rooms(world)}
         if decision is None:
             _violated(
                 world,
                 f"the calm world does not answer a request on partition {partition} within {WAIT_MS} ms",
                 partition,
             )
-        elif decision.result != "placed" and (still := [host for host in room if host in _rooms(world)]):
-            where = f"{still[0].name} has room"
+        elif rooms and decision.result != "placed":
+            where = f"{min(rooms)} has room"
             _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
         elif decision.conflicts and not _deserted(world) and not _moved(world, ends):
             _violated(
@@ -74,8 +76,7 @@ def _ask(world: World, partition: int, flavor: str) -> Decision | None:
 
 
 def _rooms(world: World) -> list[Host]:
-    """Hosts that must take the request, by their last reports. One that must before and after is who should have had it: between, a
-    request of a partition that changed its owner may have come first."""
+    """Hosts that must take the request, by their last reports."""
     config = world.config
     served = {host for agent in world.agents for host in agent.serving()}
     said = _controls(world)
