@@ -22,6 +22,7 @@ from commonplace.errors import CommonplaceError, StateChanged
 from commonplace.frontend import Frontend
 from commonplace.frontend.pending import Pending
 from commonplace.kafka import control
+from commonplace.kafka.headers import trace_of
 from commonplace.kafka.topics import Topics
 from commonplace.ops import audit
 from commonplace.ops.audit.findings import Violation
@@ -61,6 +62,7 @@ class Entry(NamedTuple):
     time_ms: int
     key: bytes | None
     value: bytes | None
+    trace: str = ""
 
     def json(self) -> Any:
         return json.loads(self.value or b"null")
@@ -189,8 +191,8 @@ class World:
         builds = [self.frontend.request(flavor, **fields) for _ in range(count)]
         return self.submit_builds(builds, confirm=confirm)
 
-    def submit_builds(self, builds: Sequence[Build], *, confirm: bool = True) -> list[Pending]:
-        pendings = self.frontend.submit_many(builds, fresh=True)
+    def submit_builds(self, builds: Sequence[Build], *, confirm: bool = True, traceparent: str = "") -> list[Pending]:
+        pendings = self.frontend.submit_many(builds, fresh=True, traceparent=traceparent)
         self.history.pendings += pendings
         for pending in pendings:
             pending.add_done_callback(self._confirm if confirm else self._note)
@@ -463,7 +465,7 @@ def _entry(message: Message) -> Entry:
     key, value = message.key(), message.value()
     assert key is None or isinstance(key, bytes)
     assert value is None or isinstance(value, bytes)
-    return Entry(message.partition() or 0, message.offset() or 0, message.timestamp()[1], key, value)
+    return Entry(message.partition() or 0, message.offset() or 0, message.timestamp()[1], key, value, trace_of(message))
 
 
 def parsed(entry: Entry) -> dict[str, Any] | None:

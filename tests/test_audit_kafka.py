@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer
 
 from audit_logs import CLAIMS_ID, Pool
 from cli import assert_one_line, run
@@ -15,6 +15,7 @@ from commonplace.ops.audit import read
 from commonplace.ops.audit.hashes import partition_of
 from commonplace.settings import Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import delete_before
 
 FLUSH_S = 20.0
 HOST = next(name for name in (f"host-{n}" for n in range(100)) if partition_of(name, 4) == 0)
@@ -112,13 +113,12 @@ def test_retention_that_overtakes_the_audit_leaves_facts_unprovable(
     pool = good()
     write(settings, pool)
     claims = Topics(settings.topics.prefix, settings.topics.pool).claims
-    captured, admin = read._log, client.admin(settings)
+    captured = read._log
 
     def overtaken(consumer: Consumer, name: str, topic_id: str, partitions: int) -> audit.Log:
         log = captured(consumer, name, topic_id, partitions)
         if name == claims:
-            until = TopicPartition(claims, 0, gone)
-            admin.delete_records([until])[until].result(FLUSH_S)
+            delete_before(settings.bootstrap, claims, 0, gone)
         return log
 
     monkeypatch.setattr(read, "_log", overtaken)

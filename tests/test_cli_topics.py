@@ -1,13 +1,12 @@
 """`commonplace topics` and `flavor` as processes."""
 
 import json
-import logging
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from cli import assert_one_line, run
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import set_topic
 
 
 @pytest.fixture
@@ -46,10 +45,7 @@ def test_create_on_topics_that_break_a_rule_names_topic_and_setting(
 ) -> None:
     assert run("topics", "create", *where).returncode == 0
     topic = f"{prefix}.default.hosts"
-    change = ConfigEntry("min.compaction.lag.ms", "1", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test-admin"))
-    admin.incremental_alter_configs([resource])[resource].result(20)
+    set_topic(kafka.bootstrap, topic, {"min.compaction.lag.ms": "1"})
     assert_one_line(run("topics", "create", *where), 6, topic, "min.compaction.lag.ms is 1", "at least 660000")
 
 

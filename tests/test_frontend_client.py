@@ -120,6 +120,8 @@ def test_what_cannot_be_meant_is_refused_before_it_is_sent(settings: Settings, f
     with fake_replica(settings) as replica:
         with pytest.raises(UsageError, match=r"m1\.smal is unknown; the nearest known is m1\.small"):
             frontend.place("m1.smal")
+        with pytest.raises(UsageError, match="traceparent 'abc' is not of the form"):
+            frontend.place("m1.small", traceparent="abc")
         frontend.place("m1.small")
     assert len(replica.requests) == 1
 

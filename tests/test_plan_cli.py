@@ -296,8 +296,11 @@ def claim(host: str, name: str) -> Claim:
 def test_a_placed_request_is_explained_with_the_verdict_of_each_claim(
     settings: Settings, reporter: Reporter, run: Run
 ) -> None:
-    with fake_replica(settings):
-        assert run("submit", "--flavor", "m1.large", "--id", "order-1", "--wait").returncode == 0
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    asked = ("submit", "--flavor", "m1.large", "--id", "order-1", "--wait", "--traceparent")
+    cli.assert_one_line(run(*asked, trace_id), 2, f"traceparent '{trace_id}' is not of the form 00-TRACE-PARENT-FLAGS")
+    with fake_replica(settings):  # whose decisions bear no trace context
+        assert run(*asked, f"00-{trace_id}-b7ad6b7169203331-01").returncode == 0
     offsets = {}
     for host, name in (("host-1", "n-1"), ("host-2", "n-2"), ("host-2", "n-3")):
         where = partition_of(host, settings.topics.claims_partitions)
@@ -311,10 +314,11 @@ def test_a_placed_request_is_explained_with_the_verdict_of_each_claim(
         "n-2": ("granted", ""),
         "n-3": ("no answer yet", ""),
     }
-    assert found["decision"]["result"] == "placed"
+    assert (found["decision"]["result"], found["trace_id"]) == ("placed", trace_id)
     assert [one["host"] for one in found["now"]["candidates"]] == ["host-1", "host-2"]
     text = run("explain", "order-1").stdout
     assert "rejected: stale: the state is x" in text
+    assert f"\ntrace {trace_id}\n" in text
     assert "2 of 3 hosts pass every filter" in text  # the replica of the test made a start for one more
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 import cli
 from commonplace.core.hosts import snapshot_key, start_key
@@ -27,6 +26,7 @@ from commonplace.kafka.tail import Tail
 from commonplace.settings import Settings, TopicsSettings
 from hosts_written import Reporter
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import delete_before, set_topic
 
 WAIT_S = 60.0
 REQUESTS_PARTITIONS = 6
@@ -164,10 +164,8 @@ class World:
         wait_for("deleted", lambda: topic not in self.admin.list_topics(timeout=10).topics)
         topics.create(self.admin, self.settings, client.require_broker(self.settings))
 
-    def set_topic(self, topic: str, setting: str, value: str) -> None:
-        entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-        self.admin.incremental_alter_configs([resource])[resource].result(WAIT_S)
+    def set_policy(self, topic: str, policy: str) -> None:
+        set_topic(self.settings.bootstrap, topic, {"cleanup.policy": policy})
 
     def close(self) -> None:
         for process in self.processes:
@@ -327,10 +325,9 @@ def test_a_replica_that_lost_records_while_it_was_paused_rebuilds_and_serves(wor
     replica.process.send_signal(signal.SIGSTOP)
     for _ in range(5):
         low = reporter.host("old")
-    world.set_topic(world.names.hosts, "cleanup.policy", "compact,delete")  # the broker deletes no compacted records
-    gone = [TopicPartition(world.names.hosts, partition, low)]
-    world.admin.delete_records(gone)[gone[0]].result(WAIT_S)
-    world.set_topic(world.names.hosts, "cleanup.policy", "compact")
+    world.set_policy(world.names.hosts, "compact,delete")  # the broker deletes no compacted records
+    delete_before(world.settings.bootstrap, world.names.hosts, partition, low)
+    world.set_policy(world.names.hosts, "compact")
     replica.process.send_signal(signal.SIGCONT)
 
     wait_for("a rebuild", lambda: replica.metric("commonplace_rebuilds_total") == 1, lambda: "".join(replica.log))
@@ -381,13 +378,13 @@ def test_a_hosts_topic_made_anew_makes_a_replica_forget_the_old_hosts(world: Wor
 @pytest.mark.real_kafka
 def test_a_topic_set_wrong_under_way_makes_it_not_ready_until_it_is_mended(world: World) -> None:
     replica = world.replica(env=OFTEN).ready()
-    world.set_topic(world.names.hosts, "cleanup.policy", "delete")
+    world.set_policy(world.names.hosts, "delete")
     wait_for("not ready", lambda: replica.get("/readyz")[0] == 503)
     reason = replica.get("/readyz")[1]
     assert f"{world.names.hosts}: cleanup.policy is delete, must be compact" in reason
     world.submit("meanwhile")
     world.decided("meanwhile")
-    world.set_topic(world.names.hosts, "cleanup.policy", "compact")
+    world.set_policy(world.names.hosts, "compact")
     replica.ready()
     assert sum("not ready" in line for line in replica.log) == 1
     assert replica.metric("commonplace_rebuilds_total") == 0

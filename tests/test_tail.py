@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import TopicPartition
 
 from commonplace.errors import TopicsNotReady
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.tail import Batch, Lost, Tail
 from commonplace.settings import Settings
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import delete_before
 
 WAIT_S = 20.0
 
@@ -138,9 +137,7 @@ def test_a_position_that_retention_took_is_lost_once_and_the_others_are_read_on(
 ) -> None:
     kafka.create_topic(prefix, 2)
     write(kafka, prefix, [(p, b"x") for _ in range(10) for p in (0, 1)])
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap}, logger=logging.getLogger("test"))
-    for future in admin.delete_records([TopicPartition(prefix, 0, 6)]).values():
-        future.result(WAIT_S)
+    delete_before(kafka.bootstrap, prefix, 0, 6)
     tail.add(prefix, 0, 3)
     tail.add(prefix, 1, 0)
 

@@ -2,18 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 from confluent_kafka.admin import (
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     NewPartitions,
-    ResourceType,
 )
 
 from commonplace.errors import BrokerUnavailable, ExitCode, TopicsNotReady
@@ -23,6 +18,7 @@ from commonplace.kafka.topic_rules import BOUND, Comparison
 from commonplace.kafka.topics import Rule, Topics
 from commonplace.settings import AgentSettings, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import set_topic
 
 
 def settings_on(bootstrap: str, prefix: str, **changed: object) -> Settings:
@@ -47,13 +43,6 @@ def verified(settings: Settings) -> list[topics.Finding]:
 
 def errors(settings: Settings) -> list[tuple[str, str, str]]:
     return [(f.topic, f.setting, f.found) for f in verified(settings) if f.level == "error"]
-
-
-def alter(settings: Settings, topic: str, changed: Mapping[str, str]) -> None:
-    entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in changed.items()]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap}, logger=logging.getLogger("test-admin"))
-    admin.incremental_alter_configs([resource])[resource].result(20)
 
 
 # --- names and table -----------------------------------------------------------------------------------------------
@@ -172,7 +161,7 @@ def test_each_broken_setting_is_named_with_topic_and_value(created: Settings) ->
         (names.decisions, "retention.ms", "1000"),
     ]
     for topic in {topic for topic, _, _ in broken}:
-        alter(created, topic, {setting: value for t, setting, value in broken if t == topic})
+        set_topic(created.bootstrap, topic, {setting: value for t, setting, value in broken if t == topic})
     assert sorted(errors(created)) == sorted(broken)
     with pytest.raises(TopicsNotReady, match=f"{len(broken) - 1} more"):
         topics.require_topics(created)
@@ -181,7 +170,7 @@ def test_each_broken_setting_is_named_with_topic_and_value(created: Settings) ->
 @pytest.mark.real_kafka
 def test_component_asks_only_for_the_topics_it_may_touch(created: Settings) -> None:
     names = Topics(created.topics.prefix, created.topics.pool)
-    alter(created, names.quarantine, {"cleanup.policy": "compact"})
+    set_topic(created.bootstrap, names.quarantine, {"cleanup.policy": "compact"})
     facts = topics.require_topics(created, only=("hosts", "control"))[1]
     assert set(facts) == {names.hosts, names.control}
     with pytest.raises(TopicsNotReady, match="quarantine: cleanup"):
@@ -202,8 +191,8 @@ def test_topic_deleted_since_it_was_verified_is_told_as_missing(
 @pytest.mark.real_kafka
 def test_longer_compaction_lag_and_shorter_quarantine_only_warn(created: Settings) -> None:
     names = Topics(created.topics.prefix, created.topics.pool)
-    alter(created, names.hosts, {"max.compaction.lag.ms": "9000000"})
-    alter(created, names.quarantine, {"retention.ms": "1000"})
+    set_topic(created.bootstrap, names.hosts, {"max.compaction.lag.ms": "9000000"})
+    set_topic(created.bootstrap, names.quarantine, {"retention.ms": "1000"})
     warned = {(f.topic, f.setting) for f in verified(created) if f.level == "warning"}
     assert {(names.hosts, "max.compaction.lag.ms"), (names.quarantine, "retention.ms")} <= warned
     assert errors(created) == []

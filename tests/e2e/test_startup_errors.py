@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 import cli
 from commonplace.kafka import client, topics
 from commonplace.kafka.ports import free_port
 from commonplace.settings import Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
+from topics_changed import set_topic
 
 NOT_READY = 6
 USAGE = 2
@@ -62,11 +62,7 @@ def test_topics_that_are_missing(kafka: KafkaUnderTest, prefix: str, component: 
 @pytest.mark.parametrize("component", ["scheduler", "fleet", "agent"])
 def test_a_topic_that_is_not_compacted(made: Settings, component: str) -> None:
     name = topics.Topics(made.topics.prefix, "default").hosts
-    wrong = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[wrong])
-    admin = client.admin(made)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(30)
+    set_topic(made.bootstrap, name, {"cleanup.policy": "delete"})
     answer = cli.run(*COMPONENTS[component], *where(made))
     cli.assert_one_line(answer, NOT_READY, name, "cleanup.policy is delete, must be compact")
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
 
 from commonplace.core.records import Flavor, Profile
+from commonplace.ops.explain import explain
 from e2e_world import World, until
 from kafka_fixtures import KafkaUnderTest
 
@@ -87,6 +89,26 @@ def test_a_hot_flavor_that_is_spread_is_decided_by_every_replica(world: World) -
     assert {decision.result for decision in decisions} == {"placed"}
     world.release_all()
     world.check()
+
+
+def test_a_trace_context_goes_from_the_request_to_claim_decision_and_explain(world: World) -> None:
+    world.only("r1", "r2")
+    trace_id = uuid4().hex
+    trace = f"00-{trace_id}-b7ad6b7169203331-01"
+    build = world.frontend.request("wide")
+    [decision] = world.answered([world.submit_builds([build], traceparent=trace)[0]])
+    assert decision.result == "placed"
+    [other] = world.answered(world.submit(1))
+    borne = [
+        (topic, entry.json())
+        for topic in ("requests", "claims", "decisions")
+        for entry in world.read(topic)
+        if entry.trace == trace
+    ]
+    assert [topic for topic, _ in borne] == ["requests", "claims", "decisions"]
+    assert [record.get("request", record.get("id")) for _, record in borne] == [build.id] * 3
+    assert explain(world.settings, build.id, 0).trace_id == trace_id
+    assert explain(world.settings, other.request, 0).trace_id == ""
 
 
 def test_a_thousand_packing_requests_at_once_never_build_more_on_a_host_than_it_may(packing: World) -> None:

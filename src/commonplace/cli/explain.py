@@ -44,6 +44,7 @@ def _lines(found: "Explained") -> list[str]:
 
     lines = render.decision(found.decision) if found.decision else [f"{found.request} is not decided yet"]
     lines += _when(found)
+    lines += [f"trace {found.trace_id}"] if found.trace_id else []
     if found.attempts:
         lines += ["", *_attempts(found.attempts)]
     if found.now is not None:

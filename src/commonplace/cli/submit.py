@@ -114,6 +114,14 @@ def submit(
     rebuild_check: Annotated[
         bool, typer.Option("--rebuild-check", help="Say whether --host would do for the image, as before a rebuild.")
     ] = False,
+    traceparent: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTEXT",
+            envvar="TRACEPARENT",
+            help="W3C trace context for the request's records; `explain` tells its trace id.",
+        ),
+    ] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the decision and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(metavar="S", min=0.001, max=604_800, help="Seconds to wait.")] = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Confirm what was placed; waits.")] = False,
@@ -163,7 +171,7 @@ def submit(
             from commonplace.ops.plan import check as check_plan
 
             check_plan(router.settings_of(pool), build, check)
-        pending = router.submit(build, timeout=timeout)
+        pending = router.submit(build, timeout=timeout, traceparent=traceparent)
         if not wait and not confirm:
             router.flush(timeout)
             if pending.done():

@@ -64,7 +64,8 @@ class Deliveries:
         self._token += 1
         key = request.encode()
         self._under_way[self._token] = Delivery(partition, key, value, offsets)
-        self._emit(SendDecision(partition, key, value, self._token, result, flavor, waited_ms))
+        trace = self._trace(partition, offsets)
+        self._emit(SendDecision(partition, key, value, self._token, result, flavor, waited_ms, trace))
 
     def give_back(self, allocations: list[tuple[str, str]], request: str, partition: int, cancel: int) -> None:
         """Release what a cancelled request got, active or not; the cancel's offset is done once every release is acknowledged."""
@@ -85,7 +86,8 @@ class Deliveries:
         self._token += 1
         self._under_way[self._token] = delivery
         partition = partition_of(host, self._hosts_partitions)
-        self._emit(SendRelease(partition, delivery.key, delivery.value, self._token))
+        trace = self._trace(delivery.partition, delivery.offsets)
+        self._emit(SendRelease(partition, delivery.key, delivery.value, self._token, trace))
 
     def decided(self, event: DecisionDelivered, now_ms: int) -> None:
         """A decision was acknowledged, or not: its offset stays undecided until the same answer is in the log."""
@@ -123,7 +125,15 @@ class Deliveries:
                 continue
             self._token += 1
             self._under_way[self._token] = delivery
-            self._emit(SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0))
+            trace = self._trace(delivery.partition, delivery.offsets)
+            self._emit(
+                SendDecision(delivery.partition, delivery.key, delivery.value, self._token, "again", "", 0, trace)
+            )
+
+    def _trace(self, partition: int, offsets: list[int]) -> str:
+        """The trace context of the first request record that something answers, while it is undecided."""
+        part = self._parts.get(partition)
+        return part.undecided.trace(offsets[0]) if part is not None and offsets else ""
 
     def done(self, partition: int, offsets: list[int]) -> None:
         """These requests have their decision."""

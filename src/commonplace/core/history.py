@@ -9,22 +9,29 @@ from commonplace.core.replica_events import Raw
 
 
 class Undecided:
-    """Offsets of one request partition that have no acknowledged decision; `committed` is what a new owner must read from (rule 7)."""
+    """Offsets of one request partition that have no acknowledged decision; `committed` is what a new owner must read from (rule 7).
+
+    Each with the trace context that its record bore, "" for none.
+    """
 
     __slots__ = ("_open", "next")
 
     def __init__(self) -> None:
-        self._open: dict[int, None] = {}  # in order, because offsets are read in order
+        self._open: dict[int, str] = {}  # in order, because offsets are read in order
         self.next = -1
 
-    def add(self, offset: int) -> None:
+    def add(self, offset: int, trace: str = "") -> None:
         """An offset was read."""
-        self._open[offset] = None
+        self._open[offset] = trace
         self.next = max(self.next, offset + 1)
 
     def done(self, offset: int) -> None:
         """Its decision is acknowledged."""
         self._open.pop(offset, None)
+
+    def trace(self, offset: int) -> str:
+        """The trace context of an undecided offset."""
+        return self._open.get(offset, "")
 
     @property
     def committed(self) -> int:

@@ -318,7 +318,7 @@ class Placer:
         work.first_claim_ms = work.first_claim_ms or now_ms
         self.pending[allocation_id] = pending
         self.view.lay(row, pending)
-        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation_id))
+        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation_id, work.trace))
 
     def renew(self, work: Work, index: int, row: Row, allocation: Allocation, now_ms: int) -> None:
         """Start the lease of an allocation anew; the slot holds it once a report shows that the ledger took the renewal in."""
@@ -334,7 +334,7 @@ class Placer:
             lease_ms=work.lease_ms,
             allocations=[allocation],
         )
-        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation.id))
+        self._send(SendClaim(row.partition, row.host.name.encode(), encode(claim), allocation.id, work.trace))
 
     # -- settle -------------------------------------------------------------------------------------------------------------------------
 

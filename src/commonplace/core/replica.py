@@ -237,8 +237,9 @@ class Replica:
         part = self.parts.get(event.partition)
         if part is None:
             return  # read before the partition was lost
+        traces = event.traces or {}
         for record in event.records:
-            part.undecided.add(record[0])
+            part.undecided.add(record[0], traces.get(record[0], ""))
         if part.history:
             self._read_requests(event.partition, part, event.records, now_ms)
             return
@@ -378,6 +379,7 @@ class Replica:
             build.lease_ms or settings.lease_ms,
             ask,
             tail_of(ask, build.group),
+            self.parts[partition].undecided.trace(offset),
         )
         self.works[build.id] = work
         if serialised(build):

@@ -1,6 +1,6 @@
 """What goes into a replica and what comes out: events and effects of `Replica.receive`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -72,10 +72,11 @@ class Lost(Struct, frozen=True, gc=False):
 
 
 class RequestsRead(Struct, frozen=True, gc=False):
-    """Records of one owned request partition, in order, from its committed offset on."""
+    """Records of one owned request partition, in order, from its committed offset on; `traces` of some, by offset (traceparent.py)."""
 
     partition: int
     records: Sequence[Raw]
+    traces: Mapping[int, str] | None = None
 
 
 class DecisionsRead(Struct, frozen=True, gc=False):
@@ -124,12 +125,13 @@ class Tick(Struct, frozen=True, gc=False):
 
 
 class SendClaim(Struct, frozen=True, gc=False):
-    """Produce to `claims`, then tell `ClaimDelivered`."""
+    """Produce to `claims`, then tell `ClaimDelivered`. `trace` is that of the request, "" for none, here and below."""
 
     partition: int
     key: bytes
     value: bytes
     allocation: str
+    trace: str = ""
 
 
 class SendRelease(Struct, frozen=True, gc=False):
@@ -139,6 +141,7 @@ class SendRelease(Struct, frozen=True, gc=False):
     key: bytes
     value: bytes
     token: int
+    trace: str = ""
 
 
 class SendDecision(Struct, frozen=True, gc=False):
@@ -151,6 +154,7 @@ class SendDecision(Struct, frozen=True, gc=False):
     result: str
     flavor: str
     waited_ms: int
+    trace: str = ""
 
 
 class Commit(Struct, frozen=True, gc=False):

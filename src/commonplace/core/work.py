@@ -86,16 +86,17 @@ class Work:
         "slots",
         "state",
         "strays",
+        "trace",
     )  # fmt: skip
 
     def __init__(
         self, build: Build, content: str, partition: int, offset: int, received_ms: int, deadline_ms: int, lease_ms: int,
-        ask: Ask, allocation_tail: bytes,
+        ask: Ask, allocation_tail: bytes, trace: str = "",
     ) -> None:  # fmt: skip
         self.build, self.content, self.partition, self.received_ms = build, content, partition, received_ms
         self.offsets = [offset]
         self.deadline_ms, self.lease_ms = deadline_ms, lease_ms
-        self.ask, self.allocation_tail = ask, allocation_tail
+        self.ask, self.allocation_tail, self.trace = ask, allocation_tail, trace
         self.resources: dict[str, int] = dict(ask.resources)
         self.slots = [Slot() for _ in range(build.count)]
         self.state = OPEN

@@ -47,27 +47,32 @@ class AsyncFrontend:
         return self._opened
 
     async def place(
-        self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any
+        self, flavor: str, *, id: str | None = None, timeout: float | None = None, traceparent: str = "", **fields: Any
     ) -> Decision:
         """Submit and wait for the effective decision."""
-        return await self.submit(self.frontend.request(flavor, id=id, **fields), timeout=timeout)
+        build = self.frontend.request(flavor, id=id, **fields)
+        return await self.submit(build, timeout=timeout, traceparent=traceparent)
 
-    async def submit(self, build: Build, *, timeout: float | None = None, fresh: bool = False) -> Decision:
+    async def submit(
+        self, build: Build, *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
+    ) -> Decision:
         """Submit a request and wait for its effective decision; `asyncio.create_task` it to have many open."""
         frontend = self.frontend
         while frontend.full:
             await asyncio.sleep(ROOM_POLL_S)
         if fresh or frontend.made_here(build.id):
-            pending = frontend.submit(build, timeout=timeout, fresh=fresh)
+            pending = frontend.submit(build, timeout=timeout, fresh=fresh, traceparent=traceparent)
         else:  # reads what was decided before: blocks
-            pending = await asyncio.to_thread(frontend.submit, build, timeout=timeout)
+            pending = await asyncio.to_thread(frontend.submit, build, timeout=timeout, traceparent=traceparent)
         return await self._crossing.future(pending)
 
     async def submit_many(
-        self, builds: Iterable[Build], *, timeout: float | None = None, fresh: bool = False
+        self, builds: Iterable[Build], *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
     ) -> list[Decision | BaseException]:
         """Submit requests and wait for all answers, in their order; one that got none is its exception."""
-        pendings = await asyncio.to_thread(self.frontend.submit_many, tuple(builds), timeout=timeout, fresh=fresh)
+        pendings = await asyncio.to_thread(
+            self.frontend.submit_many, tuple(builds), timeout=timeout, fresh=fresh, traceparent=traceparent
+        )
         return await asyncio.gather(*map(self._crossing.future, pendings), return_exceptions=True)
 
     async def confirm(

@@ -57,20 +57,23 @@ class AsyncRouter:
         return await asyncio.to_thread(self.router.pool_of, flavor)
 
     async def place(
-        self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any
+        self, flavor: str, *, id: str | None = None, timeout: float | None = None, traceparent: str = "", **fields: Any
     ) -> Decision:
         """Submit and wait for the effective decision."""
-        return await self.submit(self.router.request(flavor, id=id, **fields), timeout=timeout)
+        build = self.router.request(flavor, id=id, **fields)
+        return await self.submit(build, timeout=timeout, traceparent=traceparent)
 
-    async def submit(self, build: Build, *, timeout: float | None = None, fresh: bool = False) -> Decision:
+    async def submit(
+        self, build: Build, *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
+    ) -> Decision:
         """Submit a request to its pool and wait for its effective decision; `asyncio.create_task` it to have many open."""
-        (answer,) = await self.submit_many((build,), timeout=timeout, fresh=fresh)
+        (answer,) = await self.submit_many((build,), timeout=timeout, fresh=fresh, traceparent=traceparent)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     async def submit_many(
-        self, builds: Iterable[Build], *, timeout: float | None = None, fresh: bool = False
+        self, builds: Iterable[Build], *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
     ) -> list[Decision | BaseException]:
         """Submit requests, each to its pool, and wait for all answers, in their order; one that got none is its exception."""
         asked = list(builds)
@@ -81,7 +84,7 @@ class AsyncRouter:
         answers: list[Decision | BaseException] = [CommonplaceError("not submitted")] * len(asked)
 
         async def through(pool: str, places: list[int]) -> None:
-            pendings = await self._submitted(pool, [asked[at] for at in places], timeout, fresh)
+            pendings = await self._submitted(pool, [asked[at] for at in places], timeout, fresh, traceparent)
             found = await asyncio.gather(*map(self._crossing.future, pendings), return_exceptions=True)
             for at, answer in zip(places, found, strict=True):
                 answers[at] = answer
@@ -121,11 +124,15 @@ class AsyncRouter:
 
     # --- threads ---
 
-    async def _submitted(self, pool: str, builds: list[Build], timeout: float | None, fresh: bool) -> list[Pending]:
+    async def _submitted(
+        self, pool: str, builds: list[Build], timeout: float | None, fresh: bool, traceparent: str
+    ) -> list[Pending]:
         """Hand requests to a pool once it has room: a submit that blocked would hold up the pool's other calls."""
         while await self._on(pool, self._full, pool):
             await asyncio.sleep(ROOM_POLL_S)
-        return await self._on(pool, self.router.submit_many, builds, timeout=timeout, fresh=fresh)
+        return await self._on(
+            pool, self.router.submit_many, builds, timeout=timeout, fresh=fresh, traceparent=traceparent
+        )
 
     def _full(self, pool: str) -> bool:
         try:

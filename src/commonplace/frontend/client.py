@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from commonplace.clock import wall_s
 from commonplace.core.records import Build, Decision, Quarantined, encode
+from commonplace.core.traceparent import misfit
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import history
 from commonplace.frontend.events import (
@@ -50,6 +51,7 @@ from commonplace.frontend.pending import Pending
 from commonplace.frontend.session import Session
 from commonplace.frontend.settling import Outcome
 from commonplace.kafka import client as kafka_client
+from commonplace.kafka.headers import of_trace
 from commonplace.kafka.topics import Topics, require_topics
 from commonplace.settings import Settings
 
@@ -126,33 +128,40 @@ class Frontend:
             raise UsageError("the request id is empty: write 1 to 128 characters, or leave it out and one is made")
         return Build(id=id or self.new_id(), flavor=flavor, **fields)
 
-    def place(self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any) -> Decision:
+    def place(
+        self, flavor: str, *, id: str | None = None, timeout: float | None = None, traceparent: str = "", **fields: Any
+    ) -> Decision:
         """Submit and block until the effective decision, placed or not; raises `TimedOut`, `UsageError`, …
 
         A named `id` may be one submitted before: then its first decision is returned.
         """
-        return self.submit(self.request(flavor, id=id, **fields), timeout=timeout).result()
+        return self.submit(self.request(flavor, id=id, **fields), timeout=timeout, traceparent=traceparent).result()
 
     def submit(
-        self, build: Build, *, timeout: float | None = None, fresh: bool = False, routed: bool = False
-    ) -> Pending:
+        self, build: Build, *, timeout: float | None = None, fresh: bool = False, routed: bool = False,
+        traceparent: str = "",
+    ) -> Pending:  # fmt: skip
         """Submit one request; see `submit_many`."""
-        return self.submit_many((build,), timeout=timeout, fresh=fresh, routed=routed)[0]
+        return self.submit_many((build,), timeout=timeout, fresh=fresh, routed=routed, traceparent=traceparent)[0]
 
     def submit_many(
-        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False, routed: bool = False
-    ) -> list[Pending]:
+        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False, routed: bool = False,
+        traceparent: str = "",
+    ) -> list[Pending]:  # fmt: skip
         """Submit requests, `timeout` seconds each (default frontend.timeout_s); what is refused is a Pending that raises.
 
         Blocks while frontend.in_flight_max are open. An id that was not made by `new_id` may have been submitted before,
         so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was. A flavor that
         another pool serves is refused, unless `routed` says that the caller chose this pool (`Router` does).
+        `traceparent`, of W3C's form, goes beside the records of these requests and into `explain`; raises `UsageError` for another.
         """
+        if traceparent and (wrong := misfit(traceparent)):
+            raise UsageError(wrong)
         timeout_ms = round((self._settings.frontend.timeout_s if timeout is None else timeout) * 1000)
         pendings = [Pending(build, next(self._tokens)) for build in builds]
         step = max(1, self._in_flight_max // 2)
         for at in range(0, len(pendings), step):
-            self._submit(pendings[at : at + step], timeout_ms, fresh, routed)
+            self._submit(pendings[at : at + step], timeout_ms, fresh, routed, traceparent)
         return pendings
 
     def confirm(
@@ -239,7 +248,7 @@ class Frontend:
 
     # --- submit, settle ---
 
-    def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool, routed: bool) -> None:
+    def _submit(self, pendings: Sequence[Pending], timeout_ms: int, fresh: bool, routed: bool, trace: str) -> None:
         effects: list[Effect] = []
         with self._lock:
             self._require_open()
@@ -248,7 +257,7 @@ class Frontend:
             for pending in pendings:
                 self._pending[pending.token] = pending
                 held = not fresh and not self.made_here(pending.request.id)
-                event = Submit(pending.request, pending.token, timeout_ms, held, routed)
+                event = Submit(pending.request, pending.token, timeout_ms, held, routed, trace)
                 effects += self._session.receive(event, now_ms)
             positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
         self._perform(effects)
@@ -395,14 +404,16 @@ class Frontend:
         self._wake.clear()
 
     def _produce(self, effect: SendRequest | SendClaimRecord, delivered: Callable[..., None] | None) -> None:
-        topic = self._names.requests if isinstance(effect, SendRequest) else self._names.claims
+        topic, headers = self._names.claims, None
+        if isinstance(effect, SendRequest):
+            topic, headers = self._names.requests, of_trace(effect.trace)
         call = delivered or partial(self._request_delivered, effect.token)
         try:
-            self._producer.produce(topic, effect.value, effect.key, effect.partition, call)
+            self._producer.produce(topic, effect.value, effect.key, effect.partition, call, headers=headers)
         except BufferError:  # the client's queue is full: 100,000 records or 1 GB
             self._producer.flush(1.0)
             try:
-                self._producer.produce(topic, effect.value, effect.key, effect.partition, call)
+                self._producer.produce(topic, effect.value, effect.key, effect.partition, call, headers=headers)
             except BufferError as error:
                 call(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
 

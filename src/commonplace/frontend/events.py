@@ -49,6 +49,8 @@ class Submit(Struct, gc=False):
     timeout_ms: int
     held: bool = False
     routed: bool = False
+    trace: str = ""
+    """Trace context to send beside it (traceparent.py), "" for none."""
 
 
 class Looked(Struct, gc=False):
@@ -115,12 +117,13 @@ Event = ControlRead | Submit | Looked | Withdraw | AskConfirm | AskRelease | Sen
 
 
 class SendRequest(Struct, gc=False):
-    """Write to `requests`."""
+    """Write to `requests`, beside the trace context."""
 
     partition: int
     key: bytes
     value: bytes
     token: int
+    trace: str = ""
 
 
 class LookBack(Struct, gc=False):

@@ -10,6 +10,7 @@ from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.frontend.events import Rows
 from commonplace.kafka import client as kafka_client
 from commonplace.kafka import lookups
+from commonplace.kafka.headers import trace_of
 from commonplace.settings import Settings
 
 STALL_TIMEOUT_S = 30.0
@@ -61,6 +62,17 @@ def read(
             if not messages:
                 raise TimedOut(f"{topic}: nothing could be read for {STALL_TIMEOUT_S:.0f} s at {settings.bootstrap}")
             yield from _wanted(messages, left, settings)
+    finally:
+        consumer.close()
+
+
+def trace_at(settings: Settings, topic: str, partition: int, offset: int) -> str:
+    """The trace context beside one record, "" where there is none or the record is gone. Blocks, as `read` does."""
+    consumer = kafka_client.consumer(settings, required={"enable.partition.eof": True})
+    try:
+        consumer.assign([TopicPartition(topic, partition, offset)])
+        message = consumer.poll(STALL_TIMEOUT_S)
+        return trace_of(message) if message is not None and not message.error() and message.offset() == offset else ""
     finally:
         consumer.close()
 

@@ -28,7 +28,10 @@ class NothingFound(UsageError):
 
 
 class Entry(Struct):
-    """One request id on one partition, as far as it was read: first request, effective decision, how many came after."""
+    """One request id on one partition, as far as it was read: first request, effective decision, how many came after.
+
+    The offsets are those of the first request and the effective decision.
+    """
 
     request: str
     partition: int
@@ -39,6 +42,8 @@ class Entry(Struct):
     decided_at_ms: int | None = None
     void: int = 0
     id_reused: int = 0
+    request_offset: int | None = None
+    decision_offset: int | None = None
 
 
 class Book:
@@ -50,7 +55,7 @@ class Book:
 
     def request(self, partition: int, row: history.Row) -> Entry | None:
         """Fold a record of `requests`."""
-        _, at_ms, _, value = row
+        offset, at_ms, _, value = row
         if value is None or self._wanted not in value:
             return None
         record: Build | Cancel | Bad = decode("requests", value)
@@ -60,12 +65,12 @@ class Book:
         if isinstance(record, Cancel):
             entry.cancelled = True
         elif entry.build is None:
-            entry.build, entry.requested_at_ms = record, at_ms
+            entry.build, entry.requested_at_ms, entry.request_offset = record, at_ms, offset
         return entry
 
     def decision(self, partition: int, row: history.Row) -> Entry | None:
         """Fold a record of `decisions`: the first that is no `id_reused` is effective."""
-        _, at_ms, key, value = row
+        offset, at_ms, key, value = row
         if key is None or value is None or self._wanted not in value:
             return None
         record: Decision | Bad = decode("decisions", value)
@@ -75,7 +80,7 @@ class Book:
         if record.reason == ID_REUSED:
             entry.id_reused += 1
         elif entry.decision is None:
-            entry.decision, entry.decided_at_ms = record, at_ms
+            entry.decision, entry.decided_at_ms, entry.decision_offset = record, at_ms, offset
         elif record.placed != entry.decision.placed or record.result != entry.decision.result:
             entry.void += 1
         return entry

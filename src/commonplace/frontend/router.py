@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from commonplace.clock import wall_s
 from commonplace.core.records import Build, Decision
+from commonplace.core.traceparent import misfit
 from commonplace.errors import CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import checks
 from commonplace.frontend.client import CLOCK_SLACK_MS, Frontend
@@ -105,22 +106,28 @@ class Router:
         """Whether another submit of this flavor would block for room in its pool."""
         return self.frontend(self.pool_of(flavor)).full
 
-    def place(self, flavor: str, *, id: str | None = None, timeout: float | None = None, **fields: Any) -> Decision:
+    def place(
+        self, flavor: str, *, id: str | None = None, timeout: float | None = None, traceparent: str = "", **fields: Any
+    ) -> Decision:
         """Submit and block until the effective decision; as `Frontend.place`."""
-        return self.submit(self.request(flavor, id=id, **fields), timeout=timeout).result()
+        return self.submit(self.request(flavor, id=id, **fields), timeout=timeout, traceparent=traceparent).result()
 
-    def submit(self, build: Build, *, timeout: float | None = None, fresh: bool = False) -> Pending:
+    def submit(
+        self, build: Build, *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
+    ) -> Pending:
         """Submit one request; see `submit_many`."""
-        return self.submit_many((build,), timeout=timeout, fresh=fresh)[0]
+        return self.submit_many((build,), timeout=timeout, fresh=fresh, traceparent=traceparent)[0]
 
     def submit_many(
-        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False
+        self, builds: Sequence[Build], *, timeout: float | None = None, fresh: bool = False, traceparent: str = ""
     ) -> list[Pending]:
-        """Submit requests, each to its pool; what is refused is a Pending that raises. `timeout` and `fresh` as for `Frontend`.
+        """Submit requests, each to its pool; what is refused is a Pending that raises. Arguments as for `Frontend`.
 
         Refused are an unknown flavor and a group with members in another pool. An id that may have been submitted before the
         flavor's route changed, within the idempotency window, is looked for in the pools before: it is settled where it stands.
         """
+        if traceparent and (wrong := misfit(traceparent)):
+            raise UsageError(wrong)
         refused: dict[int, Pending] = {}
         wanted: dict[tuple[str, bool], list[int]] = {}
         for at, build in enumerate(builds):
@@ -133,7 +140,7 @@ class Router:
         answers = refused
         for (pool, new), places in wanted.items():
             chosen = [builds[at] for at in places]
-            answers |= dict(zip(places, self._submit(pool, chosen, timeout, new), strict=True))
+            answers |= dict(zip(places, self._submit(pool, chosen, timeout, new, traceparent), strict=True))
         return [answers[at] for at in range(len(builds))]
 
     def confirm(
@@ -233,13 +240,15 @@ class Router:
         ]
         return next((entry for entry in found if entry.decision), found[0] if found else None)
 
-    def _submit(self, pool: str, builds: Sequence[Build], timeout: float | None, new: bool) -> list[Pending]:
+    def _submit(
+        self, pool: str, builds: Sequence[Build], timeout: float | None, new: bool, traceparent: str
+    ) -> list[Pending]:
         for build in builds:
             self._remember(build.id, pool)
         try:
             frontend = self.frontend(pool)
             self._await_flavors(frontend, {build.flavor for build in builds})
-            pendings = frontend.submit_many(builds, timeout=timeout, fresh=new, routed=True)
+            pendings = frontend.submit_many(builds, timeout=timeout, fresh=new, routed=True, traceparent=traceparent)
         except CommonplaceError as error:
             pendings = [Pending(build, -1) for build in builds]
             for pending in pendings:

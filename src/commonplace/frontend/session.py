@@ -73,6 +73,7 @@ class _Waiting(Struct, gc=False):
     acknowledged: bool = False
     early: Decision | None = None
     """Read while held: effective unless the history has an earlier one."""
+    trace: str = ""
 
 
 class _Known(Struct, gc=False):
@@ -170,14 +171,16 @@ class Session:
         key = request_key(build, self.flavors[build.flavor])
         partition = self._partition(key)
         until_ms = now_ms + event.timeout_ms
-        waiting = _Waiting(build, key.encode(), value, partition, [event.token], now_ms, until_ms, event.held)
+        waiting = _Waiting(
+            build, key.encode(), value, partition, [event.token], now_ms, until_ms, event.held, trace=event.trace
+        )
         self._waiting[name] = waiting
         self._by_token[event.token] = name
         if self._tick_ms is None or until_ms < self._tick_ms:
             self._tick_ms = until_ms
         if event.held:
             return [LookBack(partition, build.id)]
-        return [SendRequest(partition, waiting.key, value, event.token)]
+        return [SendRequest(partition, waiting.key, value, event.token, event.trace)]
 
     def _join(self, waiting: _Waiting, event: Submit, value: bytes) -> list[Effect]:
         """The same request is on its way: whoever asks again gets its answer."""
@@ -265,7 +268,7 @@ class Session:
                     )  # decided for an earlier submit: its clock is unknown
         if waiting.early is not None:
             return self._settle(name, waiting, waiting.early, None)
-        return [SendRequest(waiting.partition, waiting.key, waiting.value, waiting.tokens[0])]
+        return [SendRequest(waiting.partition, waiting.key, waiting.value, waiting.tokens[0], waiting.trace)]
 
     def _settle(self, name: bytes, waiting: _Waiting, decision: Decision, confirm_until_ms: int | None) -> list[Effect]:
         self._forget(name, waiting)

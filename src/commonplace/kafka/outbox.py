@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from commonplace.core.records import Quarantined, encode
 from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka import client
+from commonplace.kafka.headers import of_trace
 from commonplace.settings import Settings
 
 FLUSH_S: Final = 0.002
@@ -45,18 +46,19 @@ class Outbox:
         self._producer = client.producer(settings, {**required, **_unless_given(settings, bounds)})
 
     def send(
-        self, topic: str, partition: int, key: bytes | None, value: bytes | None, on_delivered: Delivered | None = None
-    ) -> None:
-        """Queue a record; waits while the queue is full. `value` None is a tombstone.
+        self, topic: str, partition: int, key: bytes | None, value: bytes | None, on_delivered: Delivered | None = None,
+        trace: str = "",
+    ) -> None:  # fmt: skip
+        """Queue a record; waits while the queue is full. `value` None is a tombstone, `trace` the trace context it bears.
 
         Raises `TimedOut` after limits.outbox_wait_s without room, `CommonplaceError` when the producer can't go on.
         """
         self._sent = True
         report = self._report(on_delivered)
         try:
-            self._producer.produce(topic, value, key, partition, on_delivery=report)
+            self._producer.produce(topic, value, key, partition, on_delivery=report, headers=of_trace(trace))
         except BufferError:
-            self._send_when_room(topic, partition, key, value, report)
+            self._send_when_room(topic, partition, key, value, report, trace)
         except KafkaException as e:
             self._not_queued(topic, e, on_delivered)
 
@@ -83,13 +85,19 @@ class Outbox:
         return self.settle(timeout_s)
 
     def _send_when_room(
-        self, topic: str, partition: int, key: bytes | None, value: bytes | None, report: Callable[..., None]
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        report: Callable[..., None],
+        trace: str,
     ) -> None:
         deadline = time.monotonic() + self.limits.outbox_wait_s
         while time.monotonic() < deadline:
             self._producer.flush(FLUSH_S)
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=report)
+                self._producer.produce(topic, value, key, partition, on_delivery=report, headers=of_trace(trace))
                 return
             except BufferError:
                 continue

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from commonplace.errors import CommonplaceError, Denied, TopicsNotReady
 from commonplace.kafka import client, lookups
+from commonplace.kafka.headers import trace_of
 from commonplace.settings import Settings
 
 TURN_RECORDS_MAX: Final = 1_000
@@ -40,6 +41,8 @@ class Batch(Struct, frozen=True, gc=False):
     partition: int
     records: list[Raw]
     position: int
+    traces: dict[int, str] | None = None
+    """Offset → trace context, of the records that bear one."""
 
 
 class Lost(CommonplaceError):
@@ -53,10 +56,13 @@ class Lost(CommonplaceError):
 
 
 class Tail:
-    """Follows partitions chosen by hand; owned by one thread. Errors that a person must act on are raised by `turn`."""
+    """Follows partitions chosen by hand; owned by one thread. Errors that a person must act on are raised by `turn`.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Of the topic `traced` it reads the trace context beside the records too.
+    """
+
+    def __init__(self, settings: Settings, traced: str = "") -> None:
+        self._settings, self._traced = settings, traced
         self._positions: dict[Place, int] = {}
         self._held: set[str] = set()
         self._errors: list[CommonplaceError] = []
@@ -132,8 +138,9 @@ class Tail:
         return batches
 
     def _grouped(self, messages: list[Message]) -> list[Batch]:
-        positions = self._positions
+        positions, traced = self._positions, self._traced
         runs: dict[Place, list[Raw]] = {}
+        traces: dict[Place, dict[int, str]] = {}
         moved: dict[Place, int] = {}  # ends told by an event, past the last record
         topic, partition = "", -1
         records: list[Raw] = []
@@ -145,11 +152,13 @@ class Tail:
                 topic, partition = str(m.topic()), int(m.partition() or 0)
                 records = runs.setdefault((topic, partition), [])
             records.append((m.offset(), m.timestamp()[1], m.key(), m.value()))  # type: ignore[arg-type]  # a record has them
+            if topic == traced and (trace := trace_of(m)):
+                traces.setdefault((topic, partition), {})[records[-1][0]] = trace
         batches = []
         for place, read in runs.items():
             if place in positions:  # else removed meanwhile
                 positions[place] = max(read[-1][0] + 1, moved.pop(place, 0))
-                batches.append(Batch(place[0], place[1], read, positions[place]))
+                batches.append(Batch(place[0], place[1], read, positions[place], traces.get(place)))
         for place, end in moved.items():
             if end > positions.get(place, end):
                 positions[place] = end

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from commonplace.core.explaining import Table, table
 from commonplace.core.hosts import HostState
 from commonplace.core.records import Allocation, Bad, Build, Claim, Decision, Delta, Settled, Snapshot, decode
+from commonplace.core.traceparent import trace_id
 from commonplace.frontend import history
 from commonplace.frontend.lookup import Entry, find
 from commonplace.kafka import client
@@ -39,6 +40,7 @@ class Explained(Struct, frozen=True, kw_only=True):
     """A request explained. `decision` holds the explanation of the moment it was decided; `now` is worked out on the live state.
 
     `complete` is False where the request itself has left the log: then only what the decision tells of it is held against the fleet.
+    `trace_id` is that of the trace context its records bear, "" where whoever submitted it named none.
     """
 
     request: str
@@ -46,6 +48,7 @@ class Explained(Struct, frozen=True, kw_only=True):
     complete: bool
     requested_at_ms: int | None
     decided_at_ms: int | None
+    trace_id: str
     decision: Decision | None
     void: int
     attempts: list[Attempt]
@@ -80,6 +83,7 @@ def explain(settings: Settings, name: str, best: int, entry: Entry | None = None
             complete=entry.build is not None,
             requested_at_ms=entry.requested_at_ms,
             decided_at_ms=entry.decided_at_ms,
+            trace_id=_trace_id(settings, entry),
             decision=entry.decision,
             void=entry.void,
             attempts=[_answered(one, told, {name: row.host for name, row in view.rows.items()}) for one in claims],
@@ -87,6 +91,18 @@ def explain(settings: Settings, name: str, best: int, entry: Entry | None = None
             digest=f"{view.digest():016x}",
             positions=dict(sorted(positions.items())),
         )
+
+
+def _trace_id(settings: Settings, entry: Entry) -> str:
+    """Of the trace context beside the decision, or beside the request where that has none yet."""
+    broker, _, _ = require_topics(settings)
+    settings = client.settings_for(settings, broker)
+    names = Topics(settings.topics.prefix, settings.topics.pool)
+    for topic, offset in ((names.decisions, entry.decision_offset), (names.requests, entry.request_offset)):
+        trace = history.trace_at(settings, topic, entry.partition, offset) if offset is not None else ""
+        if trace:
+            return trace_id(trace)
+    return ""
 
 
 def _build_of(decision: Decision | None) -> Build | None:

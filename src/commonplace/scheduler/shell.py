@@ -114,7 +114,7 @@ class Scheduler:
             facts[self.topics.claims].topic_id,
             replace(replica_settings(settings), request_partitions=facts[self.topics.requests].partitions),
         )
-        self.tail = Tail(settings)
+        self.tail = Tail(settings, traced=self.topics.requests)
         self.outbox = Outbox(settings)
         self.intake = Intake(settings, self.topics.requests, facts[self.topics.requests].topic_id)
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
@@ -139,7 +139,7 @@ class Scheduler:
             self.topics.control: lambda b: ControlRead(b.records),
             self.topics.replicas: lambda b: PeersRead(b.records),
             self.topics.decisions: lambda b: DecisionsRead(b.partition, b.records),
-            self.topics.requests: lambda b: RequestsRead(b.partition, b.records),
+            self.topics.requests: lambda b: RequestsRead(b.partition, b.records, b.traces),
         }
         # state before requests, so that a turn ranks on the newest view
         self._order = {name: i for i, name in enumerate(self._receivers)}
@@ -373,7 +373,7 @@ class Scheduler:
         def delivered(offset: int, _error: str) -> None:
             self._later.append(ClaimDelivered(allocation, offset))
 
-        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered)
+        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered, effect.trace)
 
     def _send_release(self, effect: SendRelease) -> None:
         token = effect.token
@@ -381,7 +381,7 @@ class Scheduler:
         def delivered(offset: int, _error: str) -> None:
             self._later.append(ReleaseDelivered(token, offset >= 0))
 
-        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered)
+        self.outbox.send(self.topics.claims, effect.partition, effect.key, effect.value, delivered, effect.trace)
 
     def _send_decision(self, effect: SendDecision) -> None:
         if effect.result == "placed":
@@ -393,7 +393,7 @@ class Scheduler:
             self._later.append(DecisionDelivered(token, offset >= 0))
 
         self.figures.decided(effect.result, effect.waited_ms)
-        self.outbox.send(self.topics.decisions, effect.partition, effect.key, effect.value, delivered)
+        self.outbox.send(self.topics.decisions, effect.partition, effect.key, effect.value, delivered, effect.trace)
 
     def _note_commit(self, effect: Commit) -> None:
         self._commits[effect.partition] = effect.offset
