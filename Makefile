@@ -8,7 +8,7 @@ run := $(venv)/bin/
 code := src tests $(wildcard bench examples)
 TESTS ?= tests
 # Workers at once. 0: all in this process, for a debugger.
-WORKERS ?= 3
+WORKERS ?= 4
 PYTEST_FLAGS ?=
 MINUTES ?= 10
 SCHEDULES ?= 10000
