@@ -91,6 +91,16 @@ def test_temporary_data_is_removed_on_close_and_named_data_is_kept(tmp_path: Pat
     assert tmp_path.exists()
 
 
+def test_what_kafka_died_of_is_told_with_its_complaint(tmp_path: Path) -> None:
+    broker = LocalBroker(data_dir=tmp_path)
+    broker.log_path.write_text(
+        "9 [main] INFO starting\n10 [main] ERROR kafka.Kafka$ - Exiting due to fatal problem\n"
+        "org.apache.kafka.common.KafkaException: Socket server failed to bind\n\tat kafka.Kafka.main\n"
+    )
+    told = "10 [main] ERROR kafka.Kafka$ - Exiting due to fatal problem: org.apache.kafka.common.KafkaException: Socket"
+    assert broker._last_words().startswith(told)
+
+
 def test_broker_that_does_not_run_has_no_pid() -> None:
     broker = LocalBroker()
     with pytest.raises(BrokerError, match="does not run"):

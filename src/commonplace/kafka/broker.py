@@ -278,7 +278,9 @@ class LocalBroker:
         with self.log_path.open(errors="replace") as log:
             lines = deque((line.strip() for line in log if line.strip()), maxlen=200)
         telling = [line for line in lines if re.search(r"ERROR|FATAL|Exception|Error:", line)] or list(lines)
-        return f"{telling[0][:300] if telling else 'it said nothing'}; more in {self.log_path}"
+        cause = [line for line in telling if re.search(r"Exception|Error:", line)]  # stands below the complaint, mostly
+        words = [line[:300] for line in dict.fromkeys([*telling[:1], *cause[:1]])]
+        return f"{': '.join(words) or 'it said nothing'}; more in {self.log_path}"
 
 
 def answers(bootstrap: str, timeout: float = PROBE_TIMEOUT_S) -> bool:
