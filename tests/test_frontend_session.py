@@ -124,6 +124,22 @@ def test_a_cancel_goes_where_its_request_went(session: Session) -> None:
     assert decode("requests", cancel.value) == Cancel(id="r-7", flavor="m1.hot")
 
 
+def test_what_was_cancelled_here_is_not_confirmed_and_the_newest_are_remembered(session: Session) -> None:
+    decision = place(build())
+    submit(session, build())
+    read(session, decision)
+    session.receive(Withdraw("r-1", token=2), 0)
+    why = refusal(session.receive(AskConfirm(decision, token=3), 20))
+    assert (why.why, why.message) == (
+        Why.LATE,
+        "r-1 was cancelled here, what it held is given back: submit again under a new id",
+    )
+    for number in range(KEPT_MAX):
+        session.receive(Withdraw(f"other-{number}", token=4, flavor="m1.small"), 30)
+    (confirmed,) = session.receive(AskConfirm(decision, token=5), 40)
+    assert isinstance(confirmed, SendClaimRecord)
+
+
 def test_a_cancel_of_an_unknown_request_needs_its_flavor(session: Session) -> None:
     assert "name its flavor" in refusal(session.receive(Withdraw("r-9", token=2), 0)).message
     (cancel,) = session.receive(Withdraw("r-9", token=3, flavor="m1.small"), 0)

@@ -101,6 +101,8 @@ class Session:
         self._known: dict[bytes, _Known] = {}
         # next(iter(dict)) walks over what was deleted at its front: 5 us at 10,000 entries, where a deque takes none
         self._known_order: deque[bytes] = deque()
+        self._withdrawn: set[bytes] = set()
+        self._withdrawn_order: deque[bytes] = deque()
         self._partitions: dict[str, int] = {}  # by request key; bounded by flavors × spread
         self._tick_ms: int | None = None  # no deadline lies before it
 
@@ -309,6 +311,9 @@ class Session:
         if known is not None and known.decision != decision:
             message = f"this decision of {decision.request} is void: an earlier one stands in the log, confirm that"
             return [_refused(event.token, message)]
+        if decision.request.encode() in self._withdrawn:
+            message = f"{checks.shown(decision.request)} was cancelled here, what it held is given back: submit again under a new id"
+            return [Answer(event.token, Refusal(Why.LATE, message))]
         until_ms = known.confirm_until_ms if known else None
         if until_ms is not None and now_ms > until_ms:
             message = (
@@ -350,8 +355,17 @@ class Session:
         checked = decode("requests", value)
         if isinstance(checked, Bad):
             return [_refused(event.token, f"cancel of {checks.shown(event.request)}: {checked.reason}")]
+        self._note_withdrawn(event.request.encode())
         key = request_key(record, self.flavors[flavor])
         return [SendRequest(self._partition(key), key.encode(), value, event.token)]
+
+    def _note_withdrawn(self, name: bytes) -> None:
+        """A cancelled request is not confirmed any more: the confirm may come after the release, and hold what nobody gives back."""
+        if name not in self._withdrawn:
+            self._withdrawn.add(name)
+            self._withdrawn_order.append(name)
+            if len(self._withdrawn) > KEPT_MAX:
+                self._withdrawn.remove(self._withdrawn_order.popleft())
 
     def _key_parts(self, event: Withdraw) -> tuple[str, str]:
         """Flavor and serialised group of a request, which its key is made of."""
