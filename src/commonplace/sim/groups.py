@@ -72,6 +72,11 @@ class Group:
         """The partitions that a member may hold, as of its last heartbeat; none where it is fenced."""
         return {partition for partition, holder in self.holder.items() if holder == member}
 
+    @property
+    def moving(self) -> bool:
+        """Whether some partition is not with whom it is to go to: nobody may hold it for as long as heartbeats take."""
+        return self.holder != self.target
+
     def heard(self, member: str) -> int:
         """The generation that a member has heard of and commits under; −1 where it is fenced."""
         known = self.members.get(member)

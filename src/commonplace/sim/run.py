@@ -146,6 +146,9 @@ def restless(world: World) -> str:
     for process in world.processes():
         if process.outbox or process.inbox or process.dirty:
             return f"{process.name} sends or reads"
+    gone = world.group.members.keys() - {replica.member for replica in world.replicas}
+    if gone or world.group.moving:
+        return f"the group has yet to miss {min(gone)}" if gone else "request partitions are about to move"
     owned: set[int] = set()
     for replica in world.replicas:
         if not replica.ready or replica.leaving or replica.busy() or replica.replica.waiting:
