@@ -7,6 +7,7 @@ COMMONPLACE_TEST_REQUIRE_KAFKA=1       where only the mock is left, or a test wo
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ TEST_PROPERTIES = {
 }
 # C1 alone starts sooner and costs a third more later; a test run ends before that pays back.
 TEST_JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1",)
+
+needs_kcat = pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (Debian: apt install kcat)")
 
 Kind = Literal["environment", "container", "local", "embedded"]
 

@@ -1,11 +1,8 @@
 """docs/kcat.md, run block by block with kcat against a broker and a scripted replica."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Bad, Build, Cancel, Confirm, Flavor, HostControl, Release, decode
@@ -13,12 +10,10 @@ from commonplace.frontend import history
 from commonplace.kafka import client
 from commonplace.settings import Settings
 from frontend_world import HOST, fake_replica, make_topics, settings_on
-from kafka_fixtures import KafkaUnderTest
+from kafka_fixtures import KafkaUnderTest, needs_kcat
 
 PAGE = Path(__file__).parent.parent / "docs" / "kcat.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-
-kcat = pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (Debian: apt install kcat)")
 
 
 def run_page(settings: Settings, directory: Path) -> "subprocess.CompletedProcess[str]":
@@ -34,7 +29,7 @@ def run_page(settings: Settings, directory: Path) -> "subprocess.CompletedProces
     )
 
 
-@kcat
+@needs_kcat
 def test_the_page_submits_confirms_releases_cancels_and_operates(
     kafka: KafkaUnderTest, prefix: str, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The tail, on whichever broker this session has."""
 
 import logging
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from commonplace.errors import TopicsNotReady
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.tail import Batch, Lost, Tail
 from commonplace.settings import Settings
-from kafka_fixtures import KafkaUnderTest
+from kafka_fixtures import KafkaUnderTest, needs_kcat
 from topics_changed import delete_before
 
 WAIT_S = 20.0
@@ -122,6 +123,32 @@ def test_a_turn_with_nothing_to_read_ends_in_its_time(kafka: KafkaUnderTest, pre
     tail.add(prefix, 0, 0)
     assert [b.records for _ in range(5) for b in tail.turn(0.05)] == []
     assert tail.position(prefix, 0) == 0
+
+
+@needs_kcat
+def test_trace_contexts_are_read_of_the_traced_topic_and_no_header_stops_the_reading(
+    kafka: KafkaUnderTest, prefix: str
+) -> None:
+    kafka.create_topic(prefix, 1)
+    good = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for headers in (
+        [b"traceparent=" + good],
+        [b"\xff\xfe=1", b"traceparent=" + good],  # a name that is no text: the client can give none of them
+        [b"traceparent=\xff"],
+        [b"traceparent"],
+        [b"other=1", b"Traceparent=" + good],
+        [],
+    ):
+        options = [part for header in headers for part in (b"-H", header)]
+        kcat = [b"kcat", b"-P", b"-q", b"-b", kafka.bootstrap.encode(), b"-t", prefix.encode(), b"-p", b"0"]
+        subprocess.run([*kcat, *options], input=b"v", check=True)
+    for traced, wanted in ((prefix, {0: good.decode(), 4: good.decode()}), ("", {})):
+        tail = Tail(settings_of(kafka), traced=traced)
+        tail.add(prefix, 0, 0)
+        batches = read_until(tail, {(prefix, 0): 6})
+        tail.close()
+        assert [value for batch in batches for *_, value in batch.records] == [b"v"] * 6
+        assert {o: trace for batch in batches for o, trace in (batch.traces or {}).items()} == wanted
 
 
 def test_a_missing_topic_is_named_with_what_to_do(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:

@@ -14,7 +14,10 @@ def of_trace(trace: str) -> Headers | None:
 
 def trace_of(message: Message) -> str:
     """The trace context that a record bears, "" for none: the first header of the name that is well-formed."""
-    headers = message.headers()
+    try:
+        headers = message.headers()
+    except SystemError:  # the client's answer to a header whose name is no UTF-8; anybody may write one
+        return ""
     if not headers:
         return ""
     pairs = headers.items() if isinstance(headers, dict) else headers
