@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from commonplace.kafka import jars
+from commonplace.kafka import jars, ports
 from commonplace.kafka.broker import DataInUse, LocalBroker, StartFailed, answers
 from commonplace.kafka.jars import MANIFEST, POM, BrokerError, MavenMissing, ensure_jars, find_damage
 from commonplace.kafka.java import JavaMissing, JavaTooOld, find_java
@@ -299,6 +300,28 @@ def test_setting_that_kafka_refuses_is_reported_with_its_name(kafka: KafkaUnderT
 
 def test_ports_are_outside_the_ephemeral_range() -> None:
     assert all(20_000 <= free_port() < 32_768 for _ in range(20))
+
+
+def test_a_port_that_was_picked_is_nobody_elses_while_the_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = ports.free_port()
+    monkeypatch.setattr(ports, "PORTS", range(first, first + 1))
+    with pytest.raises(PortInUse):
+        ports.free_port()
+    pick = f"from commonplace.kafka import ports; ports.PORTS = range({first}, {first + 1}); print(ports.free_port())"
+    picked = subprocess.run(
+        [sys.executable, "-c", pick], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert "PortInUse" in picked.stderr
+    ports._kept.pop().close()
+    assert ports.free_port() == first
+
+
+def test_where_no_file_can_be_made_a_free_port_is_picked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert ports.free_port() in ports.PORTS
 
 
 def test_nothing_answers_on_a_free_port() -> None:

@@ -1,7 +1,13 @@
 """Ports on loopback for a local broker."""
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import IO, Final
 
 from commonplace.kafka.jars import BrokerError
 
@@ -9,16 +15,44 @@ from commonplace.kafka.jars import BrokerError
 PORTS = range(20_000, 32_000)
 
 
+KEPT_MAX: Final = 256
+"""So many of the newest picks are kept from others: each costs an open file."""
+
+_kept: Final[deque[IO[str]]] = deque()
+
+
 class PortInUse(BrokerError):
     """Somebody else listens on the port that was asked for."""
 
 
 def free_port(taken: int | None = None) -> int:
-    """Return a port on loopback that nobody holds now, outside the ephemeral range, and not `taken`."""
-    for port in random.sample(PORTS, 100):
-        if port != taken and is_free(port):
+    """Return a port on loopback that nobody holds now, outside the ephemeral range, and not `taken`.
+
+    It is kept from other processes of ours for as long as this one lives: whoever it is for listens seconds later only.
+    """
+    for port in random.sample(PORTS, min(100, len(PORTS))):
+        if port != taken and is_free(port) and _keep(port):
             return port
     raise PortInUse(f"no free port among 100 tried from {PORTS.start} to {PORTS.stop}: name one with --port")
+
+
+def _keep(port: int) -> bool:
+    """Lock a file that stands for the port; False where another process has. Where no file can be made nothing is kept."""
+    directory = Path(tempfile.gettempdir()) / f"commonplace-ports-{os.getuid()}"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        file = (directory / str(port)).open("w")
+    except OSError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    _kept.append(file)
+    if len(_kept) > KEPT_MAX:
+        _kept.popleft().close()
+    return True
 
 
 def require_free(port: int) -> None:
