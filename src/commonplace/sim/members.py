@@ -64,6 +64,7 @@ class Process:
         self.random = Random(world.seed_of(name)).random
         self.alive = True
         self.paused_ms = 0  # stopped until then
+        self._thaw_ms = 0  # its clock stands still until then
         self.sources: dict[tuple[str, int], Source] = {}
         self.dirty: list[Source] = []
         self.outbox: list[Outgoing] = []
@@ -101,9 +102,17 @@ class Process:
         now = self.world.now
         self.paused_ms = max(self.paused_ms, until_ms)
         if frozen:
-            self.frozen = True
+            self.frozen, self._thaw_ms = True, until_ms
             self._clock_base, self._clock_at = self.clock() - (until_ms - now) * self.rate // 1_000, now
         self.wake(until_ms)
+
+    def go_on(self) -> None:
+        """End a pause now; a clock that stood still goes on from there, and never back."""
+        now = self.world.now
+        self.paused_ms = min(self.paused_ms, now)
+        if self._thaw_ms > now:
+            self._clock_base += (self._thaw_ms - now) * self.rate // 1_000
+            self._thaw_ms = now
 
     def _woken(self) -> None:
         now = self.world.now

@@ -296,7 +296,7 @@ class World:
         self.cut_off.clear()
         for process in self.processes():
             process.blocked.clear()
-            process.paused_ms = min(process.paused_ms, self.now)
+            process.go_on()
             for source in process.sources.values():
                 source.cut_ms = 0
             process.wake(self.now + 1)
