@@ -12,7 +12,7 @@ from fuzz import targets
 from fuzz.run import again, run
 from fuzz.targets import TARGETS, Found, Trial
 
-SECONDS = float(os.environ.get("COMMONPLACE_FUZZ_S", "20"))
+SECONDS = float(os.environ.get("COMMONPLACE_FUZZ_S", "12"))
 RECORDS_MIN = 200
 
 

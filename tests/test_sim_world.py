@@ -109,9 +109,10 @@ def test_a_trace_changes_nothing_and_says_the_same_twice() -> None:
 
 
 def test_past_its_time_a_range_begins_nothing_more() -> None:
+    chunk = run_range(1, CHUNK, "calm")
     for jobs in (1, 2):
         some = run_seeds(1, 10_000, "calm", jobs, lambda done, failed: None, seconds=0)
-        assert (some.schedules, some.events) == (CHUNK, run_range(1, CHUNK, "calm").events)
+        assert (some.schedules, some.events) == (CHUNK, chunk.events)
 
 
 def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
