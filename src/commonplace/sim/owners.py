@@ -28,10 +28,13 @@ class Owners:
         self.lossy: Collection[int] = ()  # partitions of claims that lost records
 
     def serves(self, replica: str, positions: Mapping[int, int], ends: Mapping[int, int]) -> None:
-        """A replica begins to serve, having read `hosts` to `positions`; `ends` were the ends when it started."""
+        """A replica begins to serve, having read `hosts` to `positions`; `ends` were the ends when it started.
+
+        −1 is no position: what it had read up to there was cut off behind it, and it will start anew once it hears of that.
+        """
         self._serving[replica] = self._records
         for partition, end in ends.items():
-            if positions.get(partition, 0) < end:
+            if 0 <= positions.get(partition, 0) < end:
                 text = f"{replica} serves at {positions.get(partition, 0)} of hosts {partition}, which ended at {end} when it started"
                 self._findings.violated(7, text, ("hosts", partition, end - 1))
 
