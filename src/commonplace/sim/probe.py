@@ -40,6 +40,8 @@ def probe(world: World) -> None:
             )
         elif decision.conflicts and (_deserted(world) or _moved(world, ends)):
             pass  # a claim rightly lost its race: another was made, or there were no more attempts
+        elif decision.result == "expired" and _deserted(world):
+            pass  # its claim waits for a verdict where nobody gives one
         elif rooms and decision.result != "placed":
             where = f"{min(rooms)} has room"
             _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
