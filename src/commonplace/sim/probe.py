@@ -38,10 +38,8 @@ def probe(world: World) -> None:
                 f"the calm world does not answer a request on partition {partition} within {WAIT_MS} ms",
                 partition,
             )
-        elif decision.conflicts and (_deserted(world) or _moved(world, ends)):
-            pass  # a claim rightly lost its race: another was made, or there were no more attempts
-        elif decision.result == "expired" and _deserted(world):
-            pass  # its claim waits for a verdict where nobody gives one
+        elif _excused(world, decision, ends):
+            continue
         elif rooms and decision.result != "placed":
             where = f"{min(rooms)} has room"
             _violated(world, f"the calm world answers {decision.result} ({decision.message}) though {where}", partition)
@@ -101,6 +99,13 @@ def _rooms(world: World) -> list[Host]:
         ):
             found.append(host)
     return found
+
+
+def _excused(world: World, decision: Decision, ends: dict[int, int]) -> bool:
+    """Whether a claim rightly got no grant: its host changed of itself, or nobody serves that and gives a verdict."""
+    if _deserted(world):
+        return decision.conflicts > 0 or decision.result == "expired"
+    return decision.conflicts > 0 and _moved(world, ends)
 
 
 def _deserted(world: World) -> bool:
