@@ -201,7 +201,7 @@ class Checkers:
             self.owners.claimed(record)
             self._as_asked(record, host, here)
             if self.answers.groups is not None:
-                self.answers.groups.claimed(record.replica, record.host)
+                self.answers.groups.claimed(record.replica, record.host, (a.id for a in record.allocations))
             if record.mode != "renew":
                 self.answers.claimed(record, here)
 

@@ -2,10 +2,10 @@
 
 What is judged must hold whatever a replica saw: members leave at any time, a view lags, and what a ledger granted counts until somebody
 decided otherwise. So of the value with fewest members everything counts that was ever granted there, of the others what is placed there
-now; and a value counts once the deciding replica has claimed on a host of it.
+now; and a value counts once the replica that claimed had claimed on a host of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from commonplace.core.records import Build, Decision
@@ -26,10 +26,14 @@ class Together:
             set()
         )  # hosts in whose name somebody reported: for a moment they seemed to hold what was forged
         self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
+        self._knew: dict[str, frozenset[str]] = {}  # allocation → what its replica knew so when it claimed it first
 
-    def claimed(self, replica: str, host: str) -> None:
-        """A replica claimed on a host."""
-        self._known.setdefault(replica, set()).add(host)
+    def claimed(self, replica: str, host: str, allocations: Iterable[str]) -> None:
+        """A replica claimed allocations on a host."""
+        known = self._known.setdefault(replica, set())
+        known.add(host)
+        for allocation in allocations:
+            self._knew.setdefault(allocation, frozenset(known))
 
     def granted(self, group: str, allocation: str, host: str) -> None:
         """A ledger granted an allocation of a group."""
@@ -41,7 +45,7 @@ class Together:
         doubtful = any(host in self.forged for host, _ in before)
         if build.group_policy == "affinity" and not doubtful:
             self._affinity(build, decision, before, here)
-        if build.max_skew and not doubtful:
+        if build.max_skew and decision.placed and not doubtful:
             self._skew(build, decision, before, here)
         before += [(placed.host, placed.allocation) for placed in decision.placed]
 
@@ -56,7 +60,8 @@ class Together:
             self._findings.violated(NUMBER, text, here)
 
     def _skew(self, build: Build, decision: Decision, before: list[tuple[str, str]], here: Place) -> None:
-        known = self._known.get(decision.replica, set())
+        # Who decides may have found the claim of another, made when a value had no host yet.
+        known = frozenset.intersection(*(self._knew.get(placed.allocation, frozenset()) for placed in decision.placed))
         labels = {name: host.facts.content[2].get(build.spread_over) for name, host in self._hosts.items()}
         values = {value for name, value in labels.items() if value is not None and name in known}
         most, least = dict.fromkeys(values, 0), dict.fromkeys(values, 0)
