@@ -292,9 +292,9 @@ def test_a_lost_partition_takes_its_lines_along_and_leaves_the_others() -> None:
     world.ask("m0", **TOGETHER)
     world.ask("m1", **TOGETHER)
     world.settle()
-    assert scheduler.replica.turns.waiting == 2
+    assert scheduler.replica.book.turns.waiting == 2
     scheduler.receive(re.Lost(0))
-    assert scheduler.replica.turns.waiting == 0
+    assert scheduler.replica.book.turns.waiting == 0
     scheduler.deaf = set()
     scheduler.own(0)
     world.settle()

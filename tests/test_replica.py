@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from commonplace.core import replica_events as re
+from commonplace.core.deciding import DEADLINES_SWEPT_MIN
 from commonplace.core.deliveries import RESEND_MIN_MS
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
@@ -25,7 +26,7 @@ from commonplace.core.records import (
     decode,
     encode,
 )
-from commonplace.core.replica import DEADLINES_SWEPT_MIN, Replica
+from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory
 from world import CLAIMS_ID, flavor
@@ -373,7 +374,7 @@ def test_what_another_decided_first_is_effective_and_ours_is_given_back() -> Non
     assert hand.replica.placer.counts.void == 1
     (ours,) = sends(hand.sent, re.SendDecision)
     assert not hand.read_back(ours)
-    assert not hand.replica.works
+    assert not hand.replica.book.works
 
 
 def test_a_claim_granted_after_the_effective_decision_is_given_back() -> None:
@@ -568,7 +569,7 @@ def test_cancel_spares_and_finds_past_an_id_that_was_decided_on_another_partitio
     hand = Hand("h0")
     old = held_by(hand, "a", "small", "active")
     other = Decision(request="a", result="rejected", reason="invalid", replica="r9", position=Position(1, 0))
-    hand.replica.history.first("a", 1, hand.now, encode(other))
+    hand.replica.book.history.first("a", 1, hand.now, encode(other))
     (release,) = releases(hand.request(Cancel(id="a", flavor="small")))
     assert release.allocation == old
 
@@ -687,7 +688,7 @@ def test_a_lost_partition_is_left_at_once_in_every_stage(stage: str) -> None:
     hand.tick(60_000)
     hand.turn()
     assert not hand.sent[before:]
-    assert not hand.replica.works
+    assert not hand.replica.book.works
     assert not hand.replica.placer.pending
     assert hand.replica.waiting == 0
 
@@ -748,7 +749,7 @@ def test_decisions_kept_max_the_oldest_answer_is_forgotten() -> None:
         hand.request(Build(id=name, flavor="small"))
         hand.turn()
         hand.read_back(sends(hand.sent, re.SendDecision)[-1])
-    assert list(hand.replica.history) == ["b", "c"]
+    assert list(hand.replica.book.history) == ["b", "c"]
 
 
 @pytest.mark.parametrize(("passed_ms", "again"), [(899_000, "again"), (1_900_000, "no_valid_host")])
@@ -791,7 +792,7 @@ def test_requests_are_as_young_as_they_are_though_the_brokers_clock_was_put_back
     hand.request(Build(id="b", flavor="small"), age_ms=3_600_000)
     hand.turn()
     assert hand.decisions() == []
-    assert hand.replica.works.keys() == {"a", "b"}
+    assert hand.replica.book.works.keys() == {"a", "b"}
     hand.tick(1_200)
     assert {(d.request, d.result) for d in hand.decisions()} == {("a", "expired"), ("b", "expired")}
 
@@ -829,14 +830,14 @@ def test_deadlines_of_requests_long_decided_are_not_kept() -> None:
         hand.read_back(sends(hand.sent, re.SendDecision)[-1])
         hand.acknowledge()
         hand.sent.clear()
-    assert len(hand.replica._deadlines) <= DEADLINES_SWEPT_MIN
+    assert len(hand.replica.decider._deadlines) <= DEADLINES_SWEPT_MIN
     assert not hand.replica.deliveries
 
 
 def test_flavors_that_people_make_up_are_one_figure() -> None:
     hand = Hand()
     hand.request(*(Build(id=f"a{i}", flavor=f"made-up-{i}") for i in range(50)))
-    assert hand.replica.decisions == {("rejected", ""): 50}
+    assert hand.replica.decider.decisions == {("rejected", ""): 50}
 
 
 def test_peers_count_while_their_reports_are_young_and_are_forgotten_after() -> None:

@@ -39,7 +39,7 @@ def test_the_page_names_the_default(name: str) -> None:
 def test_every_metric_of_a_scheduler_is_on_the_page_with_its_labels_and_no_other() -> None:
     figures = SchedulerFigures("r1", "default")
     replica = Replica("r1", "n", 1, "t", ReplicaSettings())
-    replica.decisions["placed", "small"] = replica.eliminated["capacity"] = 1
+    replica.decider.decisions["placed", "small"] = replica.decider.eliminated["capacity"] = 1
     quarantine = SimpleNamespace(counts={("hosts", "key"): 1}, dropped=0)
     figures.attach(replica, cast(QuarantineWriter, quarantine), "")
     told = {metric(family) for family in figures.collect()}

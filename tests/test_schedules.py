@@ -147,8 +147,10 @@ def leftovers(chaos: Chaos) -> list[str]:
     fresh = ChaosReplica(chaos.world, "fresh", chaos.random).replica.view
     for replica in chaos.replicas:
         core, view = replica.replica, replica.replica.view
-        if core.works or core.placer.pending or core.placer.renewals or core.placer.queue or core.placer.parked:
-            found.append(f"10: {replica.name} still has {len(core.works)} works, {len(core.placer.pending)} claims")
+        if core.book.works or core.placer.pending or core.placer.renewals or core.placer.queue or core.placer.parked:
+            found.append(
+                f"10: {replica.name} still has {len(core.book.works)} works, {len(core.placer.pending)} claims"
+            )
         if core.deliveries or any(row.pending or row.renewals or row.pending_hash for row in view.by_index):
             found.append(f"10: {replica.name} still has deliveries or overlays")
         if view.digest() != fresh.digest():

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from commonplace.core import cells, hashing, hosts, keeper, placing, replacing
+from commonplace.core.admission import Admission
 from commonplace.core.catalog import Catalog
+from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger import Ledger
 from commonplace.core.placing import Placer
-from commonplace.core.replica import Replica
+from commonplace.core.readback import Readback
 from commonplace.core.resources import Inventory
 from commonplace.sim.agents import AgentProcess
 from commonplace.sim.hunt import RANGES, clean_processes, hunt
@@ -28,7 +30,8 @@ from commonplace.sim.world import World
 
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
-    AgentProcess, Catalog, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Replica, ReplicaProcess, World,
+    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Readback,
+    ReplicaProcess, World,
     cells, hashing, hosts, keeper, placing, replacing,
 )  # fmt: skip
 

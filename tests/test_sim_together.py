@@ -1,5 +1,6 @@
 """The judge of groups: members together or apart, whatever left meanwhile."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -16,26 +17,29 @@ SKEW: dict[str, Any] = {"spread_over": "rack", "max_skew": 1}
 class Story:
     """Four hosts in racks a, a, b, c, and a judge that is told of every placement."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[str] = ("h0", "h1", "h2", "h3")) -> None:
         self.findings = Findings()
         self.hosts = {f"h{n}": Host(f"h{n}", 0) for n in range(4)}
         for host, rack in zip(self.hosts.values(), "aabc", strict=True):
             host.facts = Facts(({}, (), {"rack": rack}, "enabled", {}))
             host.held = {}
         self.judge, self.number = Together(self.findings, self.hosts), 0
-        for name in self.hosts:
-            self.judge.claimed("r1", name)
+        for name in known:
+            self.judge.claimed("r1", name, ())
 
-    def place(self, *hosts: str, gone: bool = False, **fields: Any) -> None:
-        """A request of the group is effectively placed; `gone`: what it got is released at once."""
+    def place(self, *hosts: str, gone: bool = False, meanwhile: str = "", **fields: Any) -> None:
+        """A request of the group is effectively placed; `gone`: what it got is released at once; `meanwhile`: a host claimed on before."""
         self.number += 1
         build = Build(id=f"q{self.number}", flavor="small", group="g", count=len(hosts), **fields)
         placed = []
         for index, host in enumerate(hosts):
             allocation = f"{build.id}-{index}"
             placed.append(Placed(index=index, instance="i", host=host, allocation=allocation, grant=Position(0, 0)))
+            self.judge.claimed("r1", host, [allocation])
             if not gone:
                 self.hosts[host].held[allocation] = object()  # type: ignore[assignment]  # that it is there is all that is asked
+        if meanwhile:
+            self.judge.claimed("r1", meanwhile, ())
         decision = Decision(
             request=build.id, replica="r1", result="placed", position=Position(0, 0), count=len(hosts), placed=placed
         )
@@ -88,8 +92,16 @@ def test_a_member_too_many_at_one_value_is_found() -> None:
 
 
 def test_a_value_that_the_replica_may_not_know_yet_is_no_place_to_spread_to() -> None:
-    story = Story()
-    story.judge._known["r1"] = {"h0", "h1"}
+    story = Story(known=["h0", "h1"])
     story.place("h0", **SKEW)
     story.place("h1", **SKEW)
     assert story.found == []
+
+
+def test_a_value_counts_by_what_was_known_when_the_claim_was_made() -> None:
+    story = Story(known=["h0", "h1"])
+    story.place("h0", **SKEW)
+    story.place("h1", meanwhile="h2", **SKEW)
+    assert story.found == []
+    story.place("h0", **SKEW)
+    assert story.found == ["q3 is number 3 of group g at rack a, another has had 0: more than 1 apart"]

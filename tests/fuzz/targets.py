@@ -219,7 +219,7 @@ class Loop:
         """By topic what members made of it: outcomes of hosts, verdicts on claims, results of decisions."""
         replica = self._scheduler.replica
         results: Counter[str] = Counter()
-        for (result, _), many in replica.decisions.items():
+        for (result, _), many in replica.decider.decisions.items():
             results[result] += many
         return {"hosts": replica.view.outcomes, "claims": self._agent.keeper.verdicts, "decisions": results}
 

@@ -109,6 +109,13 @@ class Placer:
 
     # -- rank and claim -----------------------------------------------------------------------------------------------------------------
 
+    def enqueue(self, work: Work) -> None:
+        """Have every instance ranked that holds nothing and has nothing claimed."""
+        self.prioritised = self.prioritised or work.build.priority > 0
+        for index, slot in enumerate(work.slots):
+            if slot.held is None and slot.pending is None:
+                self.queue.append((work, index))
+
     def turn(self, now_ms: int) -> None:
         """Rank and claim for all that waits, flavor by flavor, as far as claims in flight allow."""
         if self._settled and self.parked:

@@ -380,6 +380,9 @@ class Cancel(Record, tag="cancel", kw_only=True, forbid_unknown_fields=True):
 
 Result = Literal["placed", "no_valid_host", "rejected", "expired", "passed"]
 
+ID_REUSED = "id_reused"
+"""Reason of a `rejected` that answers another content under a used id; never the effective decision."""
+
 IMPOSSIBLE = "impossible"
 """Reason of a `no_valid_host` that stands whatever becomes free: a host, zone, trait, class or size that the pool does not have."""
 

@@ -173,3 +173,8 @@ class ReadHistory(Struct, frozen=True, gc=False):
 
 Effect = SendClaim | SendRelease | SendDecision | Commit | ReadHistory | Quarantine
 Register = ReplicaReport
+
+
+def aside(topic: str, partition: int, record: Raw, reason: str) -> Quarantine:
+    """Put a record aside that nobody can use."""
+    return Quarantine(topic, partition, record[0], reason, record[2], record[3])

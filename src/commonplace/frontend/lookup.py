@@ -10,11 +10,10 @@ from typing import Final
 from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 
-from commonplace.core.records import Bad, Build, Cancel, Decision, decode
+from commonplace.core.records import ID_REUSED, Bad, Build, Cancel, Decision, decode
 from commonplace.errors import UsageError
 from commonplace.frontend import history
 from commonplace.frontend.checks import shown
-from commonplace.frontend.session import ID_REUSED
 from commonplace.kafka import client as kafka_client
 from commonplace.kafka.topics import Topics, pools, require_topics
 from commonplace.settings import Settings

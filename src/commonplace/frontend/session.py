@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from commonplace.core.partition import partition_of
 from commonplace.core.records import (
+    ID_REUSED,
     Bad,
     Build,
     Cancel,
@@ -52,7 +53,6 @@ from commonplace.frontend.events import (
 )
 from commonplace.frontend.routes import Routes
 
-ID_REUSED: Final = "id_reused"
 KEPT_MAX: Final = 10_000
 """Effective decisions kept for confirm, cancel and repeated submits; at ~1 KB each they stay near 10 MB."""
 

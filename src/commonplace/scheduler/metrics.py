@@ -116,7 +116,7 @@ class SchedulerFigures(Collector):
         placer, view = replica.placer, replica.view
         counts = placer.counts
         yield self._labelled(
-            "commonplace_decisions", "Decisions", ("result", "flavor"), dict(replica.decisions), counter=True
+            "commonplace_decisions", "Decisions", ("result", "flavor"), dict(replica.decider.decisions), counter=True
         )
         verdicts = {("granted",): counts.granted, ("timed_out",): counts.timed_out}
         verdicts |= {(f"rejected_{reason}",): n for reason, n in dict(counts.rejected).items()}
@@ -124,7 +124,7 @@ class SchedulerFigures(Collector):
             "commonplace_claims", "Claims by what became of them", ("verdict",), verdicts, counter=True
         )
         yield self._labelled("commonplace_filter_rejections", "Hosts that a filter turned away, of requests that found none",
-                             ("filter",), {(f,): n for f, n in dict(replica.eliminated).items()}, counter=True)  # fmt: skip
+                             ("filter",), {(f,): n for f, n in dict(replica.decider.eliminated).items()}, counter=True)  # fmt: skip
         yield CounterMetricFamily("commonplace_decisions_void", "Decisions that another one came before", counts.void)
         yield CounterMetricFamily("commonplace_allocations_released", "Losing allocations given back", counts.strays)
         yield GaugeMetricFamily(
@@ -133,7 +133,7 @@ class SchedulerFigures(Collector):
         yield GaugeMetricFamily("commonplace_pending_claims", "Claims without a verdict", len(placer.pending))
         yield GaugeMetricFamily("commonplace_waiting_requests", "Requests read and not decided", replica.waiting)
         yield GaugeMetricFamily(
-            "commonplace_decisions_kept", "Decisions remembered for redelivery", len(replica.history)
+            "commonplace_decisions_kept", "Decisions remembered for redelivery", len(replica.book.history)
         )
         newest_ms = view.newest_log_time_ms
         age_s = max(0.0, wall_s() - newest_ms / 1000) if newest_ms else 0.0

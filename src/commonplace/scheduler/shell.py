@@ -204,7 +204,7 @@ class Scheduler:
         """Take nothing more in, settle what is claimed, commit, go."""
         self.figures.state = self._state = "leaving"
         self._report()
-        for partition in list(self.replica.parts):
+        for partition in list(self.replica.book.parts):
             self.tail.remove(self.topics.requests, partition)
         end = time.monotonic() + SETTLE_ON_LEAVE_MS / 1000
         while self.replica.waiting and time.monotonic() < end:
@@ -212,7 +212,7 @@ class Scheduler:
         self.outbox.close(2.0)
         for event in self._drain():
             self._receive(event)
-        done = {number: part.undecided.committed for number, part in self.replica.parts.items()}
+        done = {number: part.undecided.committed for number, part in self.replica.book.parts.items()}
         self.intake.commit({number: offset for number, offset in done.items() if offset >= 0}, wait=True)
         _LOG.info("left with %d requests undecided, which the next owner takes up", self.replica.waiting)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from commonplace.core.records import Bad, Build, Cancel, Claim, Decision, decode
+from commonplace.core.records import ID_REUSED, Bad, Build, Cancel, Claim, Decision, decode
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Held, Host
 from commonplace.sim.together import Together
@@ -18,7 +18,6 @@ from commonplace.sim.together import Together
 RequestKey = tuple[int, str]
 """Partition and request id."""
 
-ID_REUSED: Final = "id_reused"
 DEADLINE_SLACK_MS: Final = 10_000
 """How long after its deadline a request may be decided though nothing goes wrong: a takeover, the sweep, the way to the log."""
 _encode = msgspec.json.Encoder().encode

@@ -4,12 +4,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from commonplace.core.admission import Admission
+from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
+from commonplace.core.readback import Readback
 from commonplace.core.records import Decision, Placed, Position
-from commonplace.core.replica import Replica
 from commonplace.core.work import OPEN, Held, Work
 from commonplace.sim.patches import Patch
 from commonplace.sim.replicas import ReplicaProcess
@@ -30,12 +32,12 @@ def decide_at_delivery(patch: Patch) -> None:
             return
         work = pending.work
         if all(slot.held is not None or (slot.pending is not None and slot.pending.offset >= 0) for slot in work.slots):
-            _say_placed(self._held.__self__, work, now_ms)  # type: ignore[attr-defined]  # a method of the replica
+            _say_placed(self._held.__self__, work, now_ms)  # type: ignore[attr-defined]  # a method of the decider
 
     patch.wrap(Placer, "delivered", delivered)
 
 
-def _say_placed(replica: Replica, work: Work, now_ms: int) -> None:
+def _say_placed(decider: Decider, work: Work, now_ms: int) -> None:
     """Answer with whatever the slots hold or have claimed."""
     placed = []
     for index, slot in enumerate(work.slots):
@@ -57,19 +59,19 @@ def _say_placed(replica: Replica, work: Work, now_ms: int) -> None:
         result="placed",
         content=work.content,
         position=Position(work.partition, work.offsets[0]),
-        replica=replica.name,
+        replica=decider.placer.name,
         flavor=work.build.flavor,
         count=work.build.count,
         placed=placed,
         confirm_within_ms=work.lease_ms // 2,
     )
-    replica._sent(work, decision, now_ms)
+    decider._sent(work, decision, now_ms)
 
 
 def place_a_part(patch: Patch) -> None:
     """A request that got only some of its instances is answered with those."""
 
-    def close(original: Any, self: Replica, work: Work, result: str, reason: str, *rest: Any) -> None:
+    def close(original: Any, self: Decider, work: Work, result: str, reason: str, *rest: Any) -> None:
         if reason != "cancelled" and any(slot.held is not None for slot in work.slots):
             for slot in work.slots:
                 slot.pending = None
@@ -77,13 +79,13 @@ def place_a_part(patch: Patch) -> None:
         else:
             original(self, work, result, reason, *rest)
 
-    patch.wrap(Replica, "_close", close)
+    patch.wrap(Decider, "close", close)
 
 
 def answer_unrenewed(patch: Patch) -> None:
     """A redelivered request is answered with a leased allocation as it is found."""
 
-    def take_up(original: Any, self: Replica, work: Work, held: list[Any], now_ms: int) -> None:
+    def take_up(original: Any, self: Admission, work: Work, held: list[Any], now_ms: int) -> None:
         for row, allocation in held:
             slot = work.slots[allocation.index] if allocation.index < len(work.slots) else None
             if slot is None or slot.held is not None:
@@ -91,19 +93,19 @@ def answer_unrenewed(patch: Patch) -> None:
             else:
                 slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, work.lease_ms, True)
 
-    patch.wrap(Replica, "_take_up", take_up)
+    patch.wrap(Admission, "_take_up", take_up)
 
 
 def commit_when_sent(patch: Patch) -> None:
     """The offset of a request is committed once its decision is sent."""
 
     def deliver(
-        original: Any, self: Replica, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
+        original: Any, self: Decider, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
     ) -> None:
         original(self, partition, request, value, offsets, *rest)
-        self.deliveries.done(partition, offsets)
+        self._deliveries.done(partition, offsets)
 
-    patch.wrap(Replica, "_deliver", deliver)
+    patch.wrap(Decider, "deliver", deliver)
 
 
 def call_at_once(patch: Patch) -> None:
@@ -126,11 +128,11 @@ def reuse_ids(patch: Patch) -> None:
 def forget_history(patch: Patch) -> None:
     """A new owner drops the decisions that it read before it serves."""
 
-    def history_read(original: Any, self: Replica, event: Any, now_ms: int) -> None:
-        self.history.drop(event.partition)
+    def history_read(original: Any, self: Admission, event: Any, now_ms: int) -> None:
+        self._book.history.drop(event.partition)
         original(self, event, now_ms)
 
-    patch.wrap(Replica, "_history_read", history_read)
+    patch.wrap(Admission, "history_read", history_read)
 
 
 def read_history_late(patch: Patch) -> None:
@@ -146,28 +148,28 @@ def release_no_loser(patch: Patch) -> None:
 def sweep_the_winner(patch: Patch) -> None:
     """Losers are told by one's own decision, not by the effective one."""
 
-    def effective(original: Any, self: Replica, work: Work, other: Decision | None) -> None:
+    def effective(original: Any, self: Readback, work: Work, other: Decision | None) -> None:
         if other is not None:
             losers = [(p.host, p.allocation) for p in other.placed]
-            self.deliveries.release_losers(losers, work.build.id, work.partition)
+            self._deliveries.release_losers(losers, work.build.id, work.partition)
         original(self, work, other)
 
-    patch.wrap(Replica, "_effective", effective)
+    patch.wrap(Readback, "_effective", effective)
 
 
 def release_when_sent(patch: Patch) -> None:
     """Losers are released when the decision is sent, not when it was read back."""
 
-    def sent(original: Any, self: Replica, work: Work, decision: Decision, now_ms: int) -> None:
+    def sent(original: Any, self: Decider, work: Work, decision: Decision, now_ms: int) -> None:
         original(self, work, decision, now_ms)
         named = {placed.allocation for placed in decision.placed}
         losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held is not None]
         losers += [(row.host.name, allocation) for row, allocation in work.strays]
-        self.deliveries.release_losers(
+        self._deliveries.release_losers(
             [loser for loser in losers if loser[1] not in named], work.build.id, work.partition
         )
 
-    patch.wrap(Replica, "_sent", sent)
+    patch.wrap(Decider, "_sent", sent)
 
 
 # --- view ------------------------------------------------------------------------------------------------------------

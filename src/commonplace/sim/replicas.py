@@ -178,7 +178,7 @@ class ReplicaProcess(Process):
     def busy(self) -> bool:
         """Whether the core waits for anything but records."""
         core = self.replica
-        if core.works or self.histories:
+        if core.book.works or self.histories:
             return True
         placer = core.placer
         claims = placer.pending or placer.queue or placer.parked or placer.renewals
@@ -349,7 +349,7 @@ class ReplicaProcess(Process):
         self.wake(self.soon())
 
     def _leave(self, now: int) -> None:
-        done = {number: part.undecided.committed for number, part in self.replica.parts.items()}
+        done = {number: part.undecided.committed for number, part in self.replica.book.parts.items()}
         if not self.cut():
             for partition, offset in done.items():
                 if offset >= 0:

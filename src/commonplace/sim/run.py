@@ -152,7 +152,7 @@ def restless(world: World) -> str:
     owned: set[int] = set()
     for replica in world.replicas:
         if not replica.ready or replica.leaving or replica.busy() or replica.replica.waiting:
-            return f"{replica.name} is at work: {replica.replica.waiting} requests wait, {len(replica.replica.works)} works"
+            return f"{replica.name} is at work: {replica.replica.waiting} requests wait, {len(replica.replica.book.works)} works"
         if replica.replica.unacknowledged:
             return f"{replica.name} awaits acknowledgements"
         owned |= replica.owned
