@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [--runs 3] [NAME…]     a JSON file a run under bench/results/, and a table of medians at the end
 
-About 20 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
+About 30 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
 """
 
 import argparse
@@ -24,6 +24,10 @@ SET: Final[dict[str, tuple[str, ...]]] = {
         *("loop", "--mode", "churn", "--placement", "pack", "--shape", "16vcpu:128gb:4000gb"),
         *("--hold", "15", "--window", "512", "--lease", "30"),
     ),
+    "saturate-anti-affinity": ("loop", "--window", "4096", "--placement", "pack", "--asks", "anti-affinity"),
+    "saturate-numa": ("loop", "--window", "4096", "--placement", "pack", "--asks", "numa"),
+    "saturate-1000-hosts": ("loop", "--window", "4096", "--placement", "pack", "--hosts", "1000"),
+    "saturate-100000-hosts": ("loop", "--window", "4096", "--placement", "pack", "--hosts", "100000"),
     "rate-1000": ("loop", "--rate", "1000"),
     "burst": ("burst",),
     "catchup": ("catchup",),

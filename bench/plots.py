@@ -1,8 +1,8 @@
-"""Growth curves as SVG: what ranking and folding cost, by hosts and by active flavors, and conflicts by replicas.
+"""Growth curves as SVG: ranking and folding by hosts and by active flavors; conflicts by replicas; the loop by hosts and by rate.
 
-    python -m bench.plots [hosts] [flavors] [replicas]     measures and writes bench/plots/NAME.svg and NAME.json
+    python -m bench.plots [hosts] [flavors] [replicas] [loop] [rates]     measures and writes bench/plots/NAME.svg and NAME.json
 
-Each point is one run of `commonplace bench`; about five minutes for all.
+Each point is one run of `commonplace bench`; about 15 minutes for all.
 """
 
 import argparse
@@ -73,11 +73,28 @@ def by_replicas() -> Chart:
     )
 
 
+def by_fleet() -> Chart:
+    """The whole loop as fast as it goes, packing, 1,000 to 100,000 hosts."""
+    fixed = ("--window", "4096", "--placement", "pack", "--seconds", "30")
+    reports = [(n, run(("loop", "--hosts", str(n), *fixed))) for n in (1_000, 10_000, 100_000)]
+    return Chart(
+        "The loop by hosts, packing", "hosts", "decisions/s", {"one replica": _curve(reports, "decisions_per_s")}, False
+    )
+
+
+def by_rate() -> Chart:
+    """Latency of the whole loop at fixed rates, 10,000 hosts."""
+    fixed = ("--warmup", "15", "--seconds", "30")
+    reports = [(n, run(("loop", "--rate", str(n), *fixed))) for n in (100, 300, 1_000, 2_000)]
+    curves = {p: [(float(n), float(report["latency_ms"][p])) for n, report in reports] for p in ("p50", "p99")}
+    return Chart("Latency by rate, 10,000 hosts", "requests/s", "ms", curves)
+
+
 def _curve(reports: Sequence[tuple[int, dict[str, Any]]], figure: str) -> Points:
     return [(float(n), float(report[figure])) for n, report in reports]
 
 
-CHARTS: Final = {"hosts": by_hosts, "flavors": by_flavors, "replicas": by_replicas}
+CHARTS: Final = {"hosts": by_hosts, "flavors": by_flavors, "replicas": by_replicas, "loop": by_fleet, "rates": by_rate}
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------------

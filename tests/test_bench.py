@@ -67,7 +67,16 @@ def test_conflicts_of_one_replica_are_none_and_the_same_seed_races_alike() -> No
 
 @pytest.mark.real_kafka
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("mode", [("--rate", "40"), ("--mode", "churn", "--window", "20", "--hold", "1")], ids=" ".join)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ("--rate", "40"),
+        ("--mode", "churn", "--window", "20", "--hold", "1"),
+        ("--rate", "40", "--asks", "anti-affinity"),
+        ("--rate", "40", "--asks", "numa"),
+    ],
+    ids=" ".join,
+)
 def test_the_loop_on_a_running_broker_is_clean_and_leaves_no_topics(
     mode: tuple[str, ...], kafka: KafkaUnderTest, prefix: str
 ) -> None:

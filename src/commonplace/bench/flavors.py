@@ -1,14 +1,22 @@
 """What the benchmarks ask for: a profile that only prefers, and flavors of distinct shapes."""
 
-from typing import Final
+from typing import Final, Literal
 
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.records import CellAsk, Flavor, Profile
 
 PROFILE: Final = "bench"
 SIGN: Final = {"spread": 1.0, "pack": -1.0}
 """The emptiest host first, or the fullest that it fits on."""
 
+Asks = Literal["plain", "anti-affinity", "numa"]
+"""What a request asks besides its size: that of its group no other is on its host; that all of it lies in one NUMA cell."""
+
 HOST_SHAPE: Final = "64vcpu:256gb:4000gb"
+CELLED_SHAPE: Final = "2x(32vcpu:128gb):4000gb"
+"""The same host in two cells."""
+
+GROUP_SIZE: Final = 8
+"""Requests of one group, one after the other."""
 
 
 def profile(placement: str, builds_max: int = 0) -> Profile:
@@ -17,18 +25,17 @@ def profile(placement: str, builds_max: int = 0) -> Profile:
     return Profile(name=PROFILE, weighers={"cpu": sign, "ram": sign}, builds_max=builds_max, instances_max=50)
 
 
-def flavors(count: int, spread: int = 1) -> list[Flavor]:
+def flavors(count: int, spread: int = 1, asks: Asks = "plain") -> list[Flavor]:
     """So many flavors of 1 to 4 vCPUs and 1 to 4 GiB a vCPU, past sixteen with more disk; requests under `spread` keys each."""
-    return [
-        Flavor(
-            name=f"b{i}",
-            resources={
-                "VCPU": 1 + i % 4,
-                "MEMORY_MB": 1024 * (1 + i % 4) * (1 + i // 4 % 4),
-                "DISK_GB": 10 * (1 + i // 16),
-            },
-            profile=PROFILE,
-            spread=spread,
-        )
-        for i in range(count)
-    ]
+    return [_flavor(i, spread, asks == "numa") for i in range(count)]
+
+
+def _flavor(i: int, spread: int, celled: bool) -> Flavor:
+    cpus, memory_mb = 1 + i % 4, 1024 * (1 + i % 4) * (1 + i // 4 % 4)
+    return Flavor(
+        name=f"b{i}",
+        resources={"VCPU": cpus, "MEMORY_MB": memory_mb, "DISK_GB": 10 * (1 + i // 16)},
+        profile=PROFILE,
+        spread=spread,
+        cells=(CellAsk(cpus=cpus, memory_mb=memory_mb),) if celled else (),
+    )

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from commonplace.core.records import Decision
+from commonplace.core.records import Build, Decision
 from commonplace.frontend.client import Frontend
 from commonplace.frontend.pending import Pending
 
@@ -19,13 +19,15 @@ BATCH_MAX: Final = 64
 class Load:
     """What was asked and answered; written by the frontend's reader thread and by the loop that submits.
 
-    `hold_s` says when what is placed is given back; None: its lease lapses. Answers count while `measuring`.
+    `hold_s` says when what is placed is given back; None: its lease lapses. So many requests one after the other are a `group_size`
+    of hard anti-affinity; 0: of no group. Answers count while `measuring`.
     """
 
     frontend: Frontend
     names: list[str]
     hold_s: float | None = None
     confirm: bool = False
+    group_size: int = 0
     measuring: bool = False
     submitted: int = 0
     answered: int = 0
@@ -39,11 +41,16 @@ class Load:
 
     def submit(self, count: int, intended: float) -> None:
         """Submit `count` requests that should have started at `intended` (monotonic seconds)."""
-        f, names, n = self.frontend, self.names, self.submitted
-        builds = [f.request(names[(n + i) % len(names)]) for i in range(count)]
+        builds = [self._request(number) for number in range(self.submitted, self.submitted + count)]
         self.submitted += count
-        for pending in f.submit_many(builds):
+        for pending in self.frontend.submit_many(builds):
             pending.add_done_callback(lambda p: self._done(p, intended))
+
+    def _request(self, number: int) -> Build:
+        name = self.names[number % len(self.names)]
+        if not self.group_size:
+            return self.frontend.request(name)
+        return self.frontend.request(name, group=f"g{number // self.group_size}", group_max=1)
 
     def _done(self, pending: Pending, intended: float) -> None:
         now = time.monotonic()

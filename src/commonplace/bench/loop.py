@@ -13,7 +13,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from commonplace.bench.facts import percentiles
-from commonplace.bench.flavors import profile
+from commonplace.bench.flavors import GROUP_SIZE, profile
 from commonplace.bench.load import Load, closed_loop, open_loop
 from commonplace.bench.system import Setup, Tell, fill, late_replica, read, resident_mib, run_on, used
 from commonplace.frontend.client import Frontend
@@ -45,6 +45,7 @@ def run(setup: Setup, plan: Plan, tell: Tell) -> dict[str, Any]:
                 [flavor.name for flavor in setup.made()],
                 hold_s=plan.hold_s if churns else None,
                 confirm=churns,
+                group_size=GROUP_SIZE if setup.asks == "anti-affinity" else 0,
             )
             figures = _measure(stack, load, plan, tell)
         tell("reading the fleet, starting one more replica")

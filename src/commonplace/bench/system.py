@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.bench.facts import cpu_s, machine, rss_bytes
-from commonplace.bench.flavors import HOST_SHAPE, flavors
+from commonplace.bench.flavors import HOST_SHAPE, Asks, flavors
 from commonplace.core.records import Flavor, Profile, encode
 from commonplace.errors import TimedOut
 from commonplace.kafka import client, control, traffic
@@ -57,6 +57,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     hosts: int = 10_000
     replicas: int = 1
     flavors: int = 8
+    asks: Asks = "plain"
     partitions: int = 1
     shape: str = HOST_SHAPE
     lease_s: float = 10.0
@@ -76,7 +77,7 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     def made(self) -> list[Flavor]:
         """The flavors that are asked for."""
-        return flavors(self.flavors, self.request_partitions)
+        return flavors(self.flavors, self.request_partitions, self.asks)
 
 
 def run_on(setup: Setup, ranked: Profile, tell: Tell, measure: Callable[[Stack], dict[str, Any]]) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def _facts(setup: Setup, settings: Settings) -> dict[str, Any]:
         "hosts": setup.hosts,
         "replicas": setup.replicas,
         "flavors": setup.flavors,
+        "asks": setup.asks,
         "partitions": {"hosts": setup.partitions, "requests": setup.request_partitions},
         "settings": {name.removeprefix(VARIABLE_PREFIX).lower().replace("__", "."): value for name, value in changed},
     }

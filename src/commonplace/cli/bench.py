@@ -13,6 +13,7 @@ from commonplace.cli.output import emit, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from commonplace.bench.flavors import Asks
     from commonplace.bench.system import Setup, Tell
 
 app = typer.Typer(
@@ -74,6 +75,13 @@ def loop(
     flavors: Flavors = 8,
     partitions: Partitions = 1,
     placement: Placement = "spread",
+    asks: Annotated[
+        Literal["plain", "anti-affinity", "numa"],
+        typer.Option(
+            metavar="plain|anti-affinity|numa",
+            help="What requests ask besides their size: groups of eight, each member on another host; one NUMA cell.",
+        ),
+    ] = "plain",
     shape: Annotated[str, typer.Option(metavar="SHAPE", help="Sizes of the hosts, as for `fleet`.")] = "",
     audit: Audit = True,
     work_dir: WorkDir = None,
@@ -95,7 +103,7 @@ def loop(
         seconds=seconds,
         hold_s=hold,
     )
-    setup = _setup(hosts, replicas, flavors, partitions, shape, lease, audit, work_dir)
+    setup = _setup(hosts, replicas, flavors, partitions, shape, lease, audit, work_dir, asks)
     return _report(lambda tell: run(setup, plan, tell))
 
 
@@ -224,13 +232,15 @@ def _setup(
     lease_s: float,
     audit: bool,
     work_dir: Path | None,
+    asks: "Asks" = "plain",
 ) -> "Setup":
     from commonplace.agent.shapes import parse_shapes
-    from commonplace.bench.flavors import HOST_SHAPE
+    from commonplace.bench.flavors import CELLED_SHAPE, HOST_SHAPE
     from commonplace.bench.system import Setup
 
     settings, origins = common.settings_with_origins()
-    parse_shapes(shape or HOST_SHAPE)  # what is wrong with it is told before anything starts
+    shape = shape or (CELLED_SHAPE if asks == "numa" else HOST_SHAPE)
+    parse_shapes(shape)  # what is wrong with it is told before anything starts
     return Setup(
         settings=settings,
         # an address from a settings file is not taken, because a benchmark loads what it reaches
@@ -239,7 +249,8 @@ def _setup(
         replicas=replicas,
         flavors=flavors,
         partitions=partitions,
-        shape=shape or HOST_SHAPE,
+        asks=asks,
+        shape=shape,
         lease_s=lease_s,
         audit=audit,
         work_dir=work_dir,
