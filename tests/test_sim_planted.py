@@ -6,6 +6,7 @@ Seeds stand in planted.txt, as `bug seed invariant`. When workload or faults are
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
 from commonplace.core.resources import Inventory
 from commonplace.sim.agents import AgentProcess
+from commonplace.sim.batch import CHUNK, run_seeds
 from commonplace.sim.hunt import RANGES, clean_processes, hunt
 from commonplace.sim.planted import BUGS, Bug, bug, planted
 from commonplace.sim.replicas import ReplicaProcess
@@ -57,6 +59,23 @@ def test_every_planted_bug_is_noticed_and_nothing_else_is(pytestconfig: pytest.C
         clean = dict(zip(seeds, pool.map(violated, seeds, [seed for seed, _ in seeds.values()]), strict=True))
     assert {catch.number: catch.invariant for catch in caught} == {n: invariant for n, (_, invariant) in seeds.items()}
     assert not {number: sentences for number, sentences in clean.items() if sentences}
+
+
+def test_a_failing_seed_is_told_before_the_last_has_run() -> None:
+    seed, invariant = known()[1]
+    told: list[Any] = []
+    with planted(bug(1)):
+        tally = run_seeds(
+            seed,
+            seed + CHUNK,
+            bug(1).profile,
+            1,
+            lambda done, failed: told.append(done),
+            lambda found: told.append(found),
+        )
+    assert (told[0].seed, told[0].invariant) == (seed, invariant)
+    assert told[-1] == CHUNK + 1
+    assert [one for one in told if not isinstance(one, int)] == tally.failures
 
 
 def test_every_bug_has_a_known_seed() -> None:

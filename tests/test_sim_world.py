@@ -26,6 +26,7 @@ from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
 
 pytestmark = pytest.mark.timeout(300)  # the seeds of the regression list take half a minute of a whole core
+QUIETLY = (lambda done, failed: None, lambda failure: None)
 SRC = Path(__file__).parent.parent / "src"
 DIGESTS = (
     "from commonplace.sim.run import run_seed\n"
@@ -111,13 +112,13 @@ def test_a_trace_changes_nothing_and_says_the_same_twice() -> None:
 def test_past_its_time_a_range_begins_nothing_more() -> None:
     chunk = run_range(1, CHUNK, "calm")
     for jobs in (1, 2):
-        some = run_seeds(1, 10_000, "calm", jobs, lambda done, failed: None, seconds=0)
+        some = run_seeds(1, 10_000, "calm", jobs, *QUIETLY, seconds=0)
         assert (some.schedules, some.events) == (CHUNK, chunk.events)
 
 
 def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
-    alone = run_seeds(1, 60, "calm", 1, lambda done, failed: None)
-    shared = run_seeds(1, 60, "calm", 2, lambda done, failed: None)
+    alone = run_seeds(1, 60, "calm", 1, *QUIETLY)
+    shared = run_seeds(1, 60, "calm", 2, *QUIETLY)
     alone.cpu_s = shared.cpu_s = 0.0
     assert round(alone.virtual_s, 3) == round(shared.virtual_s, 3)
     alone.virtual_s = shared.virtual_s = 0.0

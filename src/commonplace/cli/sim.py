@@ -1,5 +1,6 @@
 """`commonplace sim`: the protocol under faults, in a deterministic world; nothing outside this process is touched."""
 
+import itertools
 import math
 import re
 import time
@@ -15,7 +16,7 @@ from commonplace.cli.output import emit, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from commonplace.sim.batch import Progress, Tally
+    from commonplace.sim.batch import Failure, Progress, Tally
     from commonplace.sim.plan import Schedule
 
 app = typer.Typer(
@@ -36,7 +37,7 @@ def sim() -> None:
 
 
 @app.command(
-    epilog="\\b\\nExamples:\\n  commonplace sim run --seeds 1..10000\\n  commonplace sim run --schedules 10000 --profile mixed\\n"
+    epilog="\b\nExamples:\n  commonplace sim run --seeds 1..10000\n  commonplace sim run --schedules 10000 --profile mixed\n"
     "Exit code 8 when a seed fails: `sim show` tells its story."
 )
 def run(
@@ -60,9 +61,14 @@ def run(
     if seeds and schedules:
         raise UsageError("--seeds and --schedules: give one of them")
     first, last = _fresh(schedules) if schedules else _range(seeds or "1..1000")
-    started = time.monotonic()
+    started, shown = time.monotonic(), itertools.count()
+
+    def found(failure: "Failure") -> None:
+        if next(shown) < SHOWN:
+            say(f"seed {failure.seed} {_sentence(failure.invariant, failure.sentence, failure.places)}")
+
     with _progress(last - first + 1) as progress:
-        tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress, seconds or math.inf)
+        tally = run_seeds(first, last, _profile(profile), jobs or cores(), progress, found, seconds or math.inf)
     if tally.schedules <= last - first:
         say(f"{seconds:g} s are over: {tally.schedules} of {last - first + 1} schedules were run")
         last = first + tally.schedules - 1
@@ -223,8 +229,6 @@ def _table(report: dict[str, Any], tally: "Tally") -> None:
     emit({**{key: value for key, value in report.items() if key not in lists}, "answers": report["answers"]})
     if report["faults"]:
         emit([{"fault": name, "times": count} for name, count in report["faults"].items()], name="fault")
-    for failure in tally.failures[:SHOWN]:
-        say(f"seed {failure.seed} {_sentence(failure.invariant, failure.sentence, failure.places)}")
     if tally.failed > SHOWN:
         say(f"{tally.failed - SHOWN} more seeds fail; -o json lists up to 100")
 

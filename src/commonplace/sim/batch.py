@@ -95,15 +95,26 @@ def run_range(first: int, last: int, profile: str) -> Tally:
     return tally
 
 
-def run_seeds(first: int, last: int, profile: str, jobs: int, progress: Progress, seconds: float = math.inf) -> Tally:
+def run_seeds(
+    first: int,
+    last: int,
+    profile: str,
+    jobs: int,
+    progress: Progress,
+    found: Callable[[Failure], None],
+    seconds: float = math.inf,
+) -> Tally:
     """Run the seeds from `first` to `last` in `jobs` processes; blocks. The same whatever `jobs` is, but for `cpu_s`.
 
+    `found` is told of a failing seed once the chunk that it belongs to has run.
     After so many `seconds` nothing more is begun: what has run by then are the first of the seeds, without a gap, and a chunk at least.
     """
     total = Tally()
     for tally in _chunks(first, last, profile, jobs, time.monotonic() + seconds):
         if tally.schedules:
             total.add(tally)
+            for failure in tally.failures:
+                found(failure)
             progress(total.schedules, total.failed)
     return total
 
