@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from commonplace.cli import common
+from commonplace.cli import replay as cli_replay
 from commonplace.core import hashing
 from commonplace.core.hosts import snapshot_key, start_key
 from commonplace.core.partition import partition_of
@@ -69,6 +71,15 @@ def write_host(settings: Settings, name: str, vcpus: int) -> None:
     assert producer.flush(20) == 0
 
 
+def forget(settings: Settings, name: str) -> None:
+    """Say that a host is gone for good, as `hosts forget` does."""
+    producer = client.producer(settings)
+    partition = partition_of(name, settings.topics.hosts_partitions)
+    topic = Topics(settings.topics.prefix, settings.topics.pool).hosts
+    producer.produce(topic, encode(Start(host=name, removed=True)), start_key(name), partition)
+    assert producer.flush(20) == 0
+
+
 def test_a_trace_goes_through_the_frontend_and_every_vm_is_accounted_for(settings: Settings, trace: Path) -> None:
     write_host(settings, "host-b", 1000)
     write_host(settings, "host-c", 24)
@@ -105,6 +116,25 @@ def test_a_trace_goes_through_the_frontend_and_every_vm_is_accounted_for(setting
     assert all(report["latency_ms"][name] > 0 for name in ("p50", "p90", "p99"))
     assert len(replica.requests) == VMS
     assert {"reading the trace", "starting", "auditing"} <= set(stages)
+
+
+def test_hosts_of_which_nothing_is_left_at_the_end_are_counted(
+    settings: Settings, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("host-b", "host-c"):
+        write_host(settings, name, 1000)
+
+    def decide(build: Build, partition: int, offset: int) -> list[Decision]:
+        forget(settings, "host-c")
+        return [placed(build, partition, offset)]
+
+    with fake_replica(settings, decide):
+        report = replay(Plan(path=trace, form="azure-v1", settings=settings, limit=3))
+    assert (report["hosts"], report["hosts_used"], report["hosts_gone"]) == (1, 0, 1)
+    common.forget()
+    cli_replay._print(report)
+    told = capsys.readouterr().out
+    assert "0 of 1; no reports are left of 1 more" in " ".join(told.split())
 
 
 def test_the_flavors_of_the_trace_are_spread_over_all_partitions_of_requests(settings: Settings, trace: Path) -> None:

@@ -132,6 +132,13 @@ def _stages() -> "Progress":
     return tell
 
 
+def _hosts_used(report: dict[str, Any]) -> str:
+    gone = report["hosts_gone"]
+    # the embedded broker keeps 5 MiB of a partition, whatever stands before it
+    missing = f"; no reports are left of {gone} more (forgotten, or dropped by the embedded broker)" if gone else ""
+    return f"{report['hosts_used']} of {report['hosts']}{missing}"
+
+
 def _print(report: dict[str, Any]) -> None:
     """The whole report to a machine; to a person the lines they look for first."""
     if common.output() in ("json", "yaml"):
@@ -152,7 +159,7 @@ def _print(report: dict[str, Any]) -> None:
             "decisions/s": report["decisions_per_s"],
             "latency": "  ".join(f"{name} {value} ms" for name, value in latency.items()),
             "conflict fraction": report["conflict_fraction"],
-            "hosts used": f"{report['hosts_used']} of {report['hosts']}",
+            "hosts used": _hosts_used(report),
             "allocated": packing["at_end"],
             "at first refusal": refusal["allocated_share"] if refusal else "nothing was refused for want of room",
             f"stranded for {packing['stranded_for']}": packing["stranded_share"],

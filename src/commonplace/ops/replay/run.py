@@ -118,6 +118,7 @@ def _replay_on(
     return {
         **_report(plan, trace, book, driver.busy_s, len(together)),
         **fullness(packing, msgspec.to_builtins(book.first_refusal), at_end),
+        "hosts_gone": max(0, len(hosts) - packing.hosts),
         "audit": audited.to_dict(),
         "clean": audited.clean,
     }
