@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 from msgspec import Struct
 
-from commonplace.core.ranking import ScoreRow, first_best
+from commonplace.core.ranking import ScoreRow, bar, first_best
 from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier, value_of
 from commonplace.core.rules import Filter, Wishes
 from commonplace.core.scoreboard import NEVER
@@ -158,10 +158,17 @@ def with_raw(view: View, scores: Floats, wishes: Wishes) -> Floats:
 def _in_order(view: View, scores: Floats, seed: bytes, barred: Collection[int]) -> Iterator[Row]:
     """Hosts that are not filtered, best score first, ties as `ScoreRow.choose` breaks them."""
     start = crc32(seed) % len(scores)
+    kept = bar(scores, barred)
+    pick = first_best(scores, start)
+    found = scores[pick] > NEVER
+    for index, score in kept:
+        scores[index] = score
+    if not found:
+        return
+    yield view.by_index[pick]  # most requests need no other
     scores = scores.copy()
-    if barred:
-        scores[list(barred)] = NEVER
-    for _ in range(PICKS_MAX):
+    scores[[*barred, pick]] = NEVER
+    for _ in range(PICKS_MAX - 1):
         pick = first_best(scores, start)
         if scores[pick] == NEVER:
             return

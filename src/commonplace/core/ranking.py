@@ -179,15 +179,25 @@ class ScoreRow:
         if len(self.own) == 0:
             return None
         for scores in (self.own,) if self.own is self.scores else (self.own, self.scores):
-            if barred:
-                scores = scores.copy()
-                scores[list(barred)] = NEVER
+            kept = bar(scores, barred) if barred else ()
             pick = (
                 first_best(scores, crc32(seed) % len(scores)) if among == 1 else one_of_best(scores, among, crc32(seed))
             )
-            if scores[pick] > NEVER:
+            found = scores[pick] > NEVER
+            for index, score in kept:
+                scores[index] = score
+            if found:
                 return self.view.by_index[pick]
         return None
+
+
+def bar(scores: Floats, barred: Collection[int]) -> list[tuple[int, float]]:
+    """Leave hosts out; returns what to put back afterwards: they are few, and to copy all scores of a large fleet takes longer."""
+    at: Any = scores.data
+    kept = [(index, at[index]) for index in barred]
+    for index in barred:
+        at[index] = NEVER
+    return kept
 
 
 def first_best(scores: Floats, start: int) -> int:
