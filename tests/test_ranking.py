@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from columns import unequal
-from commonplace.core import ranking, scoreboard
+from commonplace.core import peaks, ranking, scoreboard
 from commonplace.core import view as views
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS
 from commonplace.core.ledger_events import Configure
-from commonplace.core.ranking import ScoreRow, explain, group_full, plain_scores, seed_of
+from commonplace.core.peaks import Peaks
+from commonplace.core.ranking import ScoreRow, explain, first_best, group_full, plain_scores, seed_of
 from commonplace.core.records import Build, HostControl
 from commonplace.core.resources import Inventory
 from commonplace.core.scoreboard import NEVER, Scoreboard
@@ -140,6 +141,7 @@ class Rig:
                 )
                 seed = seed_of("r", 0, self.random.randint(0, 9))
                 assert row.choose(seed, barred) is plain_choice(self.view, row.ask, seed, barred)
+                assert row.choose(seed) is plain_choice(self.view, row.ask, seed, [])
                 if rows is not self.rows:
                     continue
                 explanation = explain(self.view, row.ask, barred)
@@ -222,6 +224,39 @@ def test_scores_of_asks_that_come_go_and_rest_are_the_plain_scan(
         for host, move in steps:
             rig.move(host, move)
         rig.check()
+
+
+@settings(quick, max_examples=80)
+@given(moves, st.integers(0, 2**32), st.sampled_from((1, 2, 3)))
+def test_choices_by_block_maxima_are_the_plain_choice(steps: list[tuple[int, str]], seed: int, anew: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "PEAKS_FROM", 0)
+        patch.setattr(peaks, "BLOCK", 2)
+        patch.setattr(peaks, "ANEW_BLOCKS", anew)
+        rig = Rig(Random(seed))
+        for host, move in steps:
+            rig.move(host, move)
+        rig.check()
+
+
+@settings(quick, max_examples=80)
+@given(st.lists(st.tuples(st.integers(0, 39), st.integers(-1, 3), st.booleans()), max_size=60), st.integers(0, 39))
+def test_the_best_by_block_maxima_is_the_first_best(changes: list[tuple[int, int, bool]], start: int) -> None:
+    view, scores = View(1), np.full(40, NEVER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peaks, "BLOCK", 7)
+        patch.setattr(peaks, "TOGETHER_BLOCKS", 2)
+        kept = Peaks(scores)
+        for index, score, noted in changes:
+            scores[index] = score if score >= 0 else NEVER
+            if noted:
+                view.changed.append(index)
+            else:
+                kept.doubt(index)
+            if score == 0:
+                continue  # taken in with the next
+            kept.follow(view, len(view.changed))
+            assert kept.first_best(start) == first_best(scores, start)
 
 
 @settings(quick, max_examples=40)

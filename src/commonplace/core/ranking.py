@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from commonplace.core.ask import Ask
 from commonplace.core.filters import FILTERS, Rows
+from commonplace.core.peaks import Peaks
 from commonplace.core.records import Build, Explanation, Miss
 from commonplace.core.rules import Wishes
 from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join
@@ -28,6 +29,9 @@ SCALAR_ROWS_MAX = 12
 
 TOGETHER_ROWS_MIN, TOGETHER_SCORES_MIN = 6, 24
 """From so many changed rows, and scores of them for all active asks, on they are all worked out at once: the same cost, spread."""
+
+PEAKS_FROM = 32_768
+"""From so many hosts on a choice by block maxima costs less than a pass over all scores."""
 
 
 def column_scores(view: View, ask: Ask, rows: Rows) -> Floats:
@@ -80,6 +84,7 @@ class ScoreRow:
         self.own: Floats = self.scores if board.own is board.scores else board.own[self.slot, :rows]
         self._scores_at: Any = self.scores.data  # typeshed knows memoryviews of integers only
         self._own_at: Any = self.own.data
+        self._peaks: dict[bool, Peaks] = {}  # of one's own hosts or of all, where there are many
 
     def refresh(self) -> None:
         """Take in what changed since the last use."""
@@ -130,6 +135,8 @@ class ScoreRow:
     def strike(self, index: int) -> None:
         """Leave out a host, which a filter that has no column turned away for the whole ask, until it changes."""
         self._scores_at[index] = self._own_at[index] = NEVER
+        for peaks in self._peaks.values():
+            peaks.doubt(index)
 
     def _plan(self) -> None:
         """What scoring one host reads, looked up once until the columns move."""
@@ -180,15 +187,25 @@ class ScoreRow:
             return None
         for scores in (self.own,) if self.own is self.scores else (self.own, self.scores):
             kept = bar(scores, barred) if barred else ()
-            pick = (
-                first_best(scores, crc32(seed) % len(scores)) if among == 1 else one_of_best(scores, among, crc32(seed))
-            )
+            if among > 1:
+                pick = one_of_best(scores, among, crc32(seed))
+            elif barred or len(scores) < PEAKS_FROM:
+                pick = first_best(scores, crc32(seed) % len(scores))
+            else:
+                pick = self._peaks_of(scores).first_best(crc32(seed) % len(scores))
             found = scores[pick] > NEVER
             for index, score in kept:
                 scores[index] = score
             if found:
                 return self.view.by_index[pick]
         return None
+
+    def _peaks_of(self, scores: Floats) -> Peaks:
+        own = scores is self.own
+        if own not in self._peaks:
+            self._peaks[own] = Peaks(scores)
+        self._peaks[own].follow(self.view, self.seen)
+        return self._peaks[own]
 
 
 def bar(scores: Floats, barred: Collection[int]) -> list[tuple[int, float]]:
