@@ -96,9 +96,9 @@ class Reports:
             for asked in host.claims:  # which nobody reads any more: whoever serves the host anew begins at their end
                 self._seen.bad.pop(("claims", host.partition, asked.offset), None)
             host.claims.clear()
-            others = (h for h in self.hosts.values() if h.partition == host.partition and h is not host)
-            if all(other.reported < 0 for other in others):
-                self._seen.excuse_claims(host.partition)
+        others = (h for h in self.hosts.values() if h.partition == host.partition and h is not host)
+        if (record.removed or host.reported < 0) and all(other.reported < 0 for other in others):
+            self._seen.excuse_claims(host.partition)
         host.start(offset, at_ms, removed=record.removed)
         host.claims_from = self._seen.ends.get(("claims", host.partition), 0)
         host.low = self._seen.lows.get(host.partition, 0)

@@ -25,7 +25,7 @@ class Seen:
         self.set_aside: set[Place] = set()
 
     def excuse_claims(self, partition: int) -> None:
-        """The last host of a partition is forgotten: whoever comes next begins at the end of its claims."""
+        """No host of a partition is known: whoever comes next begins at the end of its claims."""
         self.bad = {place: why for place, why in self.bad.items() if place[:2] != ("claims", partition)}
 
     def must_set_aside(self, topic: str, partition: int, offset: int, why: str) -> None:
