@@ -273,6 +273,7 @@ class Judge:
                 self.lapsed.append(entry.allocation)
                 if entry.allocation in self.confirmed or (held is not None and held.state == "active"):
                     self._violated(3, f"lets {entry.allocation} lapse, which was confirmed")
+            self.confirmed.discard(entry.allocation)  # it may be granted anew
 
     def _guess_omitted(self) -> None:
         """The list of settled entries was full: what is not told may have been granted, confirmed or ended as the claims allow."""

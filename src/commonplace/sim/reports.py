@@ -248,7 +248,8 @@ class Reports:
         if after is not before:
             for identity, allocation in after.items():
                 was = before.get(identity)
-                if was is None and allocation.origin != "found":
+                anew = was is None or identity in judge.by_claim  # one report may tell of an end and of another grant
+                if anew and allocation.origin != "found":
                     self._new_allocation(host, identity, judge.by_claim.get(identity, -1), here)
                     if allocation.group and self._answers.groups is not None:
                         self._answers.groups.granted(allocation.group, identity, host.name)
