@@ -1,6 +1,8 @@
 """Python's cycle collector in a process that holds a fleet in memory."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 YOUNG_MAX: Final = 50_000
@@ -8,6 +10,22 @@ YOUNG_MAX: Final = 50_000
 MIDDLE_MAX: Final = 50
 OLD_MAX: Final = 1_000
 """Looks at the middle before one at everything: at 10,000 decisions a second about one in an hour."""
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """No looks at all, for as long as the context lasts: for filling the memory with what stays. What stayed before goes first, if it may.
+
+    A collector that looks on takes a tenth of the time in which a replica folds 20,000 hosts with ten instances each (measured), and more
+    the more there are.
+    """
+    gc.unfreeze()  # a replica that begins anew leaves a fleet behind, which is one big ring
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def calm() -> None:

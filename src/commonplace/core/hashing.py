@@ -90,6 +90,16 @@ def id_hash(allocation_id: str, tail: bytes) -> int:
     return _h(b"allocation\nid " + allocation_id.encode() + tail)
 
 
+def id_hashes(allocation_ids: Iterable[str], tail: bytes) -> int:
+    """Sum of the hashes of allocations that are alike but for their ids: `id_hash` of each, without three calls an id."""
+    total, copy, number = 0, _keyed.copy, int.from_bytes
+    for allocation_id in allocation_ids:
+        keyed = copy()
+        keyed.update(b"allocation\nid " + allocation_id.encode() + tail)
+        total += number(keyed.digest(), "big")
+    return total
+
+
 def tail_bytes(resources: Resources, group: str, cells: Mapping[str, Resources]) -> bytes:
     """Canonical bytes of an allocation after its id."""
     return _tail(

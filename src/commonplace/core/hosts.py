@@ -47,6 +47,8 @@ DELTA_SUFFIX: Final = b"/delta"
 _classes: Final[set[tuple[str, ...]]] = set()
 """Names of resource classes as allocations list them, found good."""
 _shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
+_last_of: Final[dict[str, tuple[dict[str, int], bytes, str]]] = {}
+"""What allocations of a flavor shared last: most have what their flavor asks, and are found without a look at all amounts."""
 _UNNAMED: Final = (None, None, None, None, None, None)
 _SHARED_MAX: Final = 65_536
 _NOTHING: Final[dict[int, Allocation]] = {}
@@ -251,19 +253,24 @@ class HostState:
         """Count every allocation anew, as `_count` would one by one; amounts of a flavor are added once for all that have them."""
         used: dict[str, int] = {}
         self.used, self.groups, self.builds, self.hash = used, {}, 0, self.host_hash
-        id_hash, total, builds = hashing.id_hash, 0, 0
-        alike: dict[int, list[Allocation]] = {}  # by identity of their resources
+        total = builds = 0
+        alike: dict[
+            int, tuple[dict[str, int], bytes, list[str]]
+        ] = {}  # by identity of their resources: ids, and what they share
         for allocation in self.allocations.values():
             tail = _share(allocation)
             if not tail:  # of a group, or in cells
                 self._count(allocation, 1)
                 continue
-            total += id_hash(allocation.id, tail)
             builds += allocation.building
-            alike.setdefault(id(allocation.resources), []).append(allocation)
-        for those in alike.values():
-            for name, amount in those[0].resources.items():
-                used[name] = used.get(name, 0) + amount * len(those)
+            those = alike.get(id(allocation.resources))
+            if those is None:
+                those = alike[id(allocation.resources)] = (allocation.resources, tail, [])
+            those[2].append(allocation.id)
+        for resources, tail, ids in alike.values():
+            total += hashing.id_hashes(ids, tail)
+            for name, amount in resources.items():
+                used[name] = used.get(name, 0) + amount * len(ids)
         self.builds += builds
         self.hash = (self.hash + total) & hashing.MASK
 
@@ -562,15 +569,12 @@ def _share(allocation: Allocation) -> bytes:
 
     Returns the canonical bytes after the id, known with the resources unless a group or cells belong to them.
     """
-    amounts = tuple(allocation.resources.items())
-    shared = _shared_resources.get(amounts)
-    if shared is None:
-        if len(_shared_resources) >= _SHARED_MAX:
-            _shared_resources.clear()
-        shared = _shared_resources[amounts] = (allocation.resources, hashing.tail_bytes(allocation.resources, "", {}))
-    force_setattr(allocation, "resources", shared[0])
-    if allocation.flavor:
-        force_setattr(allocation, "flavor", sys.intern(allocation.flavor))
+    last = _last_of.get(allocation.flavor)
+    if last is None or last[0] != allocation.resources:
+        last = _shared_anew(allocation)
+    resources, tail, flavor = last
+    force_setattr(allocation, "resources", resources)
+    force_setattr(allocation, "flavor", flavor)
     if allocation.project:
         force_setattr(allocation, "project", sys.intern(allocation.project))
     if allocation.kind:
@@ -579,4 +583,19 @@ def _share(allocation: Allocation) -> bytes:
         force_setattr(allocation, "cells", _NO_CELLS)
     if allocation.lease_ms in _leases or len(_leases) < _SHARED_MAX:
         force_setattr(allocation, "lease_ms", _leases.setdefault(allocation.lease_ms, allocation.lease_ms))
-    return b"" if allocation.group or allocation.cells else shared[1]
+    return b"" if allocation.group or allocation.cells else tail
+
+
+def _shared_anew(allocation: Allocation) -> tuple[dict[str, int], bytes, str]:
+    """Resources, their canonical bytes and the flavor, as all others have them that are equal."""
+    amounts = tuple(allocation.resources.items())
+    shared = _shared_resources.get(amounts)
+    if shared is None:
+        if len(_shared_resources) >= _SHARED_MAX:
+            _shared_resources.clear()
+        shared = _shared_resources[amounts] = (allocation.resources, hashing.tail_bytes(allocation.resources, "", {}))
+    if len(_last_of) >= _SHARED_MAX:
+        _last_of.clear()
+    flavor = sys.intern(allocation.flavor)
+    last = _last_of[flavor] = (*shared, flavor)
+    return last

@@ -128,13 +128,14 @@ class Replica:
             key = record[2]
             # popped, so that the order stays that of the log
             before = staged.pop((partition, key), None) if key is not None else None
-            if before is not None:
+            if before is not None and parse_key(key) is not None:
                 self.view.outcomes["superseded"] += 1
-            elif parse_key(key) is None:
-                self._fold_hosts(partition, [record], now_ms)  # of no host: nothing takes its place unseen
-                continue
-            assert key is not None
-            staged[partition, key] = record
+            elif before is not None:
+                self._fold_hosts(partition, [before], now_ms)  # of no host: nothing takes its place unseen
+            if key is None:
+                self._fold_hosts(partition, [record], now_ms)
+            else:
+                staged[partition, key] = record
 
     def _fold_hosts(self, partition: int, records: Sequence[Raw], now_ms: int) -> None:
         fold, settle = self.view.fold, self.placer.settle

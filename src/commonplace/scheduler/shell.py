@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from commonplace.clock import wall_s
-from commonplace.collector import calm
+from commonplace.collector import calm, paused
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.records import encode
 from commonplace.core.replica import Replica
@@ -153,7 +153,8 @@ class Scheduler:
         Nothing is committed on those ways out: the next owner reads again what was not.
         """
         try:
-            self._catch_up()
+            with paused():
+                self._catch_up()
             if not self._stop():
                 self._serve()
                 self._leave()
