@@ -186,11 +186,13 @@ def _recreate(world: World, fault: plan.Fault) -> bool:
     for process in world.processes():
         if name in ("requests", "decisions", "replicas") and process in world.agents:
             continue  # which look at none of them
-        world.at(world.now + 1 + int(process.random() * NOTICE_MS), _notice, process, name)
+        world.unaware += 1
+        world.at(world.now + 1 + int(process.random() * NOTICE_MS), _notice, world, process, name)
     return True
 
 
-def _notice(process: Process, topic: str) -> None:
+def _notice(world: World, process: Process, topic: str) -> None:
+    world.unaware -= 1
     rebuild = getattr(process, "rebuild", None)
     if process.alive and process.sources and rebuild is not None:
         rebuild(f"{topic} was made anew")

@@ -143,6 +143,8 @@ def restless(world: World) -> str:
     """What is still under way, or "" at rest."""
     if world.timers:
         return f"{world.timers} people have something to do"
+    if world.unaware:
+        return f"{world.unaware} processes have yet to notice that a topic was made anew"
     for process in world.processes():
         if process.outbox or process.inbox or process.dirty:
             return f"{process.name} sends or reads"

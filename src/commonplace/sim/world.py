@@ -70,6 +70,7 @@ class World:
         ] = {}  # bad record of `hosts` → replicas that served when they read it
         self.digests = 0
         self.digest = blake2b(digest_size=16)
+        self.unaware = 0  # processes that have yet to notice that a topic was made anew
         self.outages = False  # the broker or a partition was out of reach, and is perhaps still
         self._down: dict[tuple[str, int], int] = {}
         self._broker_down_ms = 0
