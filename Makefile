@@ -24,7 +24,7 @@ test: $(stamp)  ## all tests; the summary says which broker they ran on
 	$(run)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS) $(TESTS)
 
 # 10,000 schedules take three to four minutes on two cores.
-sim: $(stamp)  ## SCHEDULES of the simulated world on seeds never run before: SCHEDULES=10000, or SEEDS=1..500
+sim: $(stamp)  ## the simulated world on seeds never run before: SCHEDULES=10000, or SEEDS=1..500
 	$(run)commonplace sim run $(if $(SEEDS),--seeds $(SEEDS),--schedules $(SCHEDULES)) --profile $(or $(PROFILE),mixed) $(SIM_FLAGS)
 
 chaos: $(stamp)  ## faults on real processes: MINUTES=20 SEED=7 TRACE=vms.csv.gz FORM=azure-v1
