@@ -244,6 +244,7 @@ class View:
         inventory, traits, groups, cells = host.inventory, host.traits, host.groups, host.cells
         had_groups = bool(groups)
         before = dict(groups) if had_groups else {}  # the fold may change it in place
+        content = (host.hash, host.builds, len(host.allocations), host.stale, host.removed)
         outcome, reason = fold(host, parsed, offset, log_time_ms, value)
         self.outcomes[outcome] += 1
         if outcome == APPLIED or reason:
@@ -255,7 +256,9 @@ class View:
                 self._groups(row, before)
             if host.cells is not cells:
                 self._note(row.index)
-            self._touch(row)
+            # a report that says nothing new is most of what a fleet at rest sends
+            if content != (host.hash, host.builds, len(host.allocations), host.stale, host.removed):
+                self._touch(row)
             if row.stamped:
                 row.stamped = False
                 self._unstamped.append(row)
