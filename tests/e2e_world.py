@@ -388,6 +388,9 @@ class Ledgers:
     """Reports folded by hand, as docs/protocol.md says: start fences, snapshot replaces, delta applies to its snapshot."""
 
     def __init__(self) -> None:
+        self.partitions: dict[
+            str, int
+        ] = {}  # of a host, as its first record has it: who copies one elsewhere comes later
         self.epochs: dict[str, int] = {}
         self.generations: dict[tuple[str, int], int] = {}
         self.snapshots: dict[str, dict[str, Any]] = {}
@@ -399,6 +402,8 @@ class Ledgers:
         if report is None or entry.key is None or not entry.key.startswith(f"{report.get('host')}/".encode()):
             return
         host = report["host"]
+        if self.partitions.setdefault(host, entry.partition) != entry.partition:
+            return
         if report["type"] == "start":
             self.epochs[host] = entry.offset
             return

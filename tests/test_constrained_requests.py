@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from commonplace.core import filter_table, replica, request_filters
+from commonplace.core import deciding, filter_table, request_filters
 from commonplace.core import replica_events as re
 from commonplace.core.ledger_events import Configure
 from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
@@ -84,7 +84,7 @@ def test_a_placement_explains_nothing(place: Place, monkeypatch: pytest.MonkeyPa
         raise AssertionError("worked out for a placement")
 
     for name in ("explain", "impossible"):
-        monkeypatch.setattr(replica, name, never)
+        monkeypatch.setattr(deciding, name, never)
     assert place.claim(zone="z1").host == "h1"
     with pytest.raises(AssertionError, match="worked out"):
         place.refused(zone="z9")

@@ -17,6 +17,7 @@ from commonplace.errors import NotReady
 from commonplace.kafka import client, control
 from commonplace.kafka.topics import Topics
 from commonplace.ops import audit
+from commonplace.ops.replay.fleet import read_hosts
 from commonplace.ops.replay.run import Plan, replay
 from commonplace.ops.replay.samples import sample
 from commonplace.settings import Settings
@@ -71,10 +72,11 @@ def write_host(settings: Settings, name: str, vcpus: int) -> None:
     assert producer.flush(20) == 0
 
 
-def forget(settings: Settings, name: str) -> None:
-    """Say that a host is gone for good, as `hosts forget` does."""
+def forget(settings: Settings, name: str, partition: int | None = None) -> None:
+    """Say that a host is gone for good, as `hosts forget` does; on another partition it says nothing."""
     producer = client.producer(settings)
-    partition = partition_of(name, settings.topics.hosts_partitions)
+    if partition is None:
+        partition = partition_of(name, settings.topics.hosts_partitions)
     topic = Topics(settings.topics.prefix, settings.topics.pool).hosts
     producer.produce(topic, encode(Start(host=name, removed=True)), start_key(name), partition)
     assert producer.flush(20) == 0
@@ -135,6 +137,12 @@ def test_hosts_of_which_nothing_is_left_at_the_end_are_counted(
     cli_replay._print(report)
     told = capsys.readouterr().out
     assert "0 of 1; no reports are left of 1 more" in " ".join(told.split())
+
+
+def test_a_record_on_another_partition_than_its_hosts_is_none_of_its_hosts(settings: Settings) -> None:
+    write_host(settings, "host-b", 1000)
+    forget(settings, "host-b", partition=1 - partition_of("host-b", 2))
+    assert [host.name for host in read_hosts(settings)] == ["host-b"]
 
 
 def test_the_flavors_of_the_trace_are_spread_over_all_partitions_of_requests(settings: Settings, trace: Path) -> None:

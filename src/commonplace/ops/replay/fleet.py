@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.partition import partition_of
 from commonplace.core.resources import misfit
 from commonplace.frontend import history
 from commonplace.kafka import client
@@ -42,20 +43,21 @@ def read_hosts(settings: Settings) -> list[HostState]:
         stops = history.ends(consumer, fitted, name, partitions)
     finally:
         consumer.close()
-    last: dict[bytes, history.Row] = {}
-    for _, rows in history.read(fitted, name, starts, stops):
+    last: dict[tuple[int, bytes], history.Row] = {}
+    for partition, rows in history.read(fitted, name, starts, stops):
         for row in rows:
             if row[2] is not None:
-                last.pop(row[2], None)  # put again at the end: a key keeps the place of its last record
-                last[row[2]] = row
-    return list(_folded(last.values()))
+                last.pop((partition, row[2]), None)  # put again at the end: a key keeps the place of its last record
+                last[partition, row[2]] = row
+    return list(_folded(last, len(partitions)))
 
 
-def _folded(rows: Iterable[history.Row]) -> Iterator[HostState]:
+def _folded(rows: Mapping[tuple[int, bytes], history.Row], partitions: int) -> Iterator[HostState]:
+    """Fold records by partition and key; one that stands on another partition than its host's is none of its host's."""
     states: dict[str, HostState] = {}
-    for offset, log_time_ms, raw_key, value in rows:
+    for (partition, raw_key), (offset, log_time_ms, _, value) in rows.items():
         key = parse_key(raw_key)
-        if key is not None:
+        if key is not None and partition_of(key.host, partitions) == partition:
             fold(states.setdefault(key.host, HostState(key.host)), key, offset, log_time_ms, value)
     return (state for state in states.values() if state.inventory and not state.removed)
 
