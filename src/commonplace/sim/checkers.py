@@ -393,6 +393,7 @@ class Checkers:
         elif (
             promise.effective.key in answers.cancelled
             and not answers.windowless
+            and not answers.lossy  # else an owner may cancel by another decision than its submitter was told and confirmed
             and host.partition not in self._seen.lost_claims
             and not answers.gone
         ):
