@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 
+from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Delta, Settled, Snapshot, Start, encode
 from commonplace.frontend.settling import Confirmed, Outcome, Released, Settling, TooLate, Watched
 
@@ -24,9 +25,9 @@ def snapshot(through: int, *allocations: Allocation, **fields: object) -> Snapsh
 
 def outcome(what: Literal["confirm", "release"], *reports: Start | Snapshot | Delta) -> Outcome | None:
     """The outcome of a record at offset 7, after these reports from offset 100 on."""
-    settling = Settling([Watched(what, "h1", "a1", 7)], "T")
+    settling = Settling([Watched(what, "h1", "a1", 7)], "T", 1)
     for offset, report in enumerate(reports, 100):
-        settling.receive([(offset, 0, key_of(report), encode(report))])
+        settling.receive(0, [(offset, 0, key_of(report), encode(report))])
     return settling.outcomes.get("a1")
 
 
@@ -80,15 +81,25 @@ def test_a_report_of_a_fenced_epoch_says_nothing() -> None:
 
 
 def test_garbage_and_other_hosts_are_passed_over() -> None:
-    settling = Settling([Watched("confirm", "h1", "a1", 7)], "T")
-    settling.receive([(1, 0, None, b"x"), (2, 0, b"h1/5", b"{"), (3, 0, b"h1/5", None), (4, 0, b"\xff", b"{}")])
+    settling = Settling([Watched("confirm", "h1", "a1", 7)], "T", 1)
+    settling.receive(0, [(1, 0, None, b"x"), (2, 0, b"h1/5", b"{"), (3, 0, b"h1/5", None), (4, 0, b"\xff", b"{}")])
     assert settling.open_hosts == ["h1"]
     assert not settling.done
 
 
+def test_a_record_on_another_partition_says_nothing_of_its_host() -> None:
+    settling = Settling([Watched("confirm", "h1", "a1", 7)], "T", 8)
+    own = partition_of("h1", 8)
+    settling.receive((own + 1) % 8, [(200, 0, b"h1/start", encode(Start(host="h1")))])  # would fence what follows
+    settling.receive((own + 1) % 8, [(201, 0, b"h1/5", encode(snapshot(9)))])
+    assert not settling.done
+    settling.receive(own, [(100, 0, b"h1/5", encode(snapshot(9, HELD)))])
+    assert settling.outcomes == {"a1": CONFIRMED}
+
+
 def test_it_is_done_when_every_host_has_answered() -> None:
-    settling = Settling([Watched("confirm", "h1", "a1", 7), Watched("confirm", "h2", "a2", 3)], "T")
-    settling.receive([(100, 0, b"h1/5", encode(snapshot(9, HELD)))])
+    settling = Settling([Watched("confirm", "h1", "a1", 7), Watched("confirm", "h2", "a2", 3)], "T", 1)
+    settling.receive(0, [(100, 0, b"h1/5", encode(snapshot(9, HELD)))])
     assert settling.open_hosts == ["h2"]
-    settling.receive([(101, 0, b"h2/5", encode(snapshot(3, host="h2")))])
+    settling.receive(0, [(101, 0, b"h2/5", encode(snapshot(3, host="h2")))])
     assert settling.done

@@ -9,6 +9,7 @@ from audit_logs import Pool
 from commonplace.core import hashing
 from commonplace.core.catalog import ROUTE_GRACE_MS, Catalog
 from commonplace.core.hosts import delta_key, snapshot_key, start_key
+from commonplace.core.partition import partition_of
 from commonplace.core.records import (
     Allocation,
     Build,
@@ -195,14 +196,15 @@ def report(epoch: int, generation: int, *held: Allocation) -> bytes:
 
 
 def test_members_are_counted_as_the_hosts_reports_stand() -> None:
-    members = Members()
+    members = Members(1)
     members.fold(
+        0,
         [
             (0, 0, start_key("h1"), encode(Start(host="h1"))),
             (1, 0, snapshot_key("h1", 0), report(0, 1, member("a"), member("b"), member("c", "db"))),
             (2, 0, b"nonsense", b"{"),
             (3, 0, snapshot_key("h1", 0), b"{"),
-        ]
+        ],
     )
     assert (members.count("web", ()), members.count("db", ()), members.count("none", ())) == (2, 1, 0)
     assert members.count("web", {"vm-a"}) == 1
@@ -210,11 +212,24 @@ def test_members_are_counted_as_the_hosts_reports_stand() -> None:
         host="h1", epoch=0, generation=3, base_generation=2, claims_topic="c", claims_through=-1, hash="0" * 16,
         removed=["a"], upserts=[],
     )  # fmt: skip
-    members.fold([(4, 0, snapshot_key("h1", 0), report(0, 2, member("a"), member("b")))])
-    members.fold([(5, 0, delta_key("h1", 0), encode(delta))])
+    members.fold(0, [(4, 0, snapshot_key("h1", 0), report(0, 2, member("a"), member("b")))])
+    members.fold(0, [(5, 0, delta_key("h1", 0), encode(delta))])
     assert (members.count("web", ()), members.count("db", ())) == (1, 0)
-    members.fold([(6, 0, start_key("h1"), encode(Start(host="h1", removed=True)))])
+    members.fold(0, [(6, 0, start_key("h1"), encode(Start(host="h1", removed=True)))])
     assert members.count("web", ()) == 0
+
+
+def test_a_member_on_another_partition_than_its_host_is_none() -> None:
+    members = Members(4)
+    own = partition_of("h1", 4)
+    rows = [
+        (0, 0, start_key("h1"), encode(Start(host="h1"))),
+        (1, 0, snapshot_key("h1", 0), report(0, 1, member("a"))),
+    ]
+    members.fold((own + 1) % 4, rows)
+    assert members.count("web", ()) == 0
+    members.fold(own, rows)
+    assert members.count("web", ()) == 1
 
 
 # --- the audit: one host, one pool ----------------------------------------------------------------------------------------

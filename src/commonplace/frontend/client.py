@@ -321,14 +321,15 @@ class Frontend:
         records = [e for e in effects if isinstance(e, SendClaimRecord)]
         acknowledged = Acknowledged(len(records))
         what: Literal["confirm", "release"] = "confirm" if isinstance(event, AskConfirm) else "release"
-        reports = watch_from(self._settings, self._facts[self._names.hosts], decision)
+        hosts = self._facts[self._names.hosts]
+        reports = watch_from(self._settings, hosts, decision)
         try:
             for record in records:
                 self._queue.append((record, partial(acknowledged.receive, record)))
             self._wake_writer()
             watched = acknowledged.wait(what, deadline)
             topic_id = self._facts[self._names.claims].topic_id
-            return await_outcomes(reports, watched, topic_id, self._settings, deadline)
+            return await_outcomes(reports, watched, topic_id, hosts.partitions, self._settings, deadline)
         finally:
             reports.close()
 

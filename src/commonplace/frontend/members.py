@@ -12,12 +12,13 @@ from typing import Final
 from msgspec import Struct
 
 from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.partition import partition_of
 from commonplace.core.records import Build
 from commonplace.core.work import instance_name
 from commonplace.errors import TimedOut
 from commonplace.frontend.events import Rows
 from commonplace.frontend.routes import spans
-from commonplace.kafka.tail import Lost, Tail
+from commonplace.kafka.tail import Batch, Lost, Tail
 from commonplace.kafka.topics import Topics, pools
 from commonplace.settings import Settings
 
@@ -31,15 +32,19 @@ STALL_TIMEOUT_S: Final = 30.0
 class Members:
     """Members of groups on the hosts of one pool, folded from its `hosts`. Pure."""
 
-    def __init__(self) -> None:
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
         self._states: dict[str, HostState] = {}
         self._hosts: dict[str, set[str]] = defaultdict(set)  # by group
 
-    def fold(self, rows: Rows) -> None:
-        """Take records of one partition in log order; what cannot be used leaves its host as it was known."""
+    def fold(self, partition: int, rows: Rows) -> None:
+        """Take records of one partition in log order; what cannot be used leaves its host as it was known.
+
+        A record of a host that belongs on another partition is none of that host's.
+        """
         for offset, at_ms, raw, value in rows:
             key = parse_key(raw)
-            if key is None:
+            if key is None or partition_of(key.host, self._partitions) != partition:
                 continue
             state = self._states.get(key.host)
             if state is None:
@@ -135,7 +140,7 @@ class Groups:
         tail = self._tail = self._tail or Tail(self._settings)
         for pool, settings in known.items():
             if pool not in self._members:
-                self._members[pool] = Members()
+                self._members[pool] = Members(settings.topics.hosts_partitions)
                 name = Topics(settings.topics.prefix, pool).hosts
                 self._pool_of[name] = pool
                 for partition in range(settings.topics.hosts_partitions):
@@ -146,17 +151,19 @@ class Groups:
             if pool in known
             for partition in range(known[pool].topics.hosts_partitions)
         ]
-        _follow(tail, places, lambda topic, rows: self._members[self._pool_of[topic]].fold(rows))
+        _follow(
+            tail, places, lambda batch: self._members[self._pool_of[batch.topic]].fold(batch.partition, batch.records)
+        )
 
 
-def _follow(tail: Tail, places: Collection[tuple[str, int]], take: Callable[[str, Rows], None]) -> None:
+def _follow(tail: Tail, places: Collection[tuple[str, int]], take: Callable[[Batch], None]) -> None:
     """Read some partitions to their ends captured now; raises `TimedOut` where reading stalls."""
     ends = tail.ends(places)
     quiet_since_s = time.monotonic()
     while ends := tail.behind(ends):
         for batch in tail.turn(1.0):
             quiet_since_s = time.monotonic()
-            take(batch.topic, batch.records)
+            take(batch)
         if time.monotonic() - quiet_since_s > STALL_TIMEOUT_S:
             topic, partition = next(iter(ends))
             raise TimedOut(f"{topic} [{partition}]: nothing could be read for {STALL_TIMEOUT_S:g} s: see the broker")

@@ -64,10 +64,13 @@ def watch_from(settings: Settings, hosts: TopicFacts, decision: Decision) -> Con
 
 
 def await_outcomes(
-    reports: Consumer, watched: list[Watched], claims_topic: str, settings: Settings, deadline: float
+    reports: Consumer, watched: list[Watched], claims_topic: str, partitions: int, settings: Settings, deadline: float
 ) -> list[Outcome]:
-    """Block until every host has answered, in the order of `watched`; raises `TimedOut` naming hosts that did not."""
-    settling = Settling(watched, claims_topic)
+    """Block until every host has answered, in the order of `watched`; raises `TimedOut` naming hosts that did not.
+
+    `partitions` are those of `hosts`, to which the consumer `reports` is assigned.
+    """
+    settling = Settling(watched, claims_topic, partitions)
     while not settling.done:
         if time.monotonic() > deadline:
             silent = settling.open_hosts
@@ -77,5 +80,5 @@ def await_outcomes(
         for message in history.batch(reports, POLL_S):
             history.check(message, settings)
             if message.error() is None:
-                settling.receive([history.row(message)])
+                settling.receive(message.partition() or 0, [history.row(message)])
     return [settling.outcomes[w.allocation] for w in watched]

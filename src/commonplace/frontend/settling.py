@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from commonplace.core import hosts
+from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Bad, HostDelta, Settled, Snapshot, Start, decode_allocation
 from commonplace.frontend.events import Rows
 
@@ -50,10 +51,10 @@ class Watched(Struct, frozen=True):
 class Settling:
     """Waits for the outcome of some confirms and releases; `receive` takes reports, `outcomes` fills."""
 
-    def __init__(self, watched: list[Watched], claims_topic: str) -> None:
+    def __init__(self, watched: list[Watched], claims_topic: str, partitions: int) -> None:
         self.outcomes: dict[str, Outcome] = {}  # by allocation
         self._watched = {w.allocation: w for w in watched}
-        self._hosts = {w.host for w in watched}
+        self._partitions = {w.host: partition_of(w.host, partitions) for w in watched}
         self._epochs: dict[str, int] = {}  # highest seen; a zombie agent's reports say nothing
         self._claims_topic = claims_topic
 
@@ -67,11 +68,11 @@ class Settling:
         """Hosts that have not answered."""
         return sorted({w.host for a, w in self._watched.items() if a not in self.outcomes})
 
-    def receive(self, rows: Rows) -> None:
-        """Take records of one partition of `hosts`, in log order."""
+    def receive(self, partition: int, rows: Rows) -> None:
+        """Take records of one partition of `hosts`, in log order; those of hosts of other partitions are none of theirs."""
         for offset, _, key, value in rows:
             parsed = hosts.parse_key(key)
-            if parsed is None or parsed.host not in self._hosts or value is None:
+            if parsed is None or self._partitions.get(parsed.host) != partition or value is None:
                 continue
             record = hosts.read(parsed, offset, value)
             if not isinstance(record, Bad):
