@@ -37,3 +37,15 @@ def calm() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_MAX, MIDDLE_MAX, OLD_MAX)
+
+
+@contextmanager
+def calmed() -> Iterator[None]:
+    """The same for as long as the context lasts: where a process measures what another would serve."""
+    thresholds = gc.get_threshold()
+    calm()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)

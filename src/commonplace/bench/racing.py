@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from commonplace.bench.cases import Case
 from commonplace.bench.fullness import Figures, State, Watch, capacities, state
+from commonplace.collector import calmed
 from commonplace.core import keeper_events as ke
 from commonplace.core import replica_events as re
 from commonplace.core.keeper import Keeper
@@ -287,7 +288,22 @@ def race(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> Rac
     _let(logs, 3_000, everyone)  # until each knows of the others, and which hosts it prefers
     hosts_before = [len(logs.of["hosts", partition]) for partition in range(HOST_PARTITIONS)]
     spent_before_ns = sum(scheduler.spent_ns for scheduler in schedulers)
-    frontend = Frontend(logs, case, watch, agents)
+    with calmed():  # as a replica's process is
+        _run(logs, case, pace, Frontend(logs, case, watch, agents), everyone, rng)
+    figures.end = agents.state(watch.answered)
+    counts = [scheduler.replica.placer.counts for scheduler in schedulers]
+    rejected = sum(sum(one.rejected.values()) for one in counts)
+    figures.retries = rejected
+    figures.conflict_fraction = round(rejected / max(1, sum(one.granted for one in counts)), 5)
+    spent_ns = sum(scheduler.spent_ns for scheduler in schedulers) - spent_before_ns
+    return Race(figures, logs, hosts_before, spent_ns)
+
+
+def _run(
+    logs: Logs, case: Case, pace: Pace, frontend: Frontend, everyone: list[Agents | Scheduler], rng: random.Random
+) -> None:
+    """Submit the case's requests at their pace until all are answered, and what follows from that has happened."""
+    watch = frontend.watch
     began_ms, sent, answered_ms = logs.now, 0, logs.now
     while watch.answered < case.arrivals:
         before = watch.answered
@@ -301,13 +317,6 @@ def race(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> Rac
         answered_ms = logs.now if watch.answered > before or sent < len(case.events) else answered_ms
         assert logs.now - answered_ms < QUIET_MS, f"{case.arrivals - watch.answered} requests are never answered"
     _let(logs, 2_000, everyone)  # confirms, and claims nobody waits for any more
-    figures.end = agents.state(watch.answered)
-    counts = [scheduler.replica.placer.counts for scheduler in schedulers]
-    rejected = sum(sum(one.rejected.values()) for one in counts)
-    figures.retries = rejected
-    figures.conflict_fraction = round(rejected / max(1, sum(one.granted for one in counts)), 5)
-    spent_ns = sum(scheduler.spent_ns for scheduler in schedulers) - spent_before_ns
-    return Race(figures, logs, hosts_before, spent_ns)
 
 
 def _let(logs: Logs, ms: int, everyone: Iterable[Agents | Scheduler]) -> None:
