@@ -46,3 +46,18 @@ def test_what_was_kept_out_of_sight_goes_before_the_next_takes_its_place() -> No
     assert gone() is not None  # out of the collector's sight
     with collector.paused():
         assert gone() is None
+
+
+def test_free_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector.give_back()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    collector.give_back()  # no malloc_trim: nothing happens
+
+
+def test_measured_calm_ends_with_its_context() -> None:
+    before = gc.get_threshold()
+    with collector.calmed():
+        assert gc.get_threshold()[0] == collector.YOUNG_MAX
+        assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0

@@ -56,8 +56,12 @@ _NONE_SETTLED: Final[list[Settled]] = []
 _NO_LOAD: Final[dict[str, float]] = {}
 _NO_CELLS: Final[dict[str, dict[str, int]]] = {}
 _NO_HOST_CELLS: Final[dict[str, HostCell]] = {}
+_statuses: Final[dict[tuple[str, bool], tuple[str, bool]]] = {}
 _leases: Final[dict[int, int]] = {}
 _NO_GONE: Final[list[str]] = []
+_NO_GROUPS: Final[dict[str, int]] = {}
+NOTHING_FRESH: Final[list[Allocation]] = []
+"""Shared by all hosts with nothing fresh, as others above are: an empty list for each takes 56 bytes."""
 
 Shape = tuple[dict[str, Inventory], frozenset[str], dict[str, str]]
 """A host's inventory, traits and labels."""
@@ -184,9 +188,9 @@ class HostState:
         # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
         self.told: dict[int, Allocation] = _NOTHING
         self.gone: list[str] = _NO_GONE
-        self.fresh: list[Allocation] = []  # that the last report showed and the one before did not
+        self.fresh = NOTHING_FRESH  # what the last report showed and the one before did not
         self.used: dict[str, int] = {}
-        self.groups: dict[str, int] = {}
+        self.groups = _NO_GROUPS
         self.builds = 0
 
     # -- one record ---------------------------------------------------------------------------------------------------------------------
@@ -232,18 +236,20 @@ class HostState:
         if self.void(record.epoch, record.generation):
             return SUPERSEDED
         self.epoch, self.generation, self.base_generation = record.epoch, record.generation, record.generation
-        self.stale, self.version, self.removed, self.agent = "", 0, False, record.agent
+        self.stale, self.version, self.removed = "", 0, False
+        if record.agent != self.agent:
+            self.agent = sys.intern(record.agent)
         self.snapshot_inventory = _shared_shape(record)
         self.inventory, self.traits, self.labels = self.snapshot_inventory
         self.status, self.gap = record.status, record.gap
-        self.base_status = (record.status, record.gap)
+        self.base_status = _statuses.setdefault((record.status, record.gap), (record.status, record.gap))
         self.host_changed = False
         self.reported_cells = self.base_cells = record.cells or _NO_HOST_CELLS
         self.cells = cells_of(self.reported_cells)
         self.host_hash = _part_of(self.snapshot_inventory, record)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
-        self.fresh = [a for a in record.allocations if a.id not in known]
+        self.fresh = [a for a in record.allocations if a.id not in known] or NOTHING_FRESH
         self.told, self.gone = _NOTHING, _NO_GONE
         self._count_all()
         self._watermark(record, log_time_ms)
@@ -252,7 +258,7 @@ class HostState:
     def _count_all(self) -> None:
         """Count every allocation anew, as `_count` would one by one; amounts of a flavor are added once for all that have them."""
         used: dict[str, int] = {}
-        self.used, self.groups, self.builds, self.hash = used, {}, 0, self.host_hash
+        self.used, self.groups, self.builds, self.hash = used, _NO_GROUPS, 0, self.host_hash
         total = builds = 0
         alike: dict[
             int, tuple[dict[str, int], bytes, list[str]]
@@ -321,7 +327,7 @@ class HostState:
         now, before, gone_before = self.allocations, self.told, self.gone
         if now is self.base and (upserts.new or removed):
             now = self.allocations = dict(now)
-        fresh = self.fresh = []
+        fresh: list[Allocation] = []
         for gone in removed:  # first, because an upsert of the same id puts it in place again
             if gone in now:
                 self._put(gone, None)
@@ -336,6 +342,7 @@ class HostState:
                 self._count(old, -1)
             self._count(allocation, 1, tail)
             now[allocation.id] = allocation
+        self.fresh = fresh or NOTHING_FRESH
         self.told, self.gone = upserts.told, removed or _NO_GONE
         if not (before.keys() <= upserts.told.keys()) or (gone_before and gone_before != removed):
             self._undo({a.id for a in before.values()}.union(gone_before), upserts.named.union(removed))
@@ -372,11 +379,16 @@ class HostState:
         if allocation.cells and self.cells:
             self.cells = after(self.cells, allocation.cells, allocation.assigned, sign)
         if allocation.group:
-            left = self.groups.get(allocation.group, 0) + sign
-            if left:
-                self.groups[allocation.group] = left
-            else:
-                del self.groups[allocation.group]
+            self._member(allocation.group, sign)
+
+    def _member(self, group: str, sign: int) -> None:
+        if self.groups is _NO_GROUPS:
+            self.groups = {}
+        left = self.groups.get(group, 0) + sign
+        if left:
+            self.groups[group] = left
+        else:
+            del self.groups[group]
 
     @contextmanager
     def without(self, gone: Allocation) -> Iterator[None]:
@@ -391,7 +403,9 @@ class HostState:
             self.allocations = held
 
     def _watermark(self, record: Snapshot | HostDelta, log_time_ms: int) -> None:
-        self.claims_topic, self.claims_through = record.claims_topic, record.claims_through
+        if record.claims_topic != self.claims_topic:
+            self.claims_topic = sys.intern(record.claims_topic)
+        self.claims_through = record.claims_through
         self.settled, self.load = record.settled or _NONE_SETTLED, record.load or _NO_LOAD
         if log_time_ms > self.log_time_ms:
             self.log_time_ms = log_time_ms

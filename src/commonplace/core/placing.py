@@ -19,6 +19,7 @@ from commonplace.core.choosing import choose
 from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.group_policy import policy_of
+from commonplace.core.hosts import NOTHING_FRESH
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records import Allocation, Claim, Whole, encode
@@ -332,7 +333,7 @@ class Placer:
         pending = Pending(allocation.id, {}, "", 0, work, index, row, now_ms)
         work.slots[index].pending = pending
         self.renewals[allocation.id] = pending
-        row.renewals.append(pending)
+        row.renewals = [*row.renewals, pending]
         claim = Claim(
             host=row.host.name,
             request=work.build.id,
@@ -372,7 +373,7 @@ class Placer:
         for allocation in host.fresh:
             if allocation.state == "leased" and allocation.id not in ours:
                 self._stray(row, allocation)
-        host.fresh = []
+        host.fresh = NOTHING_FRESH
 
     def delivered(self, allocation_id: str, offset: int, now_ms: int) -> None:
         """A claim's offset became known; its verdict may have been reported before."""

@@ -160,8 +160,8 @@ class Replica:
 
     def _caught_up(self, event: CaughtUp, now_ms: int) -> None:
         staged, self._staged = self._staged, {}
-        for (partition, _), record in staged.items():
-            self._fold_hosts(partition, [record], now_ms)
+        for place in list(staged):  # each goes as it is folded, so that its memory is there for what comes of it
+            self._fold_hosts(place[0], [staged.pop(place)], now_ms)
         self.ready = True
         self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
 

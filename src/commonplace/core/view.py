@@ -6,6 +6,7 @@ A host is a row; what ranking reads stands in numpy columns, one value a row, in
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,8 @@ class Row:
     def __init__(self, host: HostState, index: int, partition: int) -> None:
         self.host, self.index, self.partition = host, index, partition
         self.offset = -1  # of the last record applied
-        self.pending: list[Overlay] = []
-        self.renewals: list[Overlay] = []  # renewals without an answer; they lay nothing over the host
+        self.pending = _NONE_PENDING
+        self.renewals = _NONE_PENDING  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
         self.written = True  # the columns hold what the state and the overlay say
         self.stamp, self.stamped = 0, True  # its share of the state digest; whether that is up to date
@@ -100,6 +101,10 @@ class Overlay:
         self.allocation_id, self.resources, self.group, self.hash = allocation_id, resources, group, allocation_hash
         self.cells: Mapping[str, Resources] | None = None
         self.assigned: Mapping[str, Assigned] | None = None
+
+
+_NONE_PENDING: Final[list[Overlay]] = []
+"""Shared by all hosts with no claims on their way; never changed in place."""
 
 
 class Columns:
@@ -190,7 +195,7 @@ class View:
         self._unwritten: list[Row] = []  # rows whose columns are behind their state
         self._stamps = 0  # sum of the rows' stamps
         self._unstamped: list[Row] = []
-        self._keys: dict[bytes, tuple[Key, Row]] = {}  # keys of `hosts` met before, parsed
+        self._keys: dict[bytes, tuple[Key, Row]] = {}  # keys of deltas met before, parsed
         self.changed: list[int] = []
         self.changed_from = 0  # serial number of changed[0]
         self.newest_log_time_ms = 0
@@ -231,10 +236,10 @@ class View:
         elif row.partition != partition:
             self.outcomes[QUARANTINED] += 1
             return None, f"host {parsed.host!r} belongs on partition {row.partition}"
-        if len(self._keys) > 4 * len(self.rows) + 64:  # start, snapshot and delta of this epoch, and some of others
-            self._keys.clear()
-        assert key is not None
-        self._keys[key] = (parsed, row)
+        if parsed.kind == "delta" and key is not None:  # what most records are; of the others one comes now and then
+            if len(self._keys) > 2 * len(self.rows) + 64:  # that of this epoch, and some of others
+                self._keys.clear()
+            self._keys[key] = (parsed, row)
         return self._fold(parsed, row, offset, log_time_ms, value, now_ms)
 
     def _fold(
@@ -372,7 +377,10 @@ class View:
 
     def lay(self, row: Row, overlay: Overlay) -> None:
         """Lay a pending claim over a host, after those already there."""
-        row.pending.append(overlay)
+        if row.pending:
+            row.pending.append(overlay)
+        else:
+            row.pending = [overlay]
         row.pending_hash = (row.pending_hash + overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, 1)
@@ -381,6 +389,8 @@ class View:
     def lift(self, row: Row, overlay: Overlay) -> None:
         """Take a settled claim off; a granted one is in the folded state by now, and counted twice until here."""
         row.pending.remove(overlay)
+        if not row.pending:
+            row.pending = _NONE_PENDING
         row.pending_hash = (row.pending_hash - overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, -1)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from commonplace.clock import wall_s
-from commonplace.collector import calm, paused
+from commonplace.collector import calm, give_back, paused
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.records import encode
 from commonplace.core.replica import Replica
@@ -182,6 +182,7 @@ class Scheduler:
             self.figures.lag = sum(end - self.tail.position(*place) for place, end in behind.items())
         self._receive(CaughtUp())
         calm()
+        give_back()
         self.figures.caught_up(time.monotonic() - started)
         _LOG.info("caught up with %d hosts in %.2f s", len(self.replica.view.rows), time.monotonic() - started)
 
