@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [--runs 3] [NAME…]     a JSON file a run under bench/results/, and a table of medians at the end
 
-About 30 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
+About 35 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
 """
 
 import argparse
@@ -17,6 +17,12 @@ from typing import Any, Final
 RESULTS: Final = Path(__file__).parent / "results"
 CALL: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())", "bench")
 
+LARGE_HOSTS: Final = (
+    *("loop", "--window", "2048", "--placement", "pack", "--lease", "2"),
+    *("--shape", "256vcpu:1024gb:16000gb"),
+)
+"""Hosts so large, and leases so short, that 1,000 of them hold what is granted meanwhile."""
+
 SET: Final[dict[str, tuple[str, ...]]] = {
     "saturate-pack": ("loop", "--window", "4096", "--placement", "pack"),
     "saturate-spread": ("loop", "--window", "4096"),
@@ -26,14 +32,19 @@ SET: Final[dict[str, tuple[str, ...]]] = {
     ),
     "saturate-anti-affinity": ("loop", "--window", "4096", "--placement", "pack", "--asks", "anti-affinity"),
     "saturate-numa": ("loop", "--window", "4096", "--placement", "pack", "--asks", "numa"),
-    "saturate-1000-hosts": ("loop", "--window", "4096", "--placement", "pack", "--hosts", "1000"),
-    "saturate-100000-hosts": ("loop", "--window", "4096", "--placement", "pack", "--hosts", "100000"),
+    "saturate-1000-hosts": (*LARGE_HOSTS, "--hosts", "1000"),
+    "saturate-100000-hosts": (*LARGE_HOSTS, "--hosts", "100000"),
     "rate-1000": ("loop", "--rate", "1000"),
     "burst": ("burst",),
-    "catchup": ("catchup",),
+    "catchup": ("catchup", "--partitions", "4"),
+    "catchup-empty": ("catchup", "--partitions", "4", "--instances", "0"),
+    "catchup-100000-hosts": ("catchup", "--partitions", "4", "--hosts", "100000"),
     "rank": ("rank",),
+    "rank-pack": ("rank", "--placement", "pack"),
     "fold": ("fold",),
     "conflicts": ("conflicts",),
+    "conflicts-4": ("conflicts", "--replicas", "4"),
+    "conflicts-1": ("conflicts", "--replicas", "1"),
 }
 """`python -m bench` and its results are named so → the command."""
 
@@ -59,7 +70,11 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "catchup": (("catchup_s", "median"), ("ready_s", "median"), ("rss_bytes_a_host",)),
     "rank": (("rank_us",), ("scan_by_columns_us",), ("plain_scan_us",)),
     "fold": (("fold_us",), ("fold_and_refresh_us",), ("fold_and_refresh_us_in_turns",)),
-    "conflicts": (("conflict_fraction", "pack"), ("conflict_fraction", "spread")),
+    "conflicts": (
+        ("conflict_fraction", "pack"),
+        ("conflict_fraction", "spread"),
+        *(("by_placement", one, "replica_cpu_us_a_decision", "apart_from_folds") for one in ("pack", "spread")),
+    ),
 }
 """What the table shows of each command's report, by its path there."""
 
@@ -74,7 +89,7 @@ def line(name: str, reports: list[Mapping[str, Any]]) -> str:
     """The figures that people ask for, medians over the runs."""
     told = [f"{' '.join(path)} {median(_at(one, path) for one in reports):g}" for path in FIGURES[SET[name][0]]]
     audits = {one["audit"]["audit"] for one in reports if "audit" in one}
-    return f"{name:16} {', '.join(told)}" + (f", audit {', '.join(sorted(audits))}" if audits else "")
+    return f"{name:22} {', '.join(told)}" + (f", audit {', '.join(sorted(audits))}" if audits else "")
 
 
 def _at(report: Mapping[str, Any], path: tuple[str, ...]) -> float:

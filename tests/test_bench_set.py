@@ -35,7 +35,7 @@ def test_a_line_of_the_set_has_medians_and_every_verdict_of_the_audits() -> None
         for ms, word in ((9.0, "clean"), (1.0, "not run"), (4.0, "clean"))
     ]
     assert line("burst", reports) == (
-        "burst            all_decided_ms median 4, latency_ms p50 2, conflict_fraction 0, audit clean, not run"
+        "burst                  all_decided_ms median 4, latency_ms p50 2, conflict_fraction 0, audit clean, not run"
     )
 
 
