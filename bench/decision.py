@@ -18,7 +18,8 @@ from commonplace.bench.flavors import flavors, profile
 from commonplace.bench.ledgers import Ledgers
 from commonplace.clock import wall_s
 from commonplace.core import replica_events as re
-from commonplace.core.records import Build, Release, decode, encode
+from commonplace.core.codec import decode, encode
+from commonplace.core.records import Build, Release
 from commonplace.core.replica import Replica
 
 HELD_ROUNDS = 10

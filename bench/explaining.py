@@ -15,10 +15,11 @@ from commonplace.bench.facts import cpu_us, machine
 from commonplace.bench.ledgers import Ledgers
 from commonplace.bench.rank import view_of
 from commonplace.core.catalog import Catalog
+from commonplace.core.codec import encode
 from commonplace.core.explaining import table, wishes_of
 from commonplace.core.impossible import impossible
 from commonplace.core.ranking import ScoreRow, explain
-from commonplace.core.records import Build, Flavor, Profile, encode
+from commonplace.core.records import Build, Flavor, Profile
 from commonplace.core.rules import Wishes
 from commonplace.core.view import View
 

@@ -8,9 +8,10 @@ from random import Random
 from typing import Any
 
 from commonplace.core import replica_events as re
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import ClaimsRead, HostSpec, HostsRead, KeeperSettings, Quarantine
 from commonplace.core.keeper_events import Tick as KeeperTick
-from commonplace.core.records import Build, Cancel, Confirm, encode
+from commonplace.core.records import Build, Cancel, Confirm
 from commonplace.core.replica import Replica
 from world import CLAIMS_ID, Agent, Raw, World, flavor, inventory
 

@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from commonplace.core.view import AMOUNT_BOUND, Row, View
+from commonplace.core.columns import AMOUNT_BOUND
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 
 def unequal(one: View, other: View) -> list[str]:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
-from commonplace.core.records import Build, Decision, Flavor, Profile, encode
+from commonplace.core.codec import encode
+from commonplace.core.records import Build, Decision, Flavor, Profile
 from commonplace.errors import CommonplaceError, StateChanged
 from commonplace.frontend import Frontend
 from commonplace.frontend.pending import Pending

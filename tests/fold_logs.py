@@ -2,10 +2,12 @@
 
 from random import Random
 
-from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Start
 from commonplace.core.resources import Inventory
 from world import Raw
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from commonplace.core.codec import decode, encode
 from commonplace.core.partition import partition_of
 from commonplace.core.records import (
     Build,
@@ -20,8 +21,6 @@ from commonplace.core.records import (
     Release,
     Settled,
     Start,
-    decode,
-    encode,
 )
 from commonplace.core.requests import content_digest
 from commonplace.kafka import client

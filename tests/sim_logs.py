@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from audit_logs import CLAIMS_ID, Pool, digest
-from commonplace.core.records import Build, Decision, decode
+from commonplace.core.codec import decode
+from commonplace.core.records import Build, Decision
 from commonplace.sim.checkers import Checkers
 
 

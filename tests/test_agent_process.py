@@ -17,9 +17,11 @@ from confluent_kafka import Producer
 
 import cli
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.codec import decode, encode
+from commonplace.core.host_keys import parse_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, decode, encode
+from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.tail import Tail

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit_breaches import BREACHES, Breach, later
 from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, name_of, pool, settled
-from commonplace.core.records import Bad, decode, encode
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.ops import audit
 from commonplace.ops.audit import AuditReport, hashes, wire
 from commonplace.ops.audit.evidence import Seen

@@ -12,10 +12,12 @@ from msgspec.structs import replace
 from audit_logs import CLAIMS_ID, Pool
 from commonplace.core import claim_checks, replacing
 from commonplace.core import ledger as ledger_module
-from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import parse_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Whole, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Whole
 from commonplace.core.resources import Inventory
 from sim_logs import Watched
 

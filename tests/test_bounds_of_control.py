@@ -1,16 +1,7 @@
 """The largest record of each kind on `control` that the bounds allow can be written and read."""
 
-from commonplace.core.records import (
-    AGGREGATE_HOSTS_MAX,
-    RECORD_BYTES_MAX,
-    Aggregate,
-    Bad,
-    Build,
-    Flavor,
-    Profile,
-    decode,
-    encode,
-)
+from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.records import AGGREGATE_HOSTS_MAX, RECORD_BYTES_MAX, Aggregate, Build, Flavor, Profile
 
 WIDE = "\U0001f7e6"
 """Four bytes of UTF-8, the most that one character takes."""

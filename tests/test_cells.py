@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from commonplace.core import cpu_lists
 from commonplace.core.cells import Cells, after, cells_of
-from commonplace.core.hosts import APPLIED, HostState, delta_key, fold, parse_key, snapshot_key
+from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.host_keys import delta_key, parse_key, snapshot_key
+from commonplace.core.hosts import APPLIED, HostState, fold
 from commonplace.core.laying import Layout, Wanted, misuse, plan
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken
@@ -19,7 +21,6 @@ from commonplace.core.ranking import column_scores
 from commonplace.core.records import (
     Allocation,
     Assigned,
-    Bad,
     Build,
     CellAsk,
     Claim,
@@ -29,8 +30,6 @@ from commonplace.core.records import (
     HostCell,
     Release,
     Settled,
-    decode,
-    encode,
 )
 from commonplace.core.request_filters import numa_topology
 from commonplace.core.resources import Inventory

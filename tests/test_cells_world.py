@@ -6,20 +6,9 @@ from typing import Any
 import pytest
 
 from commonplace.core import cpu_lists
+from commonplace.core.codec import decode, encode
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import (
-    Allocation,
-    Build,
-    CellAsk,
-    Claim,
-    Delta,
-    DeviceAsk,
-    Flavor,
-    Release,
-    Snapshot,
-    decode,
-    encode,
-)
+from commonplace.core.records import Allocation, Build, CellAsk, Claim, Delta, DeviceAsk, Flavor, Release, Snapshot
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import Agent, World

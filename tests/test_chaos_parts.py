@@ -18,7 +18,7 @@ from chaos_real.history import Asked, History, Told, Writer
 from chaos_real.judge import Facts
 from chaos_real.plan import CALM_S, CYCLE_S, KINDS, plan
 from chaos_real.proxy import Link, Proxy
-from commonplace.core.records import Bad, decode
+from commonplace.core.codec import Bad, decode
 from commonplace.kafka.ports import free_port
 from e2e_world import until
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.complaints import complaint
-from commonplace.core.records import Bad, decode
 
 BUILD = b'{"type":"build","id":"a","flavor":"x"'
 

@@ -7,12 +7,14 @@ from msgspec.structs import replace
 
 from commonplace.core import deciding, filter_table, request_filters
 from commonplace.core import replica_events as re
+from commonplace.core.codec import decode, encode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile, decode, encode
+from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import Inventory
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from test_replica import Hand
 from world import flavor
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import cli
-from commonplace.core.records import HostControl, Quarantined, ReplicaReport, encode
+from commonplace.core.codec import encode
+from commonplace.core.records import HostControl, Quarantined, ReplicaReport
 from commonplace.kafka import control
 from commonplace.kafka.intake import Intake
 from commonplace.kafka.ports import free_port

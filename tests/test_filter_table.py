@@ -22,8 +22,9 @@ from commonplace.core.records import (
     Profile,
 )
 from commonplace.core.resources import Inventory
+from commonplace.core.rows import Row
 from commonplace.core.specs import matches
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from peer.fleet import Fleet, wishes
 
 GIB = 1024

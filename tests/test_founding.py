@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import Build, CellAsk, Flavor, Profile, encode
+from commonplace.core.records import Build, CellAsk, Flavor, Profile
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import World, flavor, inventory

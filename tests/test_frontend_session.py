@@ -2,21 +2,9 @@
 
 import pytest
 
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import (
-    Bad,
-    Build,
-    Cancel,
-    Confirm,
-    Decision,
-    Flavor,
-    Placed,
-    Position,
-    Release,
-    Routing,
-    decode,
-    encode,
-)
+from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Placed, Position, Release, Routing
 from commonplace.core.requests import content_digest, request_key
 from commonplace.frontend.events import (
     Answer,

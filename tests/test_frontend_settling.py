@@ -4,8 +4,9 @@ from typing import Literal
 
 import pytest
 
+from commonplace.core.codec import encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Delta, Settled, Snapshot, Start, encode
+from commonplace.core.records import Allocation, Delta, Settled, Snapshot, Start
 from commonplace.frontend.settling import Confirmed, Outcome, Released, Settling, TooLate, Watched
 
 HELD = Allocation(id="a1", resources={"VCPU": 1}, state="active")

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from commonplace.core import hosts, records
-from commonplace.core.records import Allocation, Claim, encode
+from commonplace.core import codec, hosts
+from commonplace.core.codec import encode
+from commonplace.core.records import Allocation, Claim
 from fuzz import targets
 from fuzz.run import again, run
 from fuzz.targets import TARGETS, Found, Trial
@@ -46,7 +47,7 @@ def test_mutations_reach_past_the_decoder_into_every_part() -> None:
 
 @pytest.mark.parametrize("error", [UnicodeDecodeError, RecursionError])
 def test_what_escapes_from_the_decoder_is_a_finding(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    monkeypatch.setattr(records, "_decode_errors", tuple(e for e in records._decode_errors if e is not error))
+    monkeypatch.setattr(codec, "_decode_errors", tuple(e for e in codec._decode_errors if e is not error))
     assert any(error.__name__ in finding for seed in range(20) for finding in again("decode", seed))
 
 

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from commonplace.core import records
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
 from commonplace.core.records import (
     VERSION,
     Aggregate,
     Allocation,
     Assigned,
-    Bad,
     Build,
     Cancel,
     CellAsk,
@@ -47,8 +47,6 @@ from commonplace.core.records import (
     Snapshot,
     Start,
     Whole,
-    decode,
-    encode,
 )
 from commonplace.core.resources import Inventory
 

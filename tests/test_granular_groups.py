@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from commonplace.core.catalog import Catalog
 from commonplace.core.cells import Cells
+from commonplace.core.codec import encode
 from commonplace.core.grouping import misuse, place, units_of
 from commonplace.core.keeper_events import HostSpec
 from commonplace.core.laying import layout_of, plan, why_not
 from commonplace.core.numa import Cell, DeviceRoom, Ratios
-from commonplace.core.records import Build, Flavor, GroupAsk, encode
+from commonplace.core.records import Build, Flavor, GroupAsk
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import World

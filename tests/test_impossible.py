@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from commonplace.core import replica_events as re
+from commonplace.core.codec import encode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile, encode
+from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile
 from commonplace.core.resources import Inventory
 from commonplace.ops import render
 from test_constrained_requests import Place

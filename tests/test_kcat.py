@@ -4,8 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Bad, Build, Cancel, Confirm, Flavor, HostControl, Release, decode
+from commonplace.core.records import Build, Cancel, Confirm, Flavor, HostControl, Release
 from commonplace.frontend import history
 from commonplace.kafka import client
 from commonplace.settings import Settings

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState, fold, parse_key, start_key
+from commonplace.core.codec import decode, encode
+from commonplace.core.host_keys import parse_key, start_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.keeper import GENERATION_MAX, Keeper
 from commonplace.core.keeper_events import (
     AdoptInstance,
@@ -33,7 +35,7 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.ledger_events import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start, decode, encode
+from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.strangers import Strangers
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonplace.core import hashing
-from commonplace.core.hosts import APPLIED, HostState, Key, fold
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import Key
+from commonplace.core.hosts import APPLIED, HostState, fold
 from commonplace.core.ledger import TRANSITIONS, Ledger
 from commonplace.core.ledger_events import (
     Bounds,
@@ -22,7 +24,7 @@ from commonplace.core.ledger_events import (
     Up,
     found_id,
 )
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Settled, Snapshot, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Settled, Snapshot
 from commonplace.core.resources import Inventory
 
 START_MS = 1_000_000

@@ -14,10 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from columns import wrong_columns
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, Whole, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, Whole
 from commonplace.core.resources import Inventory
 from commonplace.core.view import View
 from commonplace.sim.log import Raw, Rules, Topic

@@ -1,8 +1,9 @@
 """The loop whole, in memory: from a build request to a decision that a host has granted."""
 
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import ControlRead, DriverSaid, HostSpec, StartInstance, StopInstance
 from commonplace.core.ledger_events import Up
-from commonplace.core.records import Build, Cancel, Confirm, HostControl, Release, encode
+from commonplace.core.records import Build, Cancel, Confirm, HostControl, Release
 from world import Agent, Scheduler, World, flavor, inventory
 
 

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 import cli
 from commonplace.cli.main import main
+from commonplace.core.codec import encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Claim, Decision, Explanation, Flavor, Miss, Settled, encode
+from commonplace.core.records import Build, Claim, Decision, Explanation, Flavor, Miss, Settled
 from commonplace.kafka import control
 from commonplace.settings import Settings
 from frontend_world import fake_replica, make_topics, placed, settings_on

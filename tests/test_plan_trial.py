@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from commonplace.agent.shapes import parse_shape
 from commonplace.core.catalog import Catalog
+from commonplace.core.columns import Ints
 from commonplace.core.explaining import wishes_of
 from commonplace.core.records import Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile
 from commonplace.core.resources import Inventory
 from commonplace.core.room import divisible, room
-from commonplace.core.view import Ints, View
+from commonplace.core.view import View
 from commonplace.errors import UsageError
 from commonplace.ops import plan as plans
 from commonplace.ops.capacity import capacity

@@ -13,10 +13,11 @@ import pytest
 from commonplace import plugins
 from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import choose
+from commonplace.core.codec import encode
 from commonplace.core.filter_table import TABLE
 from commonplace.core.ranking import ScoreRow
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import Build, Flavor, Profile, encode
+from commonplace.core.records import Build, Flavor, Profile
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes
 from peer.fleet import Fleet

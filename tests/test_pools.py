@@ -8,7 +8,8 @@ import pytest
 from audit_logs import Pool
 from commonplace.core import hashing
 from commonplace.core.catalog import ROUTE_GRACE_MS, Catalog
-from commonplace.core.hosts import delta_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
 from commonplace.core.records import (
     Allocation,
@@ -21,7 +22,6 @@ from commonplace.core.records import (
     Routing,
     Snapshot,
     Start,
-    encode,
 )
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.frontend.events import Answer, ControlRead, SendRequest, Submit

@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from columns import unequal
-from commonplace.core import peaks, ranking, scoreboard
+from commonplace.core import columns, peaks, ranking, scoreboard
 from commonplace.core import view as views
 from commonplace.core.ask import Ask
+from commonplace.core.columns import Floats
 from commonplace.core.filters import FILTERS
 from commonplace.core.ledger_events import Configure
 from commonplace.core.peaks import Peaks
 from commonplace.core.ranking import ScoreRow, explain, first_best, group_full, plain_scores, seed_of
 from commonplace.core.records import Build, HostControl
 from commonplace.core.resources import Inventory
+from commonplace.core.rows import Overlay, Row
 from commonplace.core.scoreboard import NEVER, Scoreboard
-from commonplace.core.view import Floats, Overlay, Row, View
+from commonplace.core.view import View
 from fold_logs import MOVES, Writer
 from world import Raw
 
@@ -216,7 +218,7 @@ def test_scores_of_asks_that_come_go_and_rest_are_the_plain_scan(
     steps: list[tuple[int, str]], seed: int, idle: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(views, "ROOM_MIN", 4)
+        patch.setattr(columns, "ROOM_MIN", 4)
         patch.setattr(scoreboard, "IDLE_CHANGES_MAX", idle)
         patch.setattr(ranking, "TOGETHER_ROWS_MIN", 2)
         patch.setattr(ranking, "TOGETHER_SCORES_MIN", 4)

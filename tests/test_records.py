@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.names import printable
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
     COUNT_MAX,
@@ -15,16 +17,12 @@ from commonplace.core.records import (
     SETTLED_MAX,
     TOPIC_RECORDS,
     Allocation,
-    Bad,
     Build,
     Claim,
     Release,
     Settled,
     Snapshot,
     Start,
-    decode,
-    encode,
-    printable,
 )
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from test_golden import RECORDS

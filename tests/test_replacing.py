@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from commonplace.core import cpu_lists, hashing
 from commonplace.core.cells import Terms, after, cells_of
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import DriverSaid, HostSpec, StartInstance, StopInstance
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken, Up
@@ -23,7 +24,6 @@ from commonplace.core.records import (
     HostCell,
     Release,
     Whole,
-    encode,
 )
 from commonplace.core.replacing import difference
 from commonplace.core.resources import Inventory

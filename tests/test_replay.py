@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from commonplace.cli.replay import FORMAT_NAMES
 from commonplace.core import hashing
-from commonplace.core.hosts import HostState, fold, parse_key, snapshot_key
-from commonplace.core.records import Allocation, Build, Decision, Explanation, Placed, Position, Snapshot, encode
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import parse_key, snapshot_key
+from commonplace.core.hosts import HostState, fold
+from commonplace.core.records import Allocation, Build, Decision, Explanation, Placed, Position, Snapshot
 from commonplace.core.resources import Inventory
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.ops.replay.book import Book, FirstRefusal, why

@@ -8,9 +8,10 @@ import pytest
 from commonplace.cli import common
 from commonplace.cli import replay as cli_replay
 from commonplace.core import hashing
-from commonplace.core.hosts import snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Position, Snapshot, Start, encode
+from commonplace.core.records import Build, Decision, Position, Snapshot, Start
 from commonplace.core.requests import content_digest
 from commonplace.core.resources import Inventory
 from commonplace.errors import NotReady

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from commonplace.core import replica_events as re
+from commonplace.core.codec import decode, encode
 from commonplace.core.deciding import DEADLINES_SWEPT_MIN
 from commonplace.core.deliveries import RESEND_MIN_MS
-from commonplace.core.hosts import delta_key, snapshot_key, start_key
+from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds, Configure, Failed, Taken
@@ -23,8 +24,6 @@ from commonplace.core.records import (
     Release,
     ReplicaReport,
     Start,
-    decode,
-    encode,
 )
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key

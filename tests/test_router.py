@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 import cli
-from commonplace.core.records import Build, Decision, Flavor, Routing, encode
+from commonplace.core.codec import encode
+from commonplace.core.records import Build, Decision, Flavor, Routing
 from commonplace.core.resources import Inventory
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import AsyncRouter, Router

@@ -7,11 +7,13 @@ from typing import cast
 import numpy as np
 import pytest
 
-from commonplace.core.hosts import start_key
-from commonplace.core.records import Start, encode
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import start_key
+from commonplace.core.records import Start
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import ReplicaSettings
-from commonplace.core.view import Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 from commonplace.kafka.outbox import QuarantineWriter
 from commonplace.scheduler.metrics import SchedulerFigures
 

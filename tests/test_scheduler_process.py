@@ -16,9 +16,10 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 import cli
-from commonplace.core.hosts import snapshot_key, start_key
+from commonplace.core.codec import decode, encode
+from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Flavor, ReplicaReport, Snapshot, Start, decode, encode
+from commonplace.core.records import Build, Decision, Flavor, ReplicaReport, Snapshot, Start
 from commonplace.core.resources import Inventory
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.embedded import EmbeddedBroker

@@ -8,8 +8,10 @@ import pytest
 
 from chaos import Chaos, ChaosReplica, Log
 from columns import unequal
-from commonplace.core.hosts import APPLIED, HostState, fold, parse_key
-from commonplace.core.records import Allocation, Cancel, Claim, Decision, Release, decode
+from commonplace.core.codec import decode
+from commonplace.core.host_keys import parse_key
+from commonplace.core.hosts import APPLIED, HostState, fold
+from commonplace.core.records import Allocation, Cancel, Claim, Decision, Release
 
 SEEDS, SEEDS_A_TEST = 250, 25
 

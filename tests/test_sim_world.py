@@ -15,7 +15,8 @@ import pytest
 from cli import assert_one_line
 from cli import run as cli
 from commonplace.core import ledger
-from commonplace.core.records import HostControl, decode, encode
+from commonplace.core.codec import decode, encode
+from commonplace.core.records import HostControl
 from commonplace.sim import faults, plan
 from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers

@@ -8,14 +8,17 @@ from commonplace.bench.flavors import flavors
 from commonplace.bench.ledgers import Ledgers, allocation_of, claim_of
 from commonplace.core import view as views
 from commonplace.core.ask import Ask
-from commonplace.core.hosts import NOTHING_FRESH, HostState, delta_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, snapshot_key, start_key
+from commonplace.core.hosts import NOTHING_FRESH, HostState
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found
 from commonplace.core.ranking import ScoreRow, explain, plain_scores
-from commonplace.core.records import HostControl, Start, encode
+from commonplace.core.records import HostControl, Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
+from commonplace.core.rows import Overlay, Row
 from commonplace.core.scoreboard import NEVER
-from commonplace.core.view import Overlay, Row, View
+from commonplace.core.view import View
 from world import inventory
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from commonplace.core import replica_events as re
+from commonplace.core.codec import decode, encode
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import (
     AskClaimsRange,
@@ -21,7 +22,7 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.keeper_events import Tick as KeeperTick
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Flavor, decode, encode
+from commonplace.core.records import Build, Decision, Flavor
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory

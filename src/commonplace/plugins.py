@@ -18,8 +18,9 @@ from typing import Any, Final
 from commonplace.core.facts import fact
 from commonplace.core.filter_table import ON_COLUMNS, TABLE
 from commonplace.core.raw_weighers import RAW, Weigher
+from commonplace.core.rows import Row
 from commonplace.core.rules import Filter, Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 
 __all__ = ["Row", "View", "Wishes", "fact", "faults", "load"]
 

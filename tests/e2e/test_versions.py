@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from commonplace.core.records import VERSION, Quarantined, decode
+from commonplace.core.codec import decode
+from commonplace.core.records import VERSION, Quarantined
 from commonplace.ops.stack import Process, settings_environ
 from e2e_world import World, until
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from columns import wrong_columns
 from commonplace.core import hashing
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.kept import FENCED, REFUSED, SERVING
@@ -20,7 +21,6 @@ from commonplace.core.records import (
     ALLOCATIONS_MAX,
     RECORD_BYTES_MAX,
     TOPIC_RECORDS,
-    Bad,
     Build,
     Cancel,
     Claim,
@@ -33,8 +33,6 @@ from commonplace.core.records import (
     ReplicaReport,
     Routing,
     Snapshot,
-    decode,
-    encode,
 )
 from commonplace.core.view import View
 from commonplace.frontend import events

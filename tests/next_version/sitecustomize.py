@@ -7,12 +7,12 @@ import json
 import os
 from typing import Any, Final
 
-from commonplace.core import records
+from commonplace.core import codec, records
 
 WRITES: Final = int(os.environ["NEXT_VERSION_WRITES"])
 SAYS_MORE: Final = frozenset(("start", "snapshot", "delta", "decision", "replica", "quarantined"))
 
-_encode = records.encode
+_encode = codec.encode
 
 
 def encode(record: Any) -> bytes:
@@ -29,6 +29,7 @@ def encode(record: Any) -> bytes:
 
 
 records.VERSION = 1 + records.VERSION
-records.encode = encode
+codec.VERSION = records.VERSION  # type: ignore[attr-defined]  # what it imported under that name
+codec.encode = encode
 # the records hold the factory of their field `v`, so its body gives way, not its name
 records._version.__code__ = (lambda: 2).__code__ if WRITES == records.VERSION else (lambda: 1).__code__

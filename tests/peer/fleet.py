@@ -5,13 +5,15 @@ from typing import Any
 
 from commonplace.core import hashing
 from commonplace.core.ask import PROFILES, ask_of
+from commonplace.core.codec import encode
 from commonplace.core.filter_table import filters_of
 from commonplace.core.fragments import mix_of
-from commonplace.core.hosts import snapshot_key, start_key
-from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, Snapshot, Start, encode
+from commonplace.core.host_keys import snapshot_key, start_key
+from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, Snapshot, Start
 from commonplace.core.resources import Inventory
+from commonplace.core.rows import Row
 from commonplace.core.rules import Aggregates, Rules, Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 
 NOW_MS = 1_000_000
 

@@ -18,8 +18,9 @@ if __name__ == "__main__":
 
 from commonplace.core import choosing, filter_table, filters, request_filters, specs
 from commonplace.core.filter_table import canonical
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from peer.nova_data import Undecidable, request_of, view_of
 
 Case = Mapping[str, Any]

@@ -12,8 +12,9 @@ from commonplace.core.filter_table import canonical
 from commonplace.core.records import Aggregate, Allocation, Assigned, Build, CellAsk, Flavor, HostCell, Profile
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import RATIO_SCALE, Inventory
+from commonplace.core.rows import Row
 from commonplace.core.rules import Aggregates, Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from peer.fleet import NOW_MS, Fleet, wishes
 
 GROUP = "group"

@@ -32,9 +32,10 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.agent.drivers import Found, StaticDriver
+from commonplace.core.codec import encode
 from commonplace.core.complaints import complaint
 from commonplace.core.inventory_of_cells import inventory_of
-from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits, encode
+from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from commonplace.agent.crew import Crew
 from commonplace.agent.figures import AgentFigures
-from commonplace.core.hosts import START_SUFFIX
+from commonplace.core.codec import Bad, decode
+from commonplace.core.host_keys import START_SUFFIX
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import (
     AdoptInstance,
@@ -43,7 +44,7 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.kept import RESUMING
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Bad, HostControl, decode
+from commonplace.core.records import HostControl
 from commonplace.errors import CommonplaceError, NotReady
 from commonplace.errors import Fenced as FencedError
 from commonplace.failpoints import hit

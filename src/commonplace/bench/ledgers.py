@@ -6,11 +6,12 @@ from typing import Final, NamedTuple
 from commonplace.agent.shapes import parse_shape
 from commonplace.bench.flavors import HOST_SHAPE
 from commonplace.clock import wall_s
-from commonplace.core.hosts import delta_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds, Configure, Taken, Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, Flavor, Release, Start, encode
+from commonplace.core.records import Allocation, Claim, Confirm, Flavor, Release, Start
 from commonplace.core.replica_events import Raw
 
 AGENT: Final = "bench"

@@ -21,10 +21,11 @@ from commonplace.bench.fullness import Figures, State, Watch, capacities, state
 from commonplace.collector import calmed
 from commonplace.core import keeper_events as ke
 from commonplace.core import replica_events as re
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger_events import Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Bad, Build, Confirm, Decision, Profile, Release, decode, encode
+from commonplace.core.records import Build, Confirm, Decision, Profile, Release
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.ops.replay.schedule import Arrive

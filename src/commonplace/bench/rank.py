@@ -19,8 +19,9 @@ from commonplace.bench.ledgers import Ledgers
 from commonplace.core.ask import Ask, ask_of
 from commonplace.core.ranking import ScoreRow, column_scores, first_best, plain_scores
 from commonplace.core.records import Build
+from commonplace.core.rows import Overlay
 from commonplace.core.scoreboard import NEVER, Scoreboard
-from commonplace.core.view import Overlay, View
+from commonplace.core.view import View
 from commonplace.errors import UsageError
 
 SCANS: Final = 20

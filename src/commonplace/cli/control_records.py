@@ -19,7 +19,7 @@ def put(kind: type["Profile | Aggregate"], fields: Mapping[str, Any]) -> None:
 
     from commonplace import plugins
     from commonplace.core.catalog import Catalog
-    from commonplace.core.records import encode
+    from commonplace.core.codec import encode
     from commonplace.kafka import client, control
 
     plugins.load()  # names that schedulers with the same packages will know
@@ -39,7 +39,7 @@ def put(kind: type["Profile | Aggregate"], fields: Mapping[str, Any]) -> None:
 
 def known(kind: type["Profile | Aggregate"]) -> dict[str, Any]:
     """The records of a kind by name; those that cannot be decoded are left out (the replicas quarantine them)."""
-    from commonplace.core.records import Bad, decode
+    from commonplace.core.codec import Bad, decode
     from commonplace.kafka import client, control
 
     settings = common.settings()

@@ -10,7 +10,7 @@ from commonplace.errors import StateChanged
 
 if TYPE_CHECKING:
     from commonplace.core.records import Status
-    from commonplace.core.view import Row
+    from commonplace.core.rows import Row
     from commonplace.ops.fleet_view import FleetView
 
 app = typer.Typer(

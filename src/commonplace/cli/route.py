@@ -80,7 +80,7 @@ def _known(names: "list[str] | tuple[()]") -> "tuple[Settings, Routes]":
 
 
 def _write(settings: "Settings", routes: "Routes", flavors: list[str], pool: str) -> None:
-    from commonplace.core.records import encode
+    from commonplace.core.codec import encode
     from commonplace.frontend.routes import rerouted
     from commonplace.kafka import control
 

@@ -9,18 +9,20 @@ from commonplace.core.answers import rejected
 from commonplace.core.ask import tail_of
 from commonplace.core.book import Book, is_of
 from commonplace.core.catalog import Catalog
+from commonplace.core.codec import Bad, decode
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_policy import changed as policy_changed
 from commonplace.core.history import Known, Part
 from commonplace.core.partition import partition_of
 from commonplace.core.rebuild import objection
-from commonplace.core.records import ID_REUSED, Allocation, Bad, Build, Cancel, Id, Position, Result, decode
+from commonplace.core.records import ID_REUSED, Allocation, Build, Cancel, Id, Position, Result
 from commonplace.core.replica_events import Effect, HistoryRead, Raw, ReadHistory, ReplicaSettings, RequestsRead, aside
 from commonplace.core.request_checks import count_misuse, unshowable
 from commonplace.core.requests import content_digest, key_misfit, serialised, serialised_group
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from commonplace.core.work import ANSWERED, OPEN, Held, Work
 
 

@@ -2,8 +2,9 @@
 
 from commonplace.core import facts, specs
 from commonplace.core.records import ALLOCATIONS_MAX
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 
 SPECS_SCOPE = "aggregate_instance_extra_specs"
 TENANTS = "filter_tenant_id"

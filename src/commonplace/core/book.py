@@ -1,8 +1,9 @@
 """What a replica knows of requests: those it is deciding, and what stands in the decisions of the partitions that it owns."""
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.history import History, Part
-from commonplace.core.records import Allocation, Bad, Build, Cancel, decode
+from commonplace.core.records import Allocation, Build, Cancel
 from commonplace.core.work import DROPPED, Work
 
 

@@ -8,22 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.core.ask import PROFILES, Ask, ask_of
+from commonplace.core.codec import Bad, decode
 from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
 from commonplace.core.fragments import Mix, mix_of
 from commonplace.core.laying import misuse as cells_misuse
+from commonplace.core.names import printable
 from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
-from commonplace.core.records import (
-    TRAITS_MAX,
-    Aggregate,
-    Bad,
-    Build,
-    Flavor,
-    HostControl,
-    Profile,
-    Routing,
-    decode,
-    printable,
-)
+from commonplace.core.records import TRAITS_MAX, Aggregate, Build, Flavor, HostControl, Profile, Routing
 from commonplace.core.request_checks import misuse, special
 from commonplace.core.rules import Aggregates, Rules, Wishes
 from commonplace.core.weigher_names import BY_MIX, INCREMENTAL

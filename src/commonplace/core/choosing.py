@@ -11,11 +11,13 @@ from zlib import crc32
 import numpy as np
 from msgspec import Struct
 
+from commonplace.core.columns import Floats
 from commonplace.core.ranking import ScoreRow, bar, first_best
 from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier, value_of
+from commonplace.core.rows import Row
 from commonplace.core.rules import Filter, Wishes
 from commonplace.core.scoreboard import NEVER
-from commonplace.core.view import Floats, Row, View
+from commonplace.core.view import View
 from commonplace.core.weigher_names import INCREMENTAL
 
 PICKS_MAX = 16

@@ -9,28 +9,20 @@ from msgspec.structs import replace
 from commonplace.core.answers import placed, unplaced
 from commonplace.core.book import Book, is_of
 from commonplace.core.catalog import Catalog
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import standing
 from commonplace.core.impossible import impossible
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import explain, group_full, group_key
-from commonplace.core.records import (
-    ID_REUSED,
-    IMPOSSIBLE,
-    Allocation,
-    Bad,
-    Decision,
-    Explanation,
-    Result,
-    decode,
-    encode,
-)
+from commonplace.core.records import ID_REUSED, IMPOSSIBLE, Allocation, Decision, Explanation, Result
 from commonplace.core.replacing import as_if_gone
 from commonplace.core.replica_events import Effect, ReplicaSettings
 from commonplace.core.request_checks import likeness
 from commonplace.core.requests import serialised
+from commonplace.core.rows import Row
 from commonplace.core.rules import Standing, Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from commonplace.core.work import ANSWERED, OPEN, Work
 
 DEADLINES_SWEPT_MIN: Final = 1_024

@@ -8,9 +8,10 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from commonplace.core.codec import encode
 from commonplace.core.history import Part
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Release, encode
+from commonplace.core.records import Release
 from commonplace.core.replica_events import DecisionDelivered, Effect, ReleaseDelivered, SendDecision, SendRelease
 
 RESEND_MIN_MS: Final = 100

@@ -15,7 +15,7 @@ from typing import Any
 
 from commonplace.core.records import Allocation
 from commonplace.core.resources import RATIO_SCALE
-from commonplace.core.view import Row
+from commonplace.core.rows import Row
 
 _MB = 1024
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonplace.core.ask import Ask
+from commonplace.core.columns import Bools
 from commonplace.core.resources import misfit
-from commonplace.core.view import Bools, Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 Rows = NDArray[np.intp] | slice
 Plain = Callable[[View, Row, Ask], str]

@@ -4,9 +4,11 @@ import numpy as np
 
 from commonplace.core import room
 from commonplace.core.cells import after, assign, ratios_of
+from commonplace.core.columns import Ints
 from commonplace.core.laying import layout_of, plan
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Ints, Row, View
+from commonplace.core.view import View
 
 LAID_MAX = 64
 """Hosts on whose cells all instances are laid in trial: the first that takes them is mostly among the first few."""

@@ -15,11 +15,13 @@ from msgspec import Struct
 
 from commonplace.core.ask import Ask
 from commonplace.core.cells import after, assign, ratios_of
+from commonplace.core.columns import Floats, Ints
 from commonplace.core.facts import used
 from commonplace.core.filters import Rows
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.records import Flavor, Profile
-from commonplace.core.view import Floats, Ints, Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 if TYPE_CHECKING:
     from commonplace.core.rules import Rules

@@ -9,104 +9,35 @@ The same fold serves replicas (replay) and agents (restart from the host's own l
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from msgspec.structs import force_setattr
-
 from commonplace.core import hashing
 from commonplace.core.cells import NO_CELLS, Cells, after, cells_of
-from commonplace.core.records import (
-    ALLOCATIONS_MAX,
-    REPORTS,
-    Allocation,
-    Bad,
-    HostCell,
-    HostDelta,
-    Settled,
-    Snapshot,
-    Start,
-    decode,
-    decode_allocation,
-    is_cell_name,
-    is_class_name,
-    printable,
-)
+from commonplace.core.codec import REPORTS, Bad, decode
+from commonplace.core.host_keys import NO_EPOCH, Key
+from commonplace.core.records import Allocation, HostCell, HostDelta, Settled, Snapshot, Start
+from commonplace.core.report_checks import check_names
 from commonplace.core.resources import Inventory
+from commonplace.core.shared import Shape, part_of, share, shared_shape, shared_status
+from commonplace.core.upserts import Upserts, upserts_of
 
 APPLIED: Final = "applied"
 SUPERSEDED: Final = "superseded"
 """A duplicate, or void: of an epoch or generation that a newer one replaced."""
 QUARANTINED: Final = "quarantined"
-NO_EPOCH: Final = -1
 
-START_SUFFIX: Final = b"/start"
-DELTA_SUFFIX: Final = b"/delta"
 
-_classes: Final[set[tuple[str, ...]]] = set()
-"""Names of resource classes as allocations list them, found good."""
-_shared_resources: dict[tuple[tuple[str, int], ...], tuple[dict[str, int], bytes]] = {}
-_last_of: Final[dict[str, tuple[dict[str, int], bytes, str]]] = {}
-"""What allocations of a flavor shared last: most have what their flavor asks, and are found without a look at all amounts."""
 _UNNAMED: Final = (None, None, None, None, None, None)
-_SHARED_MAX: Final = 65_536
 _NOTHING: Final[dict[int, Allocation]] = {}
 _NONE_SETTLED: Final[list[Settled]] = []
 _NO_LOAD: Final[dict[str, float]] = {}
-_NO_CELLS: Final[dict[str, dict[str, int]]] = {}
 _NO_HOST_CELLS: Final[dict[str, HostCell]] = {}
-_statuses: Final[dict[tuple[str, bool], tuple[str, bool]]] = {}
-_leases: Final[dict[int, int]] = {}
 _NO_GONE: Final[list[str]] = []
 _NO_GROUPS: Final[dict[str, int]] = {}
 NOTHING_FRESH: Final[list[Allocation]] = []
 """Shared by all hosts with nothing fresh, as others above are: an empty list for each takes 56 bytes."""
-
-Shape = tuple[dict[str, Inventory], frozenset[str], dict[str, str]]
-"""A host's inventory, traits and labels."""
-
-_inventories: Final[dict[tuple[tuple[str, Inventory], ...], dict[str, Inventory]]] = {}
-_parts: Final[dict[tuple[int, str], int]] = {}
-"""Hash of what a host is, by the identity of its shape and its status."""
-_shapes: Final[dict[tuple[int, tuple[str, ...], tuple[tuple[str, str], ...]], Shape]] = {}
-
-
-class Key:
-    """A parsed key of the hosts topic: `host/start`, `host/EPOCH` or `host/EPOCH/delta`."""
-
-    __slots__ = ("epoch", "host", "kind")
-
-    def __init__(self, host: str, kind: str, epoch: int) -> None:
-        self.host, self.kind, self.epoch = host, kind, epoch
-
-
-def parse_key(key: bytes | None) -> Key | None:
-    """Parse a key of `hosts`; None when it is none."""
-    try:
-        parts = key.decode("ascii").split("/") if key else []
-    except UnicodeDecodeError:
-        return None
-    if len(parts) == 2 and parts[1] == "start":
-        return Key(parts[0], "start", NO_EPOCH)
-    if len(parts) in (2, 3) and parts[1].isdigit() and len(parts[1]) <= 16 and (len(parts) == 2 or parts[2] == "delta"):
-        return Key(parts[0], "delta" if len(parts) == 3 else "snapshot", int(parts[1]))
-    return None
-
-
-def start_key(host: str) -> bytes:
-    """Key of a host's start records."""
-    return f"{host}/start".encode()
-
-
-def snapshot_key(host: str, epoch: int) -> bytes:
-    """Key of a host's snapshots in one epoch."""
-    return f"{host}/{epoch}".encode()
-
-
-def delta_key(host: str, epoch: int) -> bytes:
-    """Key of a host's deltas in one epoch."""
-    return f"{host}/{epoch}/delta".encode()
 
 
 class HostState:
@@ -239,14 +170,14 @@ class HostState:
         self.stale, self.version, self.removed = "", 0, False
         if record.agent != self.agent:
             self.agent = sys.intern(record.agent)
-        self.snapshot_inventory = _shared_shape(record)
+        self.snapshot_inventory = shared_shape(record)
         self.inventory, self.traits, self.labels = self.snapshot_inventory
         self.status, self.gap = record.status, record.gap
-        self.base_status = _statuses.setdefault((record.status, record.gap), (record.status, record.gap))
+        self.base_status = shared_status(record.status, record.gap)
         self.host_changed = False
         self.reported_cells = self.base_cells = record.cells or _NO_HOST_CELLS
         self.cells = cells_of(self.reported_cells)
-        self.host_hash = _part_of(self.snapshot_inventory, record)
+        self.host_hash = part_of(self.snapshot_inventory, record)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
         self.fresh = [a for a in record.allocations if a.id not in known] or NOTHING_FRESH
@@ -264,7 +195,7 @@ class HostState:
             int, tuple[dict[str, int], bytes, list[str]]
         ] = {}  # by identity of their resources: ids, and what they share
         for allocation in self.allocations.values():
-            tail = _share(allocation)
+            tail = share(allocation)
             if not tail:  # of a group, or in cells
                 self._count(allocation, 1)
                 continue
@@ -280,7 +211,7 @@ class HostState:
         self.builds += builds
         self.hash = (self.hash + total) & hashing.MASK
 
-    def delta(self, record: HostDelta, upserts: "Upserts", log_time_ms: int) -> str:
+    def delta(self, record: HostDelta, upserts: Upserts, log_time_ms: int) -> str:
         """Apply a cumulative delta: the base with what it names replaced, whatever earlier deltas said."""
         if self.void(record.epoch, record.generation):
             return SUPERSEDED
@@ -323,7 +254,7 @@ class HostState:
             self.hash = (self.hash - self.host_hash + part) & hashing.MASK
             self.host_hash = part
 
-    def _allocations(self, removed: list[str], upserts: "Upserts") -> None:
+    def _allocations(self, removed: list[str], upserts: Upserts) -> None:
         now, before, gone_before = self.allocations, self.told, self.gone
         if now is self.base and (upserts.new or removed):
             now = self.allocations = dict(now)
@@ -335,7 +266,7 @@ class HostState:
             old = now.get(allocation.id)
             if old == allocation:
                 continue
-            tail = _share(allocation)
+            tail = share(allocation)
             if old is None:
                 fresh.append(allocation)
             else:
@@ -440,97 +371,13 @@ def read(key: Key, offset: int, value: bytes) -> Start | Snapshot | HostDelta | 
     return record
 
 
-def check_names(allocations: Iterable[Allocation]) -> str:
-    """Which name of an allocation must not reach terminals, labels and the bytes that are hashed, or ""."""
-    for a in allocations:
-        if not (a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group).isprintable():
-            return f"allocation {a.id!r} has a name with control characters"
-        if a.cells or a.image or a.replaces or a.becomes or tuple(a.resources) not in _classes:
-            wrong = _rare_names(a)
-            if wrong:
-                return f"allocation {a.id!r} {wrong}"
-    return ""
-
-
-def _rare_names(a: Allocation) -> str:
-    """The same for its image, its cells and their classes, and for classes not met before."""
-    if not printable(a.replaces, *a.image):
-        return "has an image or replaces something with control characters"
-    parts = (a, a.becomes) if a.becomes else (a,)
-    for cell in (cell for part in parts for cell in part.cells):
-        if not is_cell_name(cell):
-            return f"lies in the cell {cell!r}, which no cell is called"
-    for amounts in (amounts for part in parts for amounts in (part.resources, *part.cells.values())):
-        wrong = _no_class(tuple(amounts))
-        if wrong is not None:
-            return f"holds {wrong!r}, which no resource class is called"
-    return ""
-
-
-def _no_class(names: tuple[str, ...]) -> str | None:
-    """The first name that is no resource class's, None where all are; allocations of a flavor name the same ones."""
-    wrong = next((name for name in names if not is_class_name(name)), None)
-    if wrong is None and len(_classes) < _SHARED_MAX:
-        _classes.add(names)
-    return wrong
-
-
-class Upserts:
-    """What a delta upserts: `told` all by the digest of their bytes, `new` what the delta before did not say, `named` their ids."""
-
-    __slots__ = ("named", "new", "told")
-
-    def __init__(self, new: list[Allocation], told: dict[int, Allocation], named: set[str]) -> None:
-        self.new, self.told, self.named = new, told, named
-
-
-_NO_UPSERTS: Final = Upserts([], _NOTHING, set())
-
-
-def upserts_of(state: HostState, record: HostDelta) -> Upserts | Bad:
-    """Decode what a delta upserts, as far as the delta before it did not say the same: most of a cumulative delta is repetition.
-
-    Bytes are compared by their 64-bit SipHash, whose key each process draws for itself.
-    """
-    if not record.upserts:
-        return _NO_UPSERTS
-    known, told = state.told, {}
-    new: list[Allocation] = []
-    for raw in record.upserts:
-        content = bytes(raw)
-        mark = hash(content)
-        allocation = known.get(mark)
-        if allocation is None:
-            decoded = decode_allocation(content)
-            if isinstance(decoded, Bad):
-                return decoded
-            allocation = decoded
-            new.append(allocation)
-        told[mark] = allocation
-    named = {a.id for a in told.values()}
-    if new:
-        reason = check_names(new)
-        if reason:
-            return Bad(reason)
-    if len(named) < len(record.upserts) or (record.removed and not named.isdisjoint(record.removed)):
-        # an id named twice: what counts is the order, so nothing of it may be passed over, now or next time
-        everything = [told[hash(bytes(raw))] for raw in record.upserts]
-        return Upserts(everything, _unmarked(told, record.generation), named)
-    return Upserts(new, told, named)
-
-
-def _unmarked(told: dict[int, Allocation], generation: int) -> dict[int, Allocation]:
-    """The same under digests that no bytes have, in this delta or another."""
-    return {-(2**64) - generation * ALLOCATIONS_MAX - i: allocation for i, allocation in enumerate(told.values())}
-
-
 def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes | None) -> tuple[str, str]:
     """Fold one record of this host; returns the outcome (APPLIED, SUPERSEDED or QUARANTINED) and, for a bad one, the reason."""
     if value is None:
         return state.tombstone(key), ""
     record = read(key, offset, value)
     if isinstance(record, HostDelta):
-        upserts = upserts_of(state, record)
+        upserts = upserts_of(state.told, record)
         if not isinstance(upserts, Bad):
             return state.delta(record, upserts, log_time_ms), ""
         record = upserts
@@ -542,74 +389,3 @@ def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes
     elif isinstance(record, Start):
         return state.start(offset, record.removed, log_time_ms), ""
     return state.bad(key, offset, record.reason, record.newer, log_time_ms), record.reason
-
-
-def _shared_shape(record: Snapshot) -> Shape:
-    """One object for all hosts of a shape: fleets have few, and an inventory of three classes takes 700 bytes."""
-    items = tuple(record.inventory.items())
-    inventory = _inventories.get(items)
-    if inventory is None:
-        if len(_inventories) >= _SHARED_MAX:
-            _inventories.clear()
-            _forget_shapes()  # they name inventories by identity
-        inventory = _inventories[items] = record.inventory
-    of = (id(inventory), record.traits, tuple(record.labels.items()))
-    shape = _shapes.get(of)
-    if shape is None:
-        if len(_shapes) >= _SHARED_MAX:
-            _forget_shapes()
-        shape = _shapes[of] = (inventory, frozenset(record.traits), record.labels)
-    return shape
-
-
-def _forget_shapes() -> None:
-    _shapes.clear()
-    _parts.clear()
-
-
-def _part_of(shape: Shape, record: Snapshot) -> int:
-    """Hash of what a host is; one for all hosts of a shape that have no cells."""
-    at = (id(shape), record.status)
-    part = None if record.cells else _parts.get(at)
-    if part is None:
-        part = hashing.host_part(*shape, record.status, record.cells)
-        if not record.cells:
-            _parts[at] = part
-    return part
-
-
-def _share(allocation: Allocation) -> bytes:
-    """Let equal resources and names be one object: flavors are few, allocations many (a dict of three classes takes 230 bytes).
-
-    Returns the canonical bytes after the id, known with the resources unless a group or cells belong to them.
-    """
-    last = _last_of.get(allocation.flavor)
-    if last is None or last[0] != allocation.resources:
-        last = _shared_anew(allocation)
-    resources, tail, flavor = last
-    force_setattr(allocation, "resources", resources)
-    force_setattr(allocation, "flavor", flavor)
-    if allocation.project:
-        force_setattr(allocation, "project", sys.intern(allocation.project))
-    if allocation.kind:
-        force_setattr(allocation, "kind", sys.intern(allocation.kind))
-    if not allocation.cells:
-        force_setattr(allocation, "cells", _NO_CELLS)
-    if allocation.lease_ms in _leases or len(_leases) < _SHARED_MAX:
-        force_setattr(allocation, "lease_ms", _leases.setdefault(allocation.lease_ms, allocation.lease_ms))
-    return b"" if allocation.group or allocation.cells else tail
-
-
-def _shared_anew(allocation: Allocation) -> tuple[dict[str, int], bytes, str]:
-    """Resources, their canonical bytes and the flavor, as all others have them that are equal."""
-    amounts = tuple(allocation.resources.items())
-    shared = _shared_resources.get(amounts)
-    if shared is None:
-        if len(_shared_resources) >= _SHARED_MAX:
-            _shared_resources.clear()
-        shared = _shared_resources[amounts] = (allocation.resources, hashing.tail_bytes(allocation.resources, "", {}))
-    if len(_last_of) >= _SHARED_MAX:
-        _last_of.clear()
-    flavor = sys.intern(allocation.flavor)
-    last = _last_of[flavor] = (*shared, flavor)
-    return last

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
 
-from commonplace.core.hosts import START_SUFFIX, delta_key, parse_key, read, snapshot_key, start_key
+from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.host_keys import START_SUFFIX, delta_key, parse_key, snapshot_key, start_key
+from commonplace.core.hosts import read
 from commonplace.core.keeper_events import (
     AdoptInstance,
     Alarm,
@@ -68,7 +70,7 @@ from commonplace.core.ledger_events import (
     found_id,
 )
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Bad, HostControl, Start, decode, encode
+from commonplace.core.records import HostControl, Start
 from commonplace.core.strangers import Strangers
 
 LAPSE_CHECK_MS = 200

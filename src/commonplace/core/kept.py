@@ -3,11 +3,13 @@
 from collections import deque
 from typing import Any, Final
 
-from commonplace.core.hosts import QUARANTINED, HostState, Key, fold
+from commonplace.core.codec import decode
+from commonplace.core.host_keys import Key
+from commonplace.core.hosts import QUARANTINED, HostState, fold
 from commonplace.core.keeper_events import ClaimsRange, Effect, HostSpec
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Start, decode
+from commonplace.core.records import Start
 
 STARTING: Final = "starting"
 RESUMING: Final = "resuming"

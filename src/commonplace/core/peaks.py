@@ -5,7 +5,8 @@ At 100,000 hosts a pass over all scores is most of what a choice costs; at 10,00
 
 import numpy as np
 
-from commonplace.core.view import Floats, View
+from commonplace.core.columns import Floats
+from commonplace.core.view import View
 
 BLOCK = 256
 TOGETHER_BLOCKS = 4

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Bad, ReplicaReport, decode
+from commonplace.core.records import ReplicaReport
 from commonplace.core.replica_events import Raw
 from commonplace.core.view import View
 

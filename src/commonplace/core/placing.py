@@ -16,21 +16,23 @@ from commonplace.core import hashing
 from commonplace.core.ask import Ask
 from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
+from commonplace.core.codec import encode
 from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.group_policy import policy_of
 from commonplace.core.hosts import NOTHING_FRESH
 from commonplace.core.laying import layout_of, plan
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
-from commonplace.core.records import Allocation, Claim, Whole, encode
+from commonplace.core.records import Allocation, Claim, Whole
 from commonplace.core.replacing import difference, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
+from commonplace.core.rows import Row
 from commonplace.core.rules import Standing, Wishes
 from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.terms_of_claims import image_of, limits
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 from commonplace.core.work import OPEN, Held, Pending, Work
 
 RETRY_DOUBLINGS_MAX = 5

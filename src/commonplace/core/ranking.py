@@ -16,12 +16,14 @@ import numpy as np
 from msgspec import Struct
 
 from commonplace.core.ask import Ask
+from commonplace.core.columns import Bools, Floats
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.peaks import Peaks
 from commonplace.core.records import Build, Explanation, Miss
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
 from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join
-from commonplace.core.view import Bools, Floats, Row, View
+from commonplace.core.view import View
 from commonplace.core.weighers import WEIGHERS
 
 SCALAR_ROWS_MAX = 12

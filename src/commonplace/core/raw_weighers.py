@@ -10,8 +10,9 @@ from msgspec import Struct
 from commonplace.core import facts
 from commonplace.core.fragments import increase
 from commonplace.core.request_filters import is_device, members
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 
 DEVICES_COUNTED_MAX = 99
 

@@ -10,9 +10,11 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from commonplace.core.columns import Bools
 from commonplace.core.ranking import Failures
+from commonplace.core.rows import Row
 from commonplace.core.rules import Rules, Wishes
-from commonplace.core.view import Bools, Row, View
+from commonplace.core.view import View
 
 ZONES_SHOWN = 3
 VOLUMES = "DISK_GB"

@@ -16,7 +16,8 @@ from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms,
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.numa import Cell, pick_cpus
 from commonplace.core.records import Allocation, Assigned, Build, Reason, Whole
-from commonplace.core.view import Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 _NOTHING = Assigned()
 _ANY: Mapping[str, int] = {}

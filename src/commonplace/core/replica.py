@@ -18,7 +18,7 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.history import History, Part
-from commonplace.core.hosts import parse_key
+from commonplace.core.host_keys import parse_key
 from commonplace.core.peers import Peers
 from commonplace.core.readback import Readback
 from commonplace.core.records import ReplicaReport

@@ -6,7 +6,9 @@ from ipaddress import ip_address, ip_network
 from msgspec.structs import replace
 
 from commonplace.core import query
-from commonplace.core.records import Build, encode, printable
+from commonplace.core.codec import encode
+from commonplace.core.names import printable
+from commonplace.core.records import Build
 from commonplace.core.request_filters import CIDR_DEFAULT, member_terms
 from commonplace.core.rules import Aggregates
 

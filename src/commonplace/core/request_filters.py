@@ -10,8 +10,9 @@ from commonplace.core import facts, query, specs
 from commonplace.core.cells import ratios_of
 from commonplace.core.filters import traits
 from commonplace.core.laying import layout_of, plan, why_not
+from commonplace.core.rows import Row
 from commonplace.core.rules import Standing, Wishes
-from commonplace.core.view import Row, View
+from commonplace.core.view import View
 
 CAPABILITIES = "capabilities"
 ADDRESS_BITS = "cpu_info.maxphysaddr.bits"

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 
 from commonplace.core import facts
 from commonplace.core.aggregate_filters import instances_max
+from commonplace.core.columns import Bools, Ints
 from commonplace.core.filter_table import canonical
 from commonplace.core.filters import FILTERS
 from commonplace.core.records import ALLOCATIONS_MAX
 from commonplace.core.request_filters import is_device
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Bools, Ints, View
+from commonplace.core.view import View
 
 PASSING = {"aggregate_io_ops"}
 """Filters that only count builds in progress."""

@@ -7,7 +7,8 @@ from typing import Any
 from commonplace.core.ask import Ask
 from commonplace.core.fragments import Mix
 from commonplace.core.records import Aggregate, Build, Flavor, Profile
-from commonplace.core.view import Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 ZONE_DEFAULT = "default"
 """Zone of a host that neither an aggregate nor its label `zone` places in another."""

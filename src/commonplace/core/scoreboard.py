@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commonplace.core.ask import Ask
-from commonplace.core.view import Bools, Floats, Ints, View
+from commonplace.core.columns import Bools, Floats, Ints
+from commonplace.core.view import View
 
 NEVER: Final = -np.inf
 SHARES: Final = {"cpu": "VCPU", "disk": "DISK_GB", "ram": "MEMORY_MB"}

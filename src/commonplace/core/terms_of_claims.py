@@ -3,8 +3,8 @@
 from commonplace.core.aggregate_filters import builds_max, instances_max
 from commonplace.core.ask import Ask
 from commonplace.core.records import Build
+from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.view import Row
 
 PAIRS_MAX = 16
 PAIR_CHARS_MAX = 128

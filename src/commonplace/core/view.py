@@ -6,178 +6,23 @@ A host is a row; what ranking reads stands in numpy columns, one value a row, in
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from commonplace.core import hashing
-from commonplace.core.cells import Cells, after
-from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, Key, fold, parse_key
+from commonplace.core.columns import AMOUNT_BOUND, Bools, Columns
+from commonplace.core.host_keys import Key, parse_key
+from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold
+from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Assigned, HostControl, is_host_name
-from commonplace.core.resources import Resources
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-AMOUNT_BOUND = 2**62
-"""Free amounts and capacities are cut to ± this in the columns: total × ratio passes 64 bits, and no request asks for more than 2^53."""
+from commonplace.core.records import Allocation, HostControl
+from commonplace.core.rows import NONE_PENDING, Overlay, Row
 
 PUT_BACK_MS = 5_000
 """By more than this a partition's log goes back in time if its broker's clock was put back; by less where two leaders' clocks differ."""
 
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
-
-ROOM_MIN = 1_024
-"""Rows at first; doubled whenever they are full."""
-
-COUNTS = 2
-"""Lines of the table before those of the classes: builds and instances."""
-
-TABLES = ("free", "unit_min", "unit_max", "unit_step", "capacity")
-"""Lines of the table for each class, in their order."""
-
-
-class Row:
-    """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
-
-    __slots__ = (
-        "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "stamp", "stamped", "written"
-    )  # fmt: skip
-
-    def __init__(self, host: HostState, index: int, partition: int) -> None:
-        self.host, self.index, self.partition = host, index, partition
-        self.offset = -1  # of the last record applied
-        self.pending = _NONE_PENDING
-        self.renewals = _NONE_PENDING  # renewals without an answer; they lay nothing over the host
-        self.pending_hash = 0
-        self.written = True  # the columns hold what the state and the overlay say
-        self.stamp, self.stamped = 0, True  # its share of the state digest; whether that is up to date
-        self.control: HostControl | None = None
-
-    @property
-    def predicted_hash(self) -> int:
-        """The host's hash once every pending claim is granted: what the next strict claim expects."""
-        return (self.host.hash + self.pending_hash) & hashing.MASK
-
-    @property
-    def cells(self) -> Cells:
-        """The host's cells, with what every pending claim will hold of them once granted."""
-        cells = self.host.cells
-        for overlay in self.pending if cells else ():
-            if overlay.cells:
-                cells = after(cells, overlay.cells, overlay.assigned, 1)
-        return cells
-
-    @contextmanager
-    def without_claims(self) -> Iterator[None]:
-        """The host as if its pending claims had failed, for those who ask it one by one; columns and groups stay as they are."""
-        pending, self.pending = self.pending, []
-        try:
-            yield
-        finally:
-            self.pending = pending
-
-    @property
-    def status(self) -> str:
-        """The stricter of what the host reports and what operators say."""
-        if self.control is not None and self.control.status != "enabled":
-            return self.control.status
-        return self.host.status
-
-
-class Overlay:
-    """What a pending claim will take from a host once granted; whoever claims adds what it must remember of the claim.
-
-    `assigned` is what the ledger will give by number unless the host changes before.
-    """
-
-    __slots__ = ("allocation_id", "assigned", "cells", "group", "hash", "resources")
-
-    def __init__(self, allocation_id: str, resources: Resources, group: str, allocation_hash: int) -> None:
-        self.allocation_id, self.resources, self.group, self.hash = allocation_id, resources, group, allocation_hash
-        self.cells: Mapping[str, Resources] | None = None
-        self.assigned: Mapping[str, Assigned] | None = None
-
-
-_NONE_PENDING: Final[list[Overlay]] = []
-"""Shared by all hosts with no claims on their way; never changed in place."""
-
-
-class Columns:
-    """Arrays with a row per host; `free` and `capacity` per class, grown by doubling.
-
-    Amounts and counts are lines of one `table`, so that all that some hosts have is one `take`: builds, instances, then per class those
-    of `TABLES`.
-
-    Whole columns are read as arrays; single values through memoryviews of the same memory (`…_at`, and `at` by class: free, least, most and
-    step of one allocation, capacity), because an item of a numpy array costs three times that.
-    """
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.room = ROOM_MIN
-        self.classes: list[str] = []
-        self.uneven: set[str] = set()  # classes of which some host ever gave no fewer than several, or multiples only
-        self.table: Ints = np.zeros((COUNTS, self.room), np.int64)
-        self.trait: dict[str, Bools] = {}
-        self.log_time_ms: Ints = np.zeros(self.room, np.int64)  # of the newest report
-        self.seen_ms: Ints = np.zeros(self.room, np.int64)  # by our own monotonic clock
-        self.usable: Bools = np.zeros(self.room, np.bool_)  # enabled, not stale
-        self.alive: Bools = np.zeros(self.room, np.bool_)  # reported lately
-        self.mine: Bools = np.ones(self.room, np.bool_)  # in this replica's soft shard
-        self._look()
-
-    def _look(self) -> None:
-        """The lines of the table of now, and memoryviews of all arrays."""
-        self.builds: Ints = self.table[0]
-        self.instances: Ints = self.table[1]
-        lines: list[dict[str, Ints]] = [
-            dict(zip(self.classes, self.table[COUNTS + number :: len(TABLES)], strict=True))
-            for number in range(len(TABLES))
-        ]
-        self.free, self.unit_min, self.unit_max, self.unit_step, self.capacity = lines
-        self.at = {
-            name: (
-                self.free[name].data,
-                self.unit_min[name].data,
-                self.unit_max[name].data,
-                self.unit_step[name].data,
-                self.capacity[name].data,
-            )
-            for name in self.free
-        }
-        self.builds_at, self.instances_at = self.builds.data, self.instances.data
-        self.log_time_ms_at, self.seen_ms_at = self.log_time_ms.data, self.seen_ms.data
-        self.usable_at, self.alive_at, self.mine_at = self.usable.data, self.alive.data, self.mine.data
-
-    def add_row(self) -> int:
-        """Room for one more host."""
-        if self.rows == self.room:
-            self.room *= 2
-            self.table = np.concatenate([self.table, np.zeros_like(self.table)], axis=1)
-            for name, column in self.trait.items():
-                self.trait[name] = np.concatenate([column, np.zeros_like(column)])
-            for name in ("log_time_ms", "seen_ms", "usable", "alive", "mine"):
-                column = getattr(self, name)
-                setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
-            self.mine[self.rows :] = True
-            self._look()
-        self.rows += 1
-        return self.rows - 1
-
-    def line(self, kind: str, name: str) -> int:
-        """Number of the table's line with this figure of a class."""
-        return COUNTS + len(TABLES) * self.classes.index(name) + TABLES.index(kind)
-
-    def add_class(self, name: str) -> None:
-        """Columns for one more resource class, of which every host so far has none."""
-        self.classes.append(name)
-        self.table = np.concatenate([self.table, np.zeros((len(TABLES), self.room), np.int64)])
-        self._look()
 
 
 class View:
@@ -390,7 +235,7 @@ class View:
         """Take a settled claim off; a granted one is in the folded state by now, and counted twice until here."""
         row.pending.remove(overlay)
         if not row.pending:
-            row.pending = _NONE_PENDING
+            row.pending = NONE_PENDING
         row.pending_hash = (row.pending_hash - overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, -1)

@@ -6,7 +6,7 @@ from commonplace.core.ask import Ask
 from commonplace.core.hashing import digest64
 from commonplace.core.records import Build
 from commonplace.core.resources import Resources
-from commonplace.core.view import Overlay, Row
+from commonplace.core.rows import Overlay, Row
 
 OPEN = "open"
 ANSWERED = "answered"

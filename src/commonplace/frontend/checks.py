@@ -6,7 +6,9 @@ Each check returns why, in one line that says what, where and what to do, or "" 
 import difflib
 from collections.abc import Mapping, Sequence
 
-from commonplace.core.records import Bad, Build, Decision, Flavor, decode, printable
+from commonplace.core.codec import Bad, decode
+from commonplace.core.names import printable
+from commonplace.core.records import Build, Decision, Flavor
 from commonplace.core.request_checks import count_misuse, group_misuse, unshowable
 
 NAME_SHOWN_CHARS = 64

@@ -21,7 +21,8 @@ from typing import Any, Final, Literal, Self
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from commonplace.clock import wall_s
-from commonplace.core.records import Build, Decision, Quarantined, encode
+from commonplace.core.codec import encode
+from commonplace.core.records import Build, Decision, Quarantined
 from commonplace.core.traceparent import misfit
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import history

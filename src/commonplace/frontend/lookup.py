@@ -10,7 +10,8 @@ from typing import Final
 from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 
-from commonplace.core.records import ID_REUSED, Bad, Build, Cancel, Decision, decode
+from commonplace.core.codec import Bad, decode
+from commonplace.core.records import ID_REUSED, Build, Cancel, Decision
 from commonplace.errors import UsageError
 from commonplace.frontend import history
 from commonplace.frontend.checks import shown

@@ -11,7 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.host_keys import parse_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build
 from commonplace.core.work import instance_name

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from commonplace.core.records import Flavor, Routing, decode
+from commonplace.core.codec import decode
+from commonplace.core.records import Flavor, Routing
 from commonplace.frontend.checks import shown
 from commonplace.frontend.events import Rows
 

@@ -15,19 +15,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import (
-    ID_REUSED,
-    Bad,
-    Build,
-    Cancel,
-    Confirm,
-    Decision,
-    Flavor,
-    Release,
-    decode,
-    encode,
-)
+from commonplace.core.records import ID_REUSED, Build, Cancel, Confirm, Decision, Flavor, Release
 from commonplace.core.requests import GROUP_KEY, digest_of, request_key, serialised_group
 from commonplace.frontend import checks
 from commonplace.frontend.events import (

@@ -9,8 +9,10 @@ from typing import Literal
 from msgspec import Struct
 
 from commonplace.core import hosts
+from commonplace.core.codec import Bad, decode_allocation
+from commonplace.core.host_keys import parse_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Bad, HostDelta, Settled, Snapshot, Start, decode_allocation
+from commonplace.core.records import Allocation, HostDelta, Settled, Snapshot, Start
 from commonplace.frontend.events import Rows
 
 
@@ -71,7 +73,7 @@ class Settling:
     def receive(self, partition: int, rows: Rows) -> None:
         """Take records of one partition of `hosts`, in log order; those of hosts of other partitions are none of theirs."""
         for offset, _, key, value in rows:
-            parsed = hosts.parse_key(key)
+            parsed = parse_key(key)
             if parsed is None or self._partitions.get(parsed.host) != partition or value is None:
                 continue
             record = hosts.read(parsed, offset, value)

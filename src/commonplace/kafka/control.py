@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from commonplace.core.records import Bad, Flavor, decode, encode
+from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.records import Flavor
 from commonplace.errors import CommonplaceError, TimedOut, TopicsNotReady
 from commonplace.kafka import client
 from commonplace.kafka.topics import Topics

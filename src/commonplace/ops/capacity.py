@@ -14,10 +14,12 @@ import numpy as np
 from msgspec import Struct
 
 from commonplace.core.catalog import Catalog
+from commonplace.core.columns import Bools, Ints
 from commonplace.core.explaining import wishes_of
 from commonplace.core.records import Build, Flavor
 from commonplace.core.room import bounds, divisible
-from commonplace.core.view import Bools, Ints, Row, View
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 
 MB_PER_GB = 1024
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.core.records import Decision, Flavor
-from commonplace.core.view import Row
+from commonplace.core.rows import Row
 from commonplace.kafka.control import STARTER_FLAVORS
 from commonplace.ops import audit
 from commonplace.ops.demo_load import GIANT

@@ -16,8 +16,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
-from commonplace.core.hosts import parse_key
-from commonplace.core.records import Quarantined, Start, decode
+from commonplace.core.codec import decode
+from commonplace.core.host_keys import parse_key
+from commonplace.core.records import Quarantined, Start
 from commonplace.errors import BrokerUnavailable, CommonplaceError, NotReady, SettingsError, TimedOut
 from commonplace.kafka import client, jars, topics
 from commonplace.kafka.client import Broker

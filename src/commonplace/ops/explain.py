@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.explaining import Table, table
 from commonplace.core.hosts import HostState
-from commonplace.core.records import Allocation, Bad, Build, Claim, Decision, Delta, Settled, Snapshot, decode
+from commonplace.core.records import Allocation, Build, Claim, Decision, Delta, Settled, Snapshot
 from commonplace.core.traceparent import trace_id
 from commonplace.frontend import history
 from commonplace.frontend.lookup import Entry, find

@@ -14,8 +14,10 @@ from msgspec import Struct
 from commonplace import plugins
 from commonplace.core import hashing
 from commonplace.core.catalog import Catalog
-from commonplace.core.records import Bad, HostControl, ReplicaReport, decode
-from commonplace.core.view import Row, View
+from commonplace.core.codec import Bad, decode
+from commonplace.core.records import HostControl, ReplicaReport
+from commonplace.core.rows import Row
+from commonplace.core.view import View
 from commonplace.errors import TimedOut, UsageError
 from commonplace.kafka.client import settings_for
 from commonplace.kafka.tail import Batch, Place, Raw, Tail

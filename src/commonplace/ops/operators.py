@@ -14,10 +14,12 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 from msgspec import Struct
 
+from commonplace.core.codec import decode, encode
 from commonplace.core.complaints import complaint
-from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
+from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import HostControl, Start, Status, decode, encode
+from commonplace.core.records import HostControl, Start, Status
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.kafka import client, control
 from commonplace.kafka.tail import Raw, Tail

@@ -12,10 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.agent.shapes import Shape
+from commonplace.core.codec import encode
 from commonplace.core.complaints import complaint
 from commonplace.core.explaining import Table, table, wishes_of
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Build, Decision, encode
+from commonplace.core.records import Build, Decision
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.core.room import divisible, room
 from commonplace.errors import StateChanged, UsageError

@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from commonplace.agent.shapes import Shape
 from commonplace.core import hashing
-from commonplace.core.hosts import snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Snapshot, Start, encode
+from commonplace.core.records import Snapshot, Start
 from commonplace.errors import UsageError
 from commonplace.frontend import history
 from commonplace.kafka.tail import Raw

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from commonplace.core.codec import encode
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Allocation, Build, Flavor, encode
+from commonplace.core.records import Allocation, Build, Flavor
 from commonplace.core.replica import Replica
 from commonplace.frontend.lookup import Reader
 from commonplace.ops.plan_copy import Copy

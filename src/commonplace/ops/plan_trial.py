@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from commonplace.core import replica_events as re
 from commonplace.core.ask import PROFILES
+from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.filter_table import canonical
-from commonplace.core.hosts import delta_key, snapshot_key
+from commonplace.core.host_keys import delta_key, snapshot_key
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Taken, Up
-from commonplace.core.records import Bad, Build, Claim, Decision, Flavor, Profile, decode, encode
+from commonplace.core.records import Build, Claim, Decision, Flavor, Profile
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.ops.plan_copy import Copy

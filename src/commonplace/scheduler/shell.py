@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from commonplace.clock import wall_s
 from commonplace.collector import calm, give_back, paused
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine, quarantined
-from commonplace.core.records import encode
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import (
     Assigned,

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from commonplace.core.codec import Bad, decode
+from commonplace.core.host_keys import DELTA_SUFFIX, START_SUFFIX
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import (
     AdoptInstance,
@@ -29,7 +31,7 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
-from commonplace.core.records import Bad, HostCell, HostControl, decode
+from commonplace.core.records import HostCell, HostControl
 from commonplace.core.resources import Inventory
 from commonplace.sim.members import NEVER, Process, Source
 from commonplace.sim.plan import Config
@@ -43,8 +45,6 @@ RETRY_MS: Final = 200
 CONTROL, HOSTS, CLAIMS = range(3)
 TICK: Final = Tick()
 HOST_CONTROL: Final = b"host/"
-START_SUFFIX: Final = b"/start"
-DELTA_SUFFIX: Final = b"/delta"
 
 
 class Machine:

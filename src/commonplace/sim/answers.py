@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from commonplace.core.records import ID_REUSED, Bad, Build, Cancel, Claim, Decision, decode
+from commonplace.core.codec import Bad, decode
+from commonplace.core.records import ID_REUSED, Build, Cancel, Claim, Decision
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Held, Host
 from commonplace.sim.together import Together

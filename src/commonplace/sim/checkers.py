@@ -10,7 +10,8 @@ partition when, where a replica stood when it began to serve) the world tells, w
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from commonplace.core.records import Bad, Build, Claim, Confirm, Decision, Flavor, Quarantined, Release, decode
+from commonplace.core.codec import Bad, decode
+from commonplace.core.records import Build, Claim, Confirm, Decision, Flavor, Quarantined, Release
 from commonplace.sim.answers import Answers, Report, parse
 from commonplace.sim.cells import as_asked
 from commonplace.sim.findings import Findings, Place, Violation

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from commonplace.core import records
+from commonplace.core import codec
 
 
 class Remembering:
@@ -29,7 +29,7 @@ class Remembering:
 @contextmanager
 def remembered() -> Iterator[dict[str, Remembering]]:
     """While it lasts every topic's decoder remembers; a core that runs inside decodes as it always does."""
-    decoders = records._decoders
+    decoders = codec._decoders
     before = dict(decoders)
     remembering = {topic: Remembering(decoder) for topic, decoder in before.items()}
     decoders.update(remembering)  # type: ignore[arg-type]  # by shape

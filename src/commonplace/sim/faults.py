@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from commonplace.core.codec import encode
 from commonplace.core.hashing import MASK, to_hex
-from commonplace.core.records import Delta, Snapshot, encode
+from commonplace.core.records import Delta, Snapshot
 from commonplace.sim import plan
 from commonplace.sim.members import Process
 from commonplace.sim.replicas import ENDS_ASKED_MS

@@ -6,7 +6,8 @@ seen in the log. A replica is named by its nonce, which begins the ids of its al
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from commonplace.core.records import Claim, Decision, Release, decode
+from commonplace.core.codec import decode
+from commonplace.core.records import Claim, Decision, Release
 from commonplace.sim.answers import Answers, parse
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Host

@@ -6,6 +6,8 @@ from msgspec.structs import replace
 
 from commonplace.core import hashing, hosts, keeper
 from commonplace.core.catalog import Catalog
+from commonplace.core.codec import Bad, decode
+from commonplace.core.host_keys import Key, delta_key, snapshot_key
 from commonplace.core.hosts import SUPERSEDED, HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.keeper_events import Send
@@ -13,7 +15,7 @@ from commonplace.core.kept import OPENING, SERVING
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Lapse
 from commonplace.core.placing import Placer
-from commonplace.core.records import Bad, Delta, Start, decode
+from commonplace.core.records import Delta, Start
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.sim.agents import AgentProcess
 from commonplace.sim.patches import Patch
@@ -187,7 +189,7 @@ def tombstone_when_acknowledged(patch: Patch) -> None:
         if kept is None or kept.phase != OPENING or kept.ledger is None:
             return
         for epoch in sorted(kept.old_epochs - {kept.ledger.epoch}):
-            for key in (hosts.snapshot_key(kept.spec.name, epoch), hosts.delta_key(kept.spec.name, epoch)):
+            for key in (snapshot_key(kept.spec.name, epoch), delta_key(kept.spec.name, epoch)):
                 self.do([Send(kept.partition, key, None, kept.spec.name)])
 
     patch.wrap(AgentProcess, "acknowledge", acknowledge)
@@ -264,7 +266,7 @@ def ignore_removal(patch: Patch) -> None:
 
 def share_key(patch: Patch) -> None:
     """Deltas stand under the key of their snapshot, so that compaction takes it."""
-    patch.put(keeper, "delta_key", hosts.snapshot_key)
+    patch.put(keeper, "delta_key", snapshot_key)
     _read_by_content(patch)
 
 
@@ -283,6 +285,6 @@ def _read_by_content(patch: Patch) -> None:
         if isinstance(record, Bad | Start):
             return original(key, offset, value)
         kind = "delta" if isinstance(record, Delta) else "snapshot"
-        return original(hosts.Key(key.host, kind, record.epoch), offset, value)
+        return original(Key(key.host, kind, record.epoch), offset, value)
 
     patch.wrap(hosts, "read", read)

@@ -6,8 +6,9 @@ before: so every request partition is asked once everything has come to rest.
 
 from typing import Final
 
+from commonplace.core.codec import decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, decode, encode
+from commonplace.core.records import Build, Decision
 from commonplace.sim import plan
 from commonplace.sim.findings import Violation
 from commonplace.sim.model import Host

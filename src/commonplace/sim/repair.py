@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from commonplace.core.codec import encode
 from commonplace.core.hashing import to_hex
-from commonplace.core.hosts import HostState, fold, parse_key, snapshot_key
+from commonplace.core.host_keys import parse_key, snapshot_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Snapshot, encode
+from commonplace.core.records import Snapshot
 
 if TYPE_CHECKING:
     from commonplace.sim.world import World

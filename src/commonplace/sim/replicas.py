@@ -8,8 +8,8 @@ catching up ──ends captured at the start reached──▶ serving ──told
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine
-from commonplace.core.records import encode
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import (
     Assigned,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from commonplace.core.records import Bad, Delta, Snapshot, Start, decode
+from commonplace.core.codec import Bad, decode
+from commonplace.core.records import Delta, Snapshot, Start
 from commonplace.ops.audit.hashes import MODULUS, partition_of
 from commonplace.sim.answers import Answers, Report
 from commonplace.sim.findings import Findings, Place

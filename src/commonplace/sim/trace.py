@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from commonplace.core.codec import Bad, decode
 from commonplace.core.records import (
-    Bad,
     Build,
     Cancel,
     Claim,
@@ -16,7 +16,6 @@ from commonplace.core.records import (
     ReplicaReport,
     Snapshot,
     Start,
-    decode,
 )
 
 

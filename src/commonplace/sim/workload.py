@@ -4,10 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from commonplace.core.hosts import HostState, delta_key, fold, parse_key, snapshot_key, start_key
+from commonplace.core.codec import encode
+from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger_events import Found
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, HostControl, Start, encode
+from commonplace.core.records import Build, HostControl, Start
 from commonplace.core.requests import request_key
 from commonplace.ops.operators import FORGETTER
 from commonplace.sim import plan

@@ -11,9 +11,10 @@ from heapq import heappop, heappush
 from typing import Any, Final
 from zlib import crc32
 
+from commonplace.core.codec import encode
 from commonplace.core.keeper_events import KeeperSettings, Quarantine, quarantined
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Build, Decision, Placed, Profile, encode
+from commonplace.core.records import Build, Decision, Placed, Profile
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.frontend.events import Refusal
 from commonplace.sim import plan

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from commonplace.core.hosts import HostState, fold, parse_key
+from commonplace.core.host_keys import parse_key
+from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.resources import misfit
 from commonplace.frontend import history

@@ -14,8 +14,9 @@ from msgspec import Struct
 
 from commonplace.agent.shapes import parse_shapes
 from commonplace.core.ask import PROFILES
+from commonplace.core.codec import encode
 from commonplace.core.hosts import HostState
-from commonplace.core.records import AGGREGATE_HOSTS_MAX, Aggregate, Flavor, encode
+from commonplace.core.records import AGGREGATE_HOSTS_MAX, Aggregate, Flavor
 from commonplace.errors import NotReady, UsageError
 from commonplace.frontend import Frontend
 from commonplace.kafka import control

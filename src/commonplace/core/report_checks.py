@@ -1,0 +1,46 @@
+"""What a host's report may say beyond what its record's types allow: names fit for terminals, labels and the bytes that are hashed."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from commonplace.core.names import is_cell_name, is_class_name, printable
+from commonplace.core.records import Allocation
+
+_classes: Final[set[tuple[str, ...]]] = set()
+"""Names of resource classes as allocations list them, found good."""
+_CLASSES_MAX: Final = 65_536
+
+
+def check_names(allocations: Iterable[Allocation]) -> str:
+    """Which name of an allocation must not reach terminals, labels and the bytes that are hashed, or ""."""
+    for a in allocations:
+        if not (a.id + a.request + a.instance + a.flavor + a.project + a.user + a.kind + a.group).isprintable():
+            return f"allocation {a.id!r} has a name with control characters"
+        if a.cells or a.image or a.replaces or a.becomes or tuple(a.resources) not in _classes:
+            wrong = _rare_names(a)
+            if wrong:
+                return f"allocation {a.id!r} {wrong}"
+    return ""
+
+
+def _rare_names(a: Allocation) -> str:
+    """The same for its image, its cells and their classes, and for classes not met before."""
+    if not printable(a.replaces, *a.image):
+        return "has an image or replaces something with control characters"
+    parts = (a, a.becomes) if a.becomes else (a,)
+    for cell in (cell for part in parts for cell in part.cells):
+        if not is_cell_name(cell):
+            return f"lies in the cell {cell!r}, which no cell is called"
+    for amounts in (amounts for part in parts for amounts in (part.resources, *part.cells.values())):
+        wrong = _no_class(tuple(amounts))
+        if wrong is not None:
+            return f"holds {wrong!r}, which no resource class is called"
+    return ""
+
+
+def _no_class(names: tuple[str, ...]) -> str | None:
+    """The first name that is no resource class's, None where all are; allocations of a flavor name the same ones."""
+    wrong = next((name for name in names if not is_class_name(name)), None)
+    if wrong is None and len(_classes) < _CLASSES_MAX:
+        _classes.add(names)
+    return wrong
