@@ -51,8 +51,8 @@ def _absolute(
 ) -> list[Row]:
     """The best `most` hosts of the own shard, or of all when none of those passes."""
     view = scores.view
-    for row_scores in (scores.own, scores.scores):
-        ranked = _in_order(view, with_raw(view, row_scores, wishes), seed, barred)
+    for everywhere in (False, True):
+        ranked = _in_order(view, with_raw(view, scores.scores if everywhere else scores.own, wishes), seed, barred)
         if best := list(islice((row for row in ranked if _passes(scores, row, wishes, filters)), most)):
             return best
     return []

@@ -22,7 +22,7 @@ from commonplace.core.peaks import Peaks
 from commonplace.core.records import Build, Explanation, Miss
 from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
-from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join
+from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join, put_off
 from commonplace.core.view import View
 from commonplace.core.weighers import WEIGHERS
 
@@ -63,7 +63,7 @@ def plain_scores(view: View, ask: Ask) -> list[float]:
 
 
 class ScoreRow:
-    """The scores of every host for one ask; `own` is the same with −inf outside this replica's soft shard.
+    """The scores of every host for one ask; `own` is the same with −inf outside this replica's soft shard, and all that most choices read.
 
     Rows of one board are brought up to date together where that is cheaper.
     """
@@ -74,6 +74,7 @@ class ScoreRow:
         self.slot = self.board.enter(self)
         self.joined = False
         self.seen = -1  # serial number of the next change to take in, unless the board did
+        self.late: set[int] = set()  # hosts outside the shard whose changes are put off
         self._wanted = dict(ask.resources)
         self._planned_for: Any = None
         self._scalar = may_join(ask)
@@ -82,9 +83,9 @@ class ScoreRow:
     def look(self, rows: int) -> None:
         """Read so many hosts' scores in the board's matrices of now."""
         board = self.board
-        self.scores: Floats = board.scores[self.slot, :rows]
-        self.own: Floats = self.scores if board.own is board.scores else board.own[self.slot, :rows]
-        self._scores_at: Any = self.scores.data  # typeshed knows memoryviews of integers only
+        self._all: Floats = board.scores[self.slot, :rows]
+        self.own: Floats = self._all if board.own is board.scores else board.own[self.slot, :rows]
+        self._scores_at: Any = self._all.data  # typeshed knows memoryviews of integers only
         self._own_at: Any = self.own.data
         self._peaks: dict[bool, Peaks] = {}  # of one's own hosts or of all, where there are many
 
@@ -96,7 +97,7 @@ class ScoreRow:
         seen = self.seen
         if self.joined and board.seen > seen:
             seen = board.seen
-        if seen < view.changed_from or len(self.scores) != view.columns.rows:
+        if seen < view.changed_from or len(self.own) != view.columns.rows:
             self._start()
         elif seen < end:
             self._take_in(set(view.changed[seen - view.changed_from :]))
@@ -104,15 +105,30 @@ class ScoreRow:
         if self._scalar and not self.joined:
             board.join(self)
 
+    @property
+    def scores(self) -> Floats:
+        """The scores of all hosts, with what was put off. `refresh` first."""
+        if self.joined and self.board.late:
+            self.board.refresh_late()
+        if self.late:
+            self.view.write()
+            index = np.fromiter(self.late, np.intp, len(self.late))
+            self._all[index] = column_scores(self.view, self.ask, index)
+            self.late = set()
+        return self._all
+
     def _start(self) -> None:
         self.board.fit()
         columns = self.view.columns
         self.look(columns.rows)
-        self.scores[:] = scores = column_scores(self.view, self.ask, slice(None))
-        if self.own is not self.scores:
+        self.late = set()
+        self._all[:] = scores = column_scores(self.view, self.ask, slice(None))
+        if self.own is not self._all:
             self.own[:] = np.where(columns.mine[: columns.rows], scores, NEVER)
 
     def _take_in(self, rows: set[int]) -> None:
+        if self.own is not self._all:
+            rows = put_off(rows, self.view, self.late)
         count, columns = len(rows), self.view.columns
         if self.joined and (
             count > SCALAR_ROWS_MAX
@@ -124,15 +140,12 @@ class ScoreRow:
         if count <= SCALAR_ROWS_MAX and self._scalar:
             if self._planned_for is not columns.at:
                 self._plan()
-            mine, scores_at, own_at = columns.mine_at, self._scores_at, self._own_at
+            scores_at, own_at = self._scores_at, self._own_at
             for i in rows:
-                scores_at[i] = score = self._score(i)
-                own_at[i] = score if mine[i] else NEVER
+                scores_at[i] = own_at[i] = self._score(i)
         else:
             index = np.fromiter(rows, np.intp, count)
-            self.scores[index] = scores = column_scores(self.view, self.ask, index)
-            if self.own is not self.scores:
-                self.own[index] = np.where(columns.mine[index], scores, NEVER)
+            self._all[index] = self.own[index] = column_scores(self.view, self.ask, index)
 
     def strike(self, index: int) -> None:
         """Leave out a host, which a filter that has no column turned away for the whole ask, until it changes."""
@@ -187,7 +200,8 @@ class ScoreRow:
         """
         if len(self.own) == 0:
             return None
-        for scores in (self.own,) if self.own is self.scores else (self.own, self.scores):
+        for everywhere in (False,) if self.own is self._all else (False, True):
+            scores = self.scores if everywhere else self.own
             kept = bar(scores, barred) if barred else ()
             if among > 1:
                 pick = one_of_best(scores, among, crc32(seed))

@@ -2,6 +2,7 @@
 
     scores   a line per ask, a value per host: what `ScoreRow`s (ranking.py) read and choose from
     own      the same with −inf outside this replica's soft shard; the same memory where every host is in it
+    late     hosts outside the shard that changed: most choices never ask for their scores, so these are put off until one does
 
 A pass has the fixed cost of some twenty numpy calls, whether it scores one host for one ask or fifty for sixty-four: what asks require is
 a bound per figure of a host and ask, so that one comparison is most of the filters. The order of float operations is that of
@@ -36,7 +37,8 @@ class Member(Protocol):
     slot: int
     seen: int
     joined: bool
-    scores: Floats
+    own: Floats
+    late: set[int]
 
     def look(self, rows: int) -> None:
         """Read so many hosts' scores in the board's matrices of now."""
@@ -59,6 +61,7 @@ class Scoreboard:
         self.view = view
         self.scores: Floats = np.empty((0, 0))
         self.own: Floats = self.scores
+        self.late: set[int] = set()  # of every member
         self.members: list[Member] = []
         self.seen = -1  # every member has taken in the changes before this one
         self._rows = 0
@@ -93,6 +96,7 @@ class Scoreboard:
         whole = bool(columns.mine[: columns.rows].all())
         if self._rows != columns.rows or whole != (self.own is self.scores):
             self._drop(list(self.members), forget=True)
+            self.late = set()
             self._rows = columns.rows
             slots, room = self.scores.shape
             if room != columns.room or whole != (self.own is self.scores):
@@ -107,19 +111,22 @@ class Scoreboard:
         if not whole:
             self.own[: len(own), :kept] = own[:, :kept]
         for member in self._entered.values():
-            member.look(min(kept, len(member.scores)))
+            member.look(min(kept, len(member.own)))
 
     # -- members ------------------------------------------------------------------------------------------------------------------------
 
     def join(self, member: Member) -> None:
-        """Take in a row that is up to date."""
+        """Take in a row that is up to date but for hosts that it has put off."""
         member.joined = True
+        self.late |= member.late
+        member.late = set()
         self.members.append(member)
         self._planned_for = None
 
     def _drop(self, members: list[Member], forget: bool = False) -> None:
         for member in members:
             member.joined = False
+            member.late |= self.late
             member.seen = -1 if forget else max(member.seen, self.seen)
         self.members = [member for member in self.members if member.joined]
         self._planned_for = None
@@ -133,7 +140,7 @@ class Scoreboard:
     # -- passes -------------------------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Bring every member up to date."""
+        """Bring every member up to date, in this replica's shard."""
         view = self.view
         view.write()
         first = view.changed_from
@@ -146,15 +153,27 @@ class Scoreboard:
         if end - start > len(self.members):
             start = max(start, min([member.seen for member in self.members]))
         changed = set(view.changed[start - first :])
-        hosts = np.fromiter(changed, np.intp, len(changed))
-        if self._planned_for is not view.columns.at:
-            self._plan()
-        scores = self._score(hosts)
-        at = hosts[:, None]
-        self.scores[self._slots, at] = scores
         if self.own is not self.scores:
-            self.own[self._slots, at] = np.where(view.columns.mine[hosts][:, None], scores, NEVER)
+            changed = put_off(changed, view, self.late)
+        if changed:
+            self._take_in(changed, self.own)
         self.seen = end
+
+    def refresh_late(self) -> None:
+        """Bring every member up to date where that was put off."""
+        late, self.late = self.late, set()
+        if late and self.members:
+            self.view.write()
+            self._take_in(late, self.scores)
+
+    def _take_in(self, changed: set[int], own: Floats) -> None:
+        hosts = np.fromiter(changed, np.intp, len(changed))
+        if self._planned_for is not self.view.columns.at:
+            self._plan()
+        at = hosts[:, None]
+        self.scores[self._slots, at] = scores = self._score(hosts)
+        if own is not self.scores:
+            own[self._slots, at] = scores
 
     def _score(self, hosts: NDArray[np.intp]) -> Floats:
         """A line of scores for each host, in the order of the members."""
@@ -243,6 +262,14 @@ class Scoreboard:
         self._bounded = _lines([*(line("free", name) for name in classes), *limits])
         self._bounded_too = _lines([*(line("unit_max", name) for name in classes), *limits])
         self._least = np.array(least, np.int64).reshape(len(least), 1, len(asks))
+
+
+def put_off(changed: set[int], view: View, late: set[int]) -> set[int]:
+    """Those of the changed hosts that are in the shard; the others become late."""
+    mine = view.columns.mine_at
+    own = {index for index in changed if mine[index]}
+    late |= changed - own
+    return own
 
 
 def _lines(numbers: list[int]) -> NDArray[np.intp]:
