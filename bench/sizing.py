@@ -28,8 +28,8 @@ FLEET_US, BROKER_US, BROKER_REQUEST_US = 60, 20, 100
 """CPU of an agent and of the broker a report or decision where requests are full; the broker's a request where they are not."""
 CATCHUP_US, CATCHUP_INSTANCE_US = 75, 8
 """Reading and folding a host anew."""
-HOST_B, INSTANCE_B = 1_800, 500
-"""Resident in a replica."""
+HOST_B, INSTANCE_B = 1_950, 340
+"""Resident in a replica: `bench catchup`, with and without instances."""
 
 
 @dataclass(frozen=True)

@@ -259,3 +259,26 @@ def test_removed_hosts_are_not_counted_in_an_explanation() -> None:
     assert (explanation.evaluated, explanation.filters) == (1, {"status": 1})
     assert explanation.closest is not None
     assert explanation.closest.host == "h1"
+
+
+def test_hosts_of_several_shapes_have_their_own_columns() -> None:
+    view = View(1)
+    small, large = inventory(), {**inventory(), "VGPU": Inventory(total=4, min_unit=2)}
+    for i, shape in enumerate((small, small, large, small, large, large)):
+        report(view, f"h{i}", inventory=shape)
+    view.write()
+    assert view.columns.capacity["VGPU"][:6].tolist() == [0, 0, 4, 0, 4, 4]
+    assert view.columns.unit_min["VGPU"][:6].tolist() == [0, 0, 2, 0, 2, 2]
+    assert len(set(view.columns.capacity["VCPU"][:6].tolist())) == 1
+    assert view.columns.uneven == {"VGPU"}
+
+
+@pytest.mark.parametrize("name", ["a\x7fb", "a\u200bb", "a\u0085b", "a\\u0007b"])
+def test_a_snapshot_with_a_name_that_no_terminal_may_show_is_put_aside(name: str) -> None:
+    view = View(1)
+    ledger = report(view, "h1")
+    told = encode(ledger.snapshot("a")).decode()
+    held = f'"allocations":[{{"id":"{name}","resources":{{"VCPU":1}}}}]'
+    offset = sum(view.outcomes.values())
+    _, reason = view.fold(0, offset, 1_000, snapshot_key("h1", 0), f"{told[:-1]},{held}}}".encode(), 1_000)
+    assert "control characters" in reason

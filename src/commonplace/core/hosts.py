@@ -180,7 +180,9 @@ class HostState:
         self.host_hash = part_of(self.snapshot_inventory, record)
         known = self.allocations
         self.allocations = self.base = {a.id: a for a in record.allocations}
-        self.fresh = [a for a in record.allocations if a.id not in known] or NOTHING_FRESH
+        self.fresh = (
+            [a for a in record.allocations if a.id not in known] if known else record.allocations
+        ) or NOTHING_FRESH
         self.told, self.gone = _NOTHING, _NO_GONE
         self._count_all()
         self._watermark(record, log_time_ms)
@@ -382,7 +384,7 @@ def fold(state: HostState, key: Key, offset: int, log_time_ms: int, value: bytes
             return state.delta(record, upserts, log_time_ms), ""
         record = upserts
     elif isinstance(record, Snapshot):
-        reason = check_names(record.allocations)
+        reason = check_names(record.allocations, value)
         if not reason:
             return state.snapshot(record, log_time_ms), ""
         record = Bad(reason)

@@ -16,6 +16,7 @@ from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold
 from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, HostControl
+from commonplace.core.resources import Inventory
 from commonplace.core.rows import NONE_PENDING, Overlay, Row
 
 PUT_BACK_MS = 5_000
@@ -23,6 +24,9 @@ PUT_BACK_MS = 5_000
 
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
+
+Values = tuple[tuple[memoryview, ...], tuple[int, int, int, int]]
+"""A class's columns, and what a host has there: least, most and step of one allocation, capacity."""
 
 
 class View:
@@ -36,6 +40,7 @@ class View:
         self.controls: dict[str, HostControl] = {}
         self.groups: dict[str, dict[int, int]] = {}  # group → row → allocations of it there, pending ones included
         self.traits: dict[str, int] = {}  # trait → how many hosts have it
+        self._plan: tuple[Mapping[str, Inventory], object, list[Values]] = ({}, None, [])  # of the last inventory
         self._traitless = np.zeros(0, np.bool_)
         self._unwritten: list[Row] = []  # rows whose columns are behind their state
         self._stamps = 0  # sum of the rows' stamps
@@ -135,13 +140,25 @@ class View:
         for name in row.host.inventory:
             if name not in columns.free:
                 self._add_class(name)
-        for name, (_, least, most, step, capacity) in columns.at.items():
-            item = row.host.inventory.get(name)
-            capacity[i] = min(item.capacity, AMOUNT_BOUND) if item else 0
-            least[i], most[i], step[i] = (item.min_unit, item.unit_max, item.step_size) if item else (0, 0, 0)
-            if step[i] > 1 or least[i] > 1:
-                columns.uneven.add(name)
+        if self._plan[0] is not row.host.inventory or self._plan[1] is not columns.at:
+            self._plan = (row.host.inventory, columns.at, self._values(row.host.inventory))
+        for (_, least, most, step, capacity), values in self._plan[2]:
+            least[i], most[i], step[i], capacity[i] = values
         self._note(i)
+
+    def _values(self, inventory: Mapping[str, Inventory]) -> list[Values]:
+        """What the columns of each class are to say of a host with this inventory: of one shape there are many, one after the other."""
+        found: list[Values] = []
+        for name, cells in self.columns.at.items():
+            item = inventory.get(name)
+            if item is None:
+                values = (0, 0, 0, 0)
+            else:
+                values = (item.min_unit, item.unit_max, item.step_size, min(item.capacity, AMOUNT_BOUND))
+            if values[0] > 1 or values[2] > 1:
+                self.columns.uneven.add(name)
+            found.append((cells, values))
+        return found
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
