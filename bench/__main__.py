@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [--runs 3] [NAME…]     a JSON file a run under bench/results/, and a table of medians at the end
 
-About 35 minutes a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
+About half an hour a run; `--quick` is a smoke run of a few minutes whose figures mean nothing and are not kept.
 """
 
 import argparse
@@ -19,7 +19,7 @@ CALL: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main impo
 
 LARGE_HOSTS: Final = (
     *("loop", "--window", "2048", "--placement", "pack", "--lease", "2"),
-    *("--shape", "256vcpu:1024gb:16000gb"),
+    *("--shape", "512vcpu:2048gb:32000gb"),
 )
 """Hosts so large, and leases so short, that 1,000 of them hold what is granted meanwhile."""
 
@@ -28,7 +28,7 @@ SET: Final[dict[str, tuple[str, ...]]] = {
     "saturate-spread": ("loop", "--window", "4096"),
     "churn": (
         *("loop", "--mode", "churn", "--placement", "pack", "--shape", "16vcpu:128gb:4000gb"),
-        *("--hold", "15", "--window", "512", "--lease", "30"),
+        *("--hold", "8", "--window", "768", "--lease", "30"),
     ),
     "saturate-anti-affinity": ("loop", "--window", "4096", "--placement", "pack", "--asks", "anti-affinity"),
     "saturate-numa": ("loop", "--window", "4096", "--placement", "pack", "--asks", "numa"),

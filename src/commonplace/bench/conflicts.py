@@ -1,13 +1,11 @@
 """Conflicts: replicas that race for the same hosts in virtual time (racing.py), and how many of their claims are turned down.
 
-Nothing leaves, every instance is confirmed. CPU is that of the replicas' cores; what each of them folds is measured apart, by folding the
-run's own reports once more, because every replica folds everything and only the rest is shared among them.
+Nothing leaves, every instance is confirmed. CPU is that of the replicas' cores; what they spend on folding reports and writing columns is
+told apart, because every replica folds everything and only the rest is shared among them.
 """
 
 import random
 from collections.abc import Callable
-from itertools import groupby
-from time import process_time_ns
 from typing import Any
 
 from msgspec import Struct, to_builtins
@@ -15,10 +13,8 @@ from msgspec import Struct, to_builtins
 from commonplace.bench.cases import Case, fleet_of
 from commonplace.bench.facts import machine
 from commonplace.bench.flavors import HOST_SHAPE, flavors, profile
-from commonplace.bench.racing import HOST_PARTITIONS, Pace, Race, race
-from commonplace.collector import calmed
+from commonplace.bench.racing import Pace, Race, race
 from commonplace.core.records import Flavor
-from commonplace.core.view import View
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive
 
@@ -44,7 +40,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     found = {}
     for placement in plan.placements:
         tell(f"{plan.replicas} replicas {placement} {case.arrivals} requests on {plan.hosts} hosts")
-        found[placement] = _figures(race(case, profile(placement), plan.replicas, pace, plan.seed), plan.replicas)
+        found[placement] = _figures(race(case, profile(placement), plan.replicas, pace, plan.seed))
     return {
         "benchmark": "conflicts",
         "machine": machine(),
@@ -55,10 +51,10 @@ def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _figures(of: Race, replicas: int) -> dict[str, Any]:
+def _figures(of: Race) -> dict[str, Any]:
     figures = of.figures
     decided = figures.placed + figures.refused
-    all_us, folds_us = of.spent_ns / 1_000 / decided, replicas * _folding_ns(of) / 1_000 / decided
+    all_us, folds_us = of.spent_ns / 1_000 / decided, of.folding_ns / 1_000 / decided
     assert figures.end is not None
     return {
         "conflict_fraction": figures.conflict_fraction,
@@ -74,30 +70,6 @@ def _figures(of: Race, replicas: int) -> dict[str, Any]:
             "apart_from_folds": round(all_us - folds_us, 1),
         },
     }
-
-
-def _folding_ns(of: Race) -> int:
-    """CPU of folding once what the hosts reported during the race, columns written as often as a replica had new reports."""
-    view = View(HOST_PARTITIONS)
-    for partition, before in enumerate(of.hosts_before):
-        for record in of.logs.of["hosts", partition][:before]:
-            view.fold(partition, *record, 0)
-    view.write()
-    with calmed():
-        return _fold_on(view, of)
-
-
-def _fold_on(view: View, of: Race) -> int:
-    spent = 0
-    for partition, before in enumerate(of.hosts_before):
-        for _, together in groupby(of.logs.of["hosts", partition][before:], key=lambda record: record[1]):
-            records = list(together)
-            start = process_time_ns()
-            for offset, log_time_ms, key, value in records:
-                view.fold(partition, offset, log_time_ms, key, value, 0)
-            view.write()
-            spent += process_time_ns() - start
-    return spent
 
 
 def case_of(plan: Plan) -> Case:
