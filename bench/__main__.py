@@ -21,7 +21,7 @@ LARGE_HOSTS: Final = (
     *("loop", "--window", "2048", "--placement", "pack", "--lease", "2"),
     *("--shape", "512vcpu:2048gb:32000gb"),
 )
-"""Hosts so large, and leases so short, that 1,000 of them hold what is granted meanwhile."""
+"""Hosts so large, and leases so short, that 1,000 of them hold up to 10,000 grants a second (at 50 instances a host)."""
 
 SET: Final[dict[str, tuple[str, ...]]] = {
     "saturate-pack": ("loop", "--window", "4096", "--placement", "pack"),
