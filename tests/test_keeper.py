@@ -753,6 +753,16 @@ def test_a_claim_that_cannot_be_read_is_put_aside_and_passed(value: bytes) -> No
     assert log.reader().claims_through == 1
 
 
+def test_a_bad_claim_that_a_new_host_begins_behind_is_put_aside_by_whoever_reads_it_for_another_host() -> None:
+    log = Log()
+    Agent(log, "other").start()
+    log.put(b"h", b"garbage")
+    agent = Agent(log, "h", "other", name="later", now_ms=1_000).start()
+    assert (log.reader("h").claims_through, log.reader("other").claims_through) == (0, -1)
+    assert [(q.topic, q.offset) for q in agent.of(Quarantine)] == [("claims", 0)]
+    assert agent.ledger.settled == []
+
+
 def test_a_claim_on_the_wrong_partition_is_put_aside() -> None:
     keeper = Keeper("agent", [HostSpec(name="h", inventory=INVENTORY)], 4, "n", KeeperSettings())
     wrong = (partition_of("h", 4) + 1) % 4

@@ -377,17 +377,18 @@ class Keeper:
             if kept.partition != partition:
                 self._bad_claim(partition, offset, f"belongs on partition {kept.partition}", key, value)
                 continue
-            ledger = kept.ledger
-            if kept.phase != SERVING or ledger is None or offset <= ledger.claims_through:
+            ledger, host = kept.ledger, kept.spec.name
+            if kept.phase != SERVING or ledger is None:
                 continue
-            host = kept.spec.name
             record = decode("claims", value) if value is not None else Bad("no value")
-            if isinstance(record, Bad):
+            if not isinstance(record, Bad) and record.host != host:
+                record = Bad(f"key is of host {host}, record of {record.host}")
+            if isinstance(record, Bad):  # told whoever passed it before: a host that began behind it never met it
                 self._bad_claim(partition, offset, record.reason, key, value)
+            if offset <= ledger.claims_through:
+                continue
+            if isinstance(record, Bad):
                 self._apply(kept, Unreadable(offset, "version" if record.newer else "constraint"), now_ms)
-            elif record.host != host:
-                self._bad_claim(partition, offset, f"key is of host {host}, record of {record.host}", key, value)
-                self._apply(kept, Unreadable(offset, "constraint"), now_ms)
             else:
                 self._apply(kept, Taken(offset, log_time_ms, record), now_ms)
             dirty[host] = None
