@@ -22,7 +22,7 @@ def submit(world: World, item: plan.Submit) -> None:
     """A submitter asks; what follows is in the item."""
     frontend = world.frontend(item.frontend)
     if frontend is None:
-        world.at(world.now + RETRY_MS, submit, world, item)  # its frontend is about to come back
+        _later(world, RETRY_MS, partial(submit, world, item))  # its frontend is about to come back
         return
     frontend.submit(item)
     if item.again_ms >= 0:
