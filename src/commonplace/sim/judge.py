@@ -172,11 +172,19 @@ class Judge:
             return
         state = (self.host.facts.hash if self.host.reported >= 0 else self.facts[-1].hash) + self.sum
         step = (int(claim.expected, 16) - state) % MODULUS
-        if step and (len(self.unordered) > UNORDERED_MAX or step not in sums(self.unordered)):
+        if step and (len(self.unordered) > UNORDERED_MAX or step not in sums(self.unordered) | self._untold()):
             self._violated(
                 6,
                 f"grants the strict claim at {offset}, which expects {claim.expected}, on state {state % MODULUS:016x}",
             )
+
+    def _untold(self) -> set[int]:
+        """Steps to states that no report showed: the machine changed, and the operator's word was for a while that it is enabled."""
+        if len(self.facts) < 2:
+            return set()
+        rest, was = sums(self.unordered[1:]), self.facts[0].hash
+        words = [facts.said("enabled").hash - was for facts in self.facts]
+        return {(value + word) % MODULUS for value in rest for word in words}
 
     def _misfits(self, claim: Claim) -> Iterator[str]:
         """What of the checks of `fits` but room a claim fails, whatever order is taken."""

@@ -40,6 +40,11 @@ class Facts:
         self.hash = host_hash(self.inventory, self.traits, labels, self.status, self.cells)  # type: ignore[arg-type]  # by shape
         self._audited: audit.Facts | None = None
 
+    def said(self, status: str) -> "Facts":
+        """The same under another word of the operator's."""
+        inventory, traits, labels, _, cells = self.content
+        return Facts((inventory, traits, labels, status, cells))
+
     def capacity(self, name: str) -> int:
         """Amount of a class that may be allocated: ⌊(total − reserved) × thousandths / 1000⌋, at least 0; or what a cell has of a part."""
         if audit.IN_CELL in name:
