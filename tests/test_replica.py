@@ -6,7 +6,7 @@ import pytest
 
 from commonplace.core import replica_events as re
 from commonplace.core.codec import decode, encode
-from commonplace.core.deciding import DEADLINES_SWEPT_MIN
+from commonplace.core.deciding import DEADLINES_SWEPT_MIN, READ_BACK_MS
 from commonplace.core.deliveries import RESEND_MIN_MS
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
@@ -363,6 +363,53 @@ def test_what_is_not_delivered_is_sent_again_after_ever_longer_pauses() -> None:
     assert hand.replica.unacknowledged == 0
     hand.turn()
     assert hand.committed() == 1
+
+
+def lost_answer(hand: Hand, build: Build) -> re.SendDecision:
+    """A request is placed and its decision acknowledged; that the log lost it nobody says."""
+    (claim,) = hand.claims(build)
+    hand.grant(claim)
+    (decision,) = sends(hand.sent, re.SendDecision)
+    hand.acknowledge()
+    return decision
+
+
+def test_an_acknowledged_decision_that_is_not_read_back_by_the_deadline_is_written_again() -> None:
+    hand = Hand("h0", deadline_ms=20_000)
+    lost = lost_answer(hand, Build(id="a", flavor="small"))
+    assert sends(hand.tick(19_999), re.SendDecision) == []
+    (again,) = sends(hand.tick(201), re.SendDecision)
+    assert (again.value, again.result) == (lost.value, "again")
+    for _ in range(10):  # while the broker has not acknowledged it
+        assert sends(hand.tick(READ_BACK_MS), re.SendDecision) == []
+    hand.acknowledge()
+    (again,) = sends(hand.tick(READ_BACK_MS), re.SendDecision)
+    hand.acknowledge()
+    hand.read_back(again)
+    assert sends(hand.tick(10 * READ_BACK_MS), re.SendDecision) == []
+    assert not hand.replica.book.works
+    assert hand.replica.decider._deadlines == []
+
+
+def test_a_lost_decision_on_a_member_of_a_group_holds_the_next_one_up_for_seconds_only() -> None:
+    hand = Hand("h0", deadline_ms=60_000)
+    together = {"flavor": "small", "group": "g", "group_policy": "affinity"}
+    lost = lost_answer(hand, Build(id="a", **together))
+    hand.request(Build(id="b", **together))
+    assert sends(hand.tick(READ_BACK_MS - 1) + hand.turn(), re.SendClaim) == []
+    (again,) = sends(hand.tick(201), re.SendDecision)
+    assert again.value == lost.value
+    hand.read_back(again)
+    assert [decode("claims", claim.value).request for claim in sends(hand.turn(), re.SendClaim)] == ["b"]
+
+
+def test_an_expired_request_whose_answer_is_lost_is_told_again() -> None:
+    hand = Hand(deadline_ms=20_000)
+    hand.request(Build(id="a", flavor="small"))
+    (expired,) = sends(hand.tick(20_000), re.SendDecision)
+    hand.acknowledge()
+    (again,) = sends(hand.tick(READ_BACK_MS), re.SendDecision)
+    assert again.value == expired.value
 
 
 def test_what_another_decided_first_is_effective_and_ours_is_given_back() -> None:

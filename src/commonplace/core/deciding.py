@@ -28,6 +28,10 @@ from commonplace.core.work import ANSWERED, OPEN, Work
 DEADLINES_SWEPT_MIN: Final = 1_024
 """Below so many entries the heap of deadlines is not worth sweeping."""
 
+READ_BACK_MS: Final = 5_000
+"""An acknowledged decision that is not read back by its request's deadline is written again, each time after so long (for a member of a
+group, whose next one waits for it, after so long at once): a log that lost its tail may have lost it where the reader stood."""
+
 
 class Decider:
     """Answers works and sends what it answers; its `placer` ranks and claims for them and tells it the outcome.
@@ -132,6 +136,8 @@ class Decider:
     def _sent(self, work: Work, decision: Decision, now_ms: int) -> None:
         work.state = ANSWERED
         work.answer = encode(decision)
+        if serialised(work.build):
+            self._look_at(work, now_ms + READ_BACK_MS)
         waited_ms = max(0, now_ms - work.received_ms)
         self.deliver(
             work.partition, work.build.id, work.answer, work.offsets, decision.result, work.build.flavor, waited_ms
@@ -163,18 +169,29 @@ class Decider:
     def note_deadline(self, work: Work) -> None:
         """Remember when a request expires; the heap is swept when most of it is of requests decided long before their deadline."""
         if len(self._deadlines) >= max(DEADLINES_SWEPT_MIN, 2 * len(self._book.works)):
-            self._deadlines = [entry for entry in self._deadlines if entry[2].state == OPEN]
+            works = self._book.works
+            self._deadlines = [entry for entry in self._deadlines if works.get(entry[2].build.id) is entry[2]]
             heapq.heapify(self._deadlines)
+        self._look_at(work, work.deadline_ms)
+
+    def _look_at(self, work: Work, when_ms: int) -> None:
         self._opened += 1
-        heapq.heappush(self._deadlines, (work.deadline_ms, self._opened, work))
+        heapq.heappush(self._deadlines, (when_ms, self._opened, work))
 
     def expire(self, now_ms: int) -> None:
-        """Answer every request whose deadline has come."""
-        deadlines = self._deadlines
+        """Answer every request whose deadline has come, and say again what was answered and seems lost."""
+        deadlines, works, on_their_way = self._deadlines, self._book.works, None
         while deadlines and deadlines[0][0] <= now_ms:
             work = heapq.heappop(deadlines)[2]
+            if works.get(work.build.id) is not work:
+                continue
             if work.state == OPEN:
                 self.expired(work, now_ms)
+            else:
+                on_their_way = self._deliveries.requests() if on_their_way is None else on_their_way
+                if work.build.id not in on_their_way:
+                    self.deliver(work.partition, work.build.id, work.answer, [], "again", work.build.flavor, 0)
+            self._look_at(work, now_ms + READ_BACK_MS)
 
     def expired(self, work: Work, now_ms: int) -> None:
         """Answer a request that was not placed in time."""

@@ -51,6 +51,11 @@ class Deliveries:
         """Decisions and releases written, or to be written again, that nobody has acknowledged."""
         return len(self._under_way) + len(self._resends)
 
+    def requests(self) -> set[str]:
+        """Requests whose decision is written, or to be written again, and not acknowledged."""
+        both = [*self._under_way.values(), *(entry[2] for entry in self._resends)]
+        return {delivery.key.decode() for delivery in both if delivery.left is None}
+
     def decide(
         self,
         partition: int,

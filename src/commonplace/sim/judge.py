@@ -139,8 +139,9 @@ class Judge:
         claim: Claim | None = self._claim(offset, Claim, group[0])
         if claim is None:
             for entry in group:
-                if entry.allocation in self.after:
-                    self._add(self.after[entry.allocation])
+                shown = self.after.get(entry.allocation) or self._once_asked(entry.allocation)
+                if shown is not None:
+                    self._add(shown)
             return
         if claim.mode == "renew":
             self._violated(6, f"says it granted the claim at {offset}, which only renews")
@@ -165,6 +166,11 @@ class Judge:
             self._add(shown if shown is not None and alike else allocation)
             self.granted[allocation.id] = self.answered[offset].at_ms
             self.by_claim[allocation.id] = offset
+
+    def _once_asked(self, identity: str) -> Allocation | None:
+        """An allocation as the first claim asked for it: where reports were lost, claims that they answered are answered again."""
+        first = self.claims.get(identity)
+        return next((one for one in first[0].allocations if one.id == identity), None) if first is not None else None
 
     def _on_state(self, offset: int, claim: Claim) -> None:
         """A strict claim is granted only on the state it expects."""
@@ -324,7 +330,7 @@ class Judge:
             changed = not same_shape(was, shown) or was.becomes != shown.becomes
             if changed and shown.origin != "found" and not grown:
                 self._violated(6, f"changed the content of {identity}")
-            if was.state == "active" and shown.state == "leased":
+            if was.state == "active" and shown.state == "leased" and identity not in self.granted:  # else ended before
                 self._violated(5, f"turned {identity} from active to leased")
             if (
                 was.state == "leased"

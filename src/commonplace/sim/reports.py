@@ -65,6 +65,7 @@ class Reports:
             if kind == "start" or (epoch >= host.epoch and not host.removed):
                 host.spoil(delta=kind == "delta", why=wrong)
                 host.note(offset)
+                self._forged(host)
                 if not (isinstance(record, Bad) and record.newer):
                     self._seen.must_set_aside("hosts", partition, offset, wrong)
         elif isinstance(record, Start):
@@ -154,8 +155,7 @@ class Reports:
             host.stale = ""
         if self._seen.injecting:
             host.blind = FORGED
-            if self._answers.groups is not None:
-                self._answers.groups.forged.add(host.name)
+            self._forged(host)
         else:
             self._judge(host, record, after, facts, offset, at_ms)
             self._watermark(host, record, offset)
@@ -211,8 +211,14 @@ class Reports:
             self._findings.violated(9, text, ("hosts", host.partition, offset))
         host.generation = record.generation
         host.stale = "a delta on another base"
+        self._forged(host)
         host.blind = FORGED if self._seen.injecting else host.blind or "a delta rests on a snapshot that cannot be used"
         return False
+
+    def _forged(self, host: Host) -> None:
+        """Somebody wrote under a host's keys: what it holds readers cannot know until its agent's next snapshot, if there is one."""
+        if self._seen.injecting and self._answers.groups is not None:
+            self._answers.groups.forged.add(host.name)
 
     def _judge(
         self, host: Host, record: Snapshot | Delta, after: dict[str, Any], facts: Any, offset: int, at_ms: int

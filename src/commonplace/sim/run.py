@@ -115,7 +115,7 @@ def _quiet(world: World) -> None:
         _revive(world)
         world.run_until(world.now + step)
         unrest = restless(world)
-        if not unrest:
+        if not unrest and (world.now > limit or not _unserved(world)):
             break
         if world.now > limit:
             world.checkers.violations.append(Violation(4, f"the world does not come to rest: {unrest}"))
@@ -133,10 +133,14 @@ def _revive(world: World) -> None:
         for agent in [agent for agent in world.agents if host in agent.hosts]:
             world.kill(agent, plan.Fault(kind="restart", what="sent", ms=-1))
         repair(world, host)
-    for unit, hosts in enumerate(world.units):
-        served = {host for agent in world.agents if agent.unit == unit for host in agent.serving()}
-        if any(host not in served for host in hosts):
-            world.start_agent(unit)
+    for unit in _unserved(world):
+        world.start_agent(unit)
+
+
+def _unserved(world: World) -> list[int]:
+    """Units that have a host without an agent: one that faults left paused may have ended since it went on, fenced."""
+    served = {(agent.unit, host) for agent in world.agents for host in agent.serving()}
+    return [unit for unit, hosts in enumerate(world.units) if any((unit, host) not in served for host in hosts)]
 
 
 def restless(world: World) -> str:

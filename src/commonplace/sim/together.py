@@ -22,9 +22,7 @@ class Together:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
         self._granted: dict[str, dict[str, str]] = {}  # group → allocation → host that granted it, decided or not
-        self.forged: set[str] = (
-            set()
-        )  # hosts in whose name somebody reported: for a moment they seemed to hold what was forged
+        self.forged: set[str] = set()  # hosts under whose keys somebody wrote: what they hold nobody could know
         self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
         self._knew: dict[str, frozenset[str]] = {}  # allocation → what its replica knew so when it claimed it first
 
