@@ -393,7 +393,7 @@ def test_an_acknowledged_decision_that_is_not_read_back_by_the_deadline_is_writt
 
 def test_a_lost_decision_on_a_member_of_a_group_holds_the_next_one_up_for_seconds_only() -> None:
     hand = Hand("h0", deadline_ms=60_000)
-    together = {"flavor": "small", "group": "g", "group_policy": "affinity"}
+    together: dict[str, Any] = {"flavor": "small", "group": "g", "group_policy": "affinity"}
     lost = lost_answer(hand, Build(id="a", **together))
     hand.request(Build(id="b", **together))
     assert sends(hand.tick(READ_BACK_MS - 1) + hand.turn(), re.SendClaim) == []
