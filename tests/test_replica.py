@@ -369,9 +369,9 @@ def lost_answer(hand: Hand, build: Build) -> re.SendDecision:
     """A request is placed and its decision acknowledged; that the log lost it nobody says."""
     (claim,) = hand.claims(build)
     hand.grant(claim)
-    (decision,) = sends(hand.sent, re.SendDecision)
+    decisions: list[re.SendDecision] = sends(hand.sent, re.SendDecision)
     hand.acknowledge()
-    return decision
+    return decisions[0]
 
 
 def test_an_acknowledged_decision_that_is_not_read_back_by_the_deadline_is_written_again() -> None:
