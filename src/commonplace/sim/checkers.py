@@ -114,8 +114,8 @@ class Checkers:
         elif topic == "decisions":
             self.answers.lossy = True
 
-    def truncated(self, topic: str, partition: int, end: int) -> None:
-        """An unclean election lost what stood from `end` on."""
+    def truncated(self, topic: str, partition: int, end: int, left: Collection[int] | None = None) -> None:
+        """An unclean election lost what stood from `end` on; `left` are the offsets that compaction had left below, None for all."""
         was = self._seen.ends.get((topic, partition), 0)
         if end >= was:
             return
@@ -124,7 +124,7 @@ class Checkers:
         for place in lost:
             del self._seen.bad[place]
         if topic == "hosts":
-            self.reports.lose(partition, end)
+            self.reports.lose(partition, end, lambda offset: left is None or offset in left)
         elif topic == "claims":
             self._lose_claims(partition, end)
             self._seen.cut_claims.add(partition)

@@ -162,7 +162,8 @@ def _truncate(world: World, fault: plan.Fault) -> bool:
     if end < 0:
         return False
     topic.truncate(partition, end)
-    world.checkers.truncated(topic.name, partition, end)
+    left = {raw[0] for raw in topic.read(partition, topic.begin(partition), end)[0]}
+    world.checkers.truncated(topic.name, partition, end, left)
     for source in world.readers[topic.name][partition]:
         if source.position > end:
             source.position = (

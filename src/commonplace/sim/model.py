@@ -101,7 +101,9 @@ class Host:
         self.builds = 0
         self.said_hash = ""  # by the last report
         self.removed = False
-        self.outbid = False  # its agent's last report is void, because a forged one took the generation first
+        self.outbid = (
+            False  # readers differ until its next report: a forged one took the generation of the last, or it was lost
+        )
         self.blind = ""
         self.fresh = False
         self.topic, self.through = "", -1
@@ -154,7 +156,8 @@ class Host:
     def note(self, offset: int) -> None:
         """Remember the state at `offset` for digests: nothing while the host is stale or removed.
 
-        Unsure where a report forged in its name outbid its agent: compaction leaves the agent's, which live readers hold void.
+        Unsure where a report forged in its name outbid its agent: compaction leaves the agent's, which live readers hold void. And where
+        compaction took what only a report replaced that was lost.
         """
         if self.outbid:
             self.history.append((offset, -2, 0, 0, 0))

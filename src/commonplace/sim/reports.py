@@ -4,7 +4,7 @@ record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from commonplace.core.codec import Bad, decode
@@ -362,8 +362,12 @@ class Reports:
         if not self._seen.injecting:
             host.blind = ""
 
-    def lose(self, partition: int, end: int) -> None:
-        """Fold what is left anew; ledgers that live may know more than the log does, so nothing follows from it at once."""
+    def lose(self, partition: int, end: int, stands: Callable[[int], bool] = lambda _: True) -> None:
+        """Fold what is left anew; ledgers that live may know more than the log does, so nothing follows from it at once.
+
+        `stands` tells of an offset below `end` whether compaction left it. It may have taken what only a lost record replaced: who read
+        that before still has it, and who comes later does not.
+        """
         self._answers.hosts_lossy = True
         self._seen.lost_hosts.add(partition)
         kept = [raw for raw in self._raws[partition] if raw[0] < end]
@@ -381,6 +385,12 @@ class Reports:
         for host in self.hosts.values():
             if host.partition == partition:
                 host.blind, host.claims = "reports were lost", claims.get(host.name, host.claims)
+        newest = {key: offset for offset, _, key, _ in kept}
+        for key, offset in newest.items():
+            if key in self._keys and not stands(offset):
+                host = self._keys[key][0]
+                host.outbid = True
+                host.note(end - 1)
 
     def digest_at(self, positions: Mapping[int, int]) -> tuple[int, set[str]]:
         """State digest of the hosts that are not stale, as everything ever appended below `positions` makes it, and whom it leaves out:
