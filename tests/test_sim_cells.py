@@ -121,6 +121,14 @@ def test_a_cpu_of_two_allocations_is_given_twice_unless_the_facts_before_had_it_
     assert list(misgiven(one, claim(one), {"a": one}, [FACTS, smaller])) == []  # taken before the cells went
 
 
+def test_what_a_replaced_allocation_had_is_kept_though_the_host_offers_it_no_more() -> None:
+    old = held({"0": {"PCPU": 1}}, id="old", assigned={"0": Assigned(cpus="3")})
+    new = held({"0": {"PCPU": 1}}, assigned={"0": Assigned(cpus="3")})
+    assert list(misgiven(new, claim(new), {"a": new}, [FACTS], old)) == []
+    both = {"a": new, "old": old}
+    assert list(misgiven(new, claim(new), both, [FACTS], old)) == ["gave a cpu 3 of cell 0: 2 of 0 are used"]
+
+
 def test_hosts_say_in_all_what_their_cells_have() -> None:
     assert {name: item.total for name, item in inventory_of(CONFIG, 8, 1).items()} == {
         "VCPU": 8, "PCPU": 8, "MEMORY_MB": 4_096 * 16, "VGPU": 12,

@@ -110,18 +110,24 @@ def _by_number(facts: Facts) -> set[str]:
 # --- what is given -----------------------------------------------------------------------------------------------------------------------
 
 
-def misgiven(allocation: Allocation, claim: Claim | None, held: Held, facts: Sequence[Facts]) -> Iterator[str]:
-    """What an allocation was given by number that is not there, is somebody else's, or is not as was claimed, whichever facts held."""
-    found = [list(_misgiven(allocation, claim, held, one)) for one in facts]
+def misgiven(
+    allocation: Allocation, claim: Claim | None, held: Held, facts: Sequence[Facts], old: Allocation | None = None
+) -> Iterator[str]:
+    """What an allocation was given by number that is not there, is somebody else's, or is not as was claimed, whichever facts held.
+
+    What `old` had, which it replaced, it may keep though the host offers it no more.
+    """
+    kept = _numbered(old) if old is not None else {}
+    found = [list(_misgiven(allocation, claim, held, one, kept)) for one in facts]
     if all(found):
         yield from found[-1]
 
 
-def _misgiven(allocation: Allocation, claim: Claim | None, held: Held, facts: Facts) -> Iterator[str]:
+def _misgiven(allocation: Allocation, claim: Claim | None, held: Held, facts: Facts, kept: Amounts) -> Iterator[str]:
     given = _numbered(allocation)
     for name, amount in given.items():
         used = amount + sum(_numbered(other).get(name, 0) for other in held.values() if other.id != allocation.id)
-        if used > facts.capacity(name):
+        if used > max(facts.capacity(name), kept.get(name, 0)):
             yield f"gave {allocation.id} {name}: {used} of {facts.capacity(name)} are used"
     for cell, parts in allocation.cells.items():
         here = facts.cells.get(cell)
