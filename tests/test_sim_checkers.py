@@ -584,6 +584,20 @@ def loser_lapses_whose_release_was_lost_or_whose_owner_changed(p: Watched) -> No
 
 
 @legal
+def loser_lapses_whose_renewal_waited_in_an_outbox_while_its_owner_changed(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.checkers.claims("r1.1-2")
+    p.tick(1)
+    p.placed("r-2", "a-2")
+    p.checkers.assigned("r1.1", 0)
+    p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
+    p.tick(LEASE_MS)
+    p.delta(settled=p.end("lapsed", "r1.1-2"))
+    p.checkers.settled(p.now_ms, {}, calm_ms=0)
+
+
+@legal
 def inventory_shrinks_under_what_is_held(p: Watched) -> None:
     p.placed("r-1", "a-1", vcpu=8)
     p.host().inventory = {"VCPU": {"total": 4}}

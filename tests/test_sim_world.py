@@ -212,7 +212,7 @@ def test_every_checker_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     run(schedule)
     world = ["appended", "marked", "claims_read", "recreated", "truncated", "expired", "settled"]
-    replicas = ["serves", "assigned", "lost", "decides", "commits", "told", "digest", "accounts"]
+    replicas = ["serves", "assigned", "lost", "claims", "decides", "commits", "told", "digest", "accounts"]
     assert [name for name in world + replicas if not fed[name]] == []
 
 

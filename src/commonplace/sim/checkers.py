@@ -270,6 +270,10 @@ class Checkers:
         """A replica hands a decision to its outbox; `again`: one that it or somebody else wrote before (invariants 3 and 7)."""
         self.owners.decides(replica, partition, value, now_ms, again=again, judged=not self.answers.hosts_lossy)
 
+    def claims(self, allocation: str) -> None:
+        """A replica hands a claim or a renewal to its outbox."""
+        self.owners.claims(allocation)
+
     def releases(self, value: bytes) -> None:
         """A replica hands a release to its outbox (invariant 2)."""
         self.owners.releases(value)

@@ -24,6 +24,9 @@ class Owners:
         ] = {}  # replica → request partition → how many records stood when it was told
         self._serving: dict[str, int] = {}
         self._sent: dict[str, dict[str, int]] = {}  # allocation → name of a replica → its last claim or renewal of it
+        self._handed: dict[
+            str, int
+        ] = {}  # allocation → when its last claim or renewal went to an outbox, which may be later
         self._given_up: set[str] = set()  # allocations that some owner handed a release for
         self.lapses: dict[str, tuple[int, Place]] = {}  # allocation → when its lapse was reported, and where
         self.lossy: Collection[int] = ()  # partitions of claims that lost records
@@ -55,6 +58,10 @@ class Owners:
         self._records += 1
         for allocation in claim.allocations:
             self._sent.setdefault(allocation.id, {})[claim.replica] = self._records
+
+    def claims(self, allocation: str) -> None:
+        """A replica hands a claim or a renewal to its outbox."""
+        self._handed[allocation] = self._records
 
     def releases(self, value: bytes) -> None:
         """A replica hands a release to its outbox."""
@@ -108,7 +115,9 @@ class Owners:
             for key, offset, decided_ms in self._decisions_on(identity):
                 since = self._since[replica].get(key[0])
                 sent = self._sent.get(identity, {})
-                if since is not None and sent and since < min(sent.values()) and decided_ms < calm_ms:
+                # what was in an outbox when it lost the partition may stand there only once it owns it again
+                asked = min(self._handed.get(identity, self._records), *sent.values()) if sent else -1
+                if since is not None and since < asked and decided_ms < calm_ms:
                     text = f"{replica} claimed {identity} for {key[1]} and owns it still, and let it lapse: the decision does not name it"
                     self._findings.violated(2, text, here, ("decisions", key[0], offset))
 

@@ -409,6 +409,7 @@ class ReplicaProcess(Process):
 
     def _send_claim(self, effect: SendClaim) -> None:
         allocation = effect.allocation
+        self.world.checkers.claims(allocation)
         kind = "renew" if allocation in self.replica.placer.renewals else "claim"
         self.send(
             kind,
