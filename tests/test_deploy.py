@@ -80,6 +80,25 @@ def test_unit_is_not_restarted_when_fenced_or_unusable(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_unit_is_started_for_as_long_as_no_broker_answers(unit: Path) -> None:
+    # systemd counts every start, also those that ended with exit code 6; 0 is no limit
+    assert entries(unit, "StartLimitIntervalSec") == ["0"]
+    (between_s,) = entries(unit, "RestartSec")
+    assert int(between_s) >= 2
+
+
+def test_the_address_that_the_operations_page_gives_a_replica_is_read_by_its_unit() -> None:
+    (line,) = re.findall(
+        r"^for i in 1 2; do echo (\S+) > (\S+); done$", (ROOT / "docs" / "operations.md").read_text(), re.M
+    )
+    assignment, file = (word.replace("$i", "1") for word in line)
+    assert f"-{file}".replace("-1", "-%i") in entries(DEPLOY / "commonplace-scheduler@.service", "EnvironmentFile")
+    environ = dict([assignment.split("=", 1)])
+    told = settings.load(DEPLOY / "commonplace.toml", environ=environ, system_config=Path("/nonexistent"))
+    assert told.scheduler.http == "127.0.0.1:9101"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_unit_runs_a_command_that_exists(unit: Path) -> None:
     (start,) = entries(unit, "ExecStart")
     program, *words = start.split()
@@ -125,6 +144,14 @@ def test_image_runs_as_a_numbered_user_that_is_not_root_and_has_a_health_check()
     assert [word for word, _ in words].index("USER") > [word for word, _ in words].index("COPY")
     assert any(word == "HEALTHCHECK" and "/livez" in rest for word, rest in words)
     assert ("ENTRYPOINT", '["commonplace"]') in words
+
+
+def test_the_container_of_the_operations_page_is_heard_from_outside_and_by_its_own_health_check() -> None:
+    (run,) = re.findall(r"^docker run (.*)$", (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " "), re.M)
+    command = run.partition(" commonplace ")[2].split()
+    check_command(command)
+    assert command[command.index("--http") + 1] == "0.0.0.0:8080"
+    assert any(word == "HEALTHCHECK" and "127.0.0.1:8080/livez" in rest for word, rest in instructions())
 
 
 def test_image_copies_only_what_exists_and_is_not_ignored() -> None:
