@@ -1,6 +1,8 @@
-"""The page of bounds is complete: every setting is on it, and every test it names is there."""
+"""The pages of bounds are complete: every setting and every bound of the wire is on them, and every test they name is there."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -28,3 +30,39 @@ def test_every_maximum_is_a_bound() -> None:
 def test_the_test_that_reaches_a_bound_is_there(setting: str) -> None:
     file, _, name = BOUNDS[setting].partition("::")
     assert f"def {name}(" in (TESTS / file).read_text()
+
+
+# --- the wire -------------------------------------------------------------------------------------------------------
+
+SCHEMA = json.loads((TESTS / "golden" / "schema.json").read_text())
+WIRE = (TESTS.parent / "docs" / "protocol.md").read_text().partition("## Sizes and bounds")[2].partition("\n## ")[0]
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in WIRE.splitlines() if line.startswith("| ")]
+OF_ALL = {2**53 - 1, 604_800_000}
+"""Integers, durations: their bounds are those of their kind."""
+
+
+def bounded(node: object, field: str = "") -> Iterator[tuple[str, str, int]]:
+    """Field, kind and value of every bound in the schema; strings of names and of common length left out."""
+    if isinstance(node, list):
+        for item in node:
+            yield from bounded(item, field)
+    if isinstance(node, dict):
+        for kind, least in (("maxItems", 1), ("maxProperties", 1), ("maximum", 1), ("maxLength", 129)):
+            if least <= node.get(kind, 0) and node[kind] not in OF_ALL:
+                yield field, kind, node[kind]
+        for key, value in node.items():
+            if key == "properties":
+                for name, below in value.items():
+                    yield from bounded(below, name)
+            else:
+                yield from bounded(value, field)
+
+
+@pytest.mark.parametrize(("field", "kind", "bound"), sorted(set(bounded(list(SCHEMA.values())))))
+def test_every_bound_of_the_wire_is_on_the_protocol_page(field: str, kind: str, bound: int) -> None:
+    said = f"{bound:,}"
+    if kind == "maxLength":
+        assert [row for row in ROWS if f"{said} characters" in row[1] and f"`{field}`" in row[0]]
+    else:
+        column = 2 if kind == "maximum" else 1
+        assert [row for row in ROWS if row[0] == said and f"`{field}`" in row[column]]

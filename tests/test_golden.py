@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from commonplace.core import records
+from commonplace.core.catalog import Catalog
 from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.filters import FILTERS
 from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
 from commonplace.core.records import (
     VERSION,
@@ -49,6 +51,7 @@ from commonplace.core.records import (
     Whole,
 )
 from commonplace.core.resources import Inventory
+from commonplace.ops import render
 
 GOLDEN = Path(__file__).parent / "golden"
 PROTOCOL = Path(__file__).parents[1] / "docs" / "protocol.md"
@@ -310,23 +313,23 @@ RECORDS: dict[str, tuple[str, Record]] = {
             message="0 of 500 hosts",
             position=Position(2, 912),
             replica="r1",
-            flavor="m1.large",
+            flavor="db.full",
             explanation=Explanation(
                 evaluated=500,
-                filters={"memory": 310, "traits": 150, "status": 40},
-                without={"memory": 290, "traits": 12},
-                closest=Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
+                filters={"status": 40, "traits": 150, "capacity": 310},
+                without={"traits": 12, "capacity": 290},
+                closest=Miss(host="host-0042", filter="capacity", resource="MEMORY_MB", needed=16384, had=14336),
                 samples=[
-                    Miss(host="host-0042", filter="memory", resource="MEMORY_MB", needed=16384, had=14336),
-                    Miss(host="host-0007", filter="traits", detail="lacks HW_CPU_X86_AVX512F"),
                     Miss(host="host-0012", filter="status", detail="draining"),
+                    Miss(host="host-0007", filter="traits", detail="lacks HW_CPU_X86_AVX512F"),
+                    Miss(host="host-0042", filter="capacity", resource="MEMORY_MB", needed=16384, had=14336),
                 ],
                 positions={"0": 4711, "1": 4650},
             ),
         ),
     ),
     "flavor": ("control", Flavor(name="m1.medium", resources=ASKED, traits_required=("HW_CPU_X86_AVX2",), spread=3)),
-    "profile": ("control", Profile(name="packing", weighers={"vcpu": -1.0, "memory": -1.0}, builds_max=4)),
+    "profile": ("control", Profile(name="packing", weighers={"cpu": -1.0, "ram": -1.0}, builds_max=4)),
     "flavor_numa": (
         "control",
         Flavor(
@@ -380,7 +383,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
             decisions=1200,
             conflict_fraction=0.02,
             digest="00c0ffee00c0ffee",
-            positions={"0": 4711},
+            positions={"commonplace.default.hosts [0]": 4711},
         ),
     ),
     "quarantined": (
@@ -431,6 +434,28 @@ def test_golden_bytes_decode_to_the_record(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_protocol_page_shows_the_golden_record(name: str) -> None:
     assert (GOLDEN / f"{name}.json").read_text().strip() in PROTOCOL.read_text(), f"docs/protocol.md lacks {name}"
+
+
+@pytest.mark.parametrize("name", [name for name, (topic, _) in RECORDS.items() if topic == "control"])
+def test_golden_control_record_is_one_that_schedulers_use(name: str) -> None:
+    kind, record = name.partition("_")[0], RECORDS[name][1]
+    key = kind if isinstance(record, Routing) else f"{kind}/{msgspec.structs.asdict(record)['name']}"
+    assert Catalog("default").fold(key.encode(), encode(record))[2] == ""
+
+
+def test_golden_refusal_names_filters_in_the_order_they_are_asked() -> None:
+    decision = RECORDS["decision_refused"][1]
+    assert isinstance(decision, Decision)
+    told = decision.explanation
+    assert told is not None
+    asked = [name for name, _, _ in FILTERS if name in told.filters]
+    assert list(told.filters) == [sample.filter for sample in told.samples] == asked
+
+
+def test_golden_refusal_is_the_one_that_the_readme_shows_to_a_person() -> None:
+    decision = RECORDS["decision_refused"][1]
+    assert isinstance(decision, Decision)
+    assert "\n".join(render.decision(decision)) in (PROTOCOL.parent.parent / "README.md").read_text()
 
 
 def without_words(node: Any) -> Any:

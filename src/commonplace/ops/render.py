@@ -1,6 +1,6 @@
 """A decision as a person reads it: pure, text in lines; the last line says what to do.
 
-no valid host for r-7f3a (m1.large × 1): 0 of 500 hosts
+no valid host for r-7f3b (db.full × 1): 0 of 500 hosts
   310 capacity    needs 16384 MB of memory, most free 14336 on host-0042
   150 traits      lacks HW_CPU_X86_AVX512F (host-0007)
    40 status      draining (host-0012)
