@@ -14,7 +14,9 @@ from typer._click.exceptions import MissingParameter
 
 from commonplace.cli import common
 from commonplace.cli.main import COMMANDS, app
+from commonplace.ops.audit import findings as audit
 from commonplace.settings import SECTIONS
+from commonplace.sim import findings as sim
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
@@ -111,6 +113,21 @@ def test_settings_on_a_page_exist(page: Path) -> None:
     named = [found for word in _INLINE.findall(page.read_text()) if (found := _SETTING.match(word))]
     known = {(name, f.name) for name, section in SECTIONS.items() for f in msgspec.structs.fields(section)}
     assert [m[0] for m in named if (m[1], m[2]) not in known] == []
+
+
+def test_simulator_and_audit_judge_the_invariants_of_the_architecture_page_by_its_numbers() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Invariants\n")[2].partition("\n## ")[0]
+    judged = {int(number): by for number, by in re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)}
+    assert {number for number, by in judged.items() if "simulator" in by} == set(sim.INVARIANTS)
+    assert {number for number, by in judged.items() if "audit" in by} == set(audit.INVARIANTS)
+
+
+def test_a_rule_that_is_named_by_number_is_on_the_architecture_page() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Rules\n")[2].partition("\n## ")[0]
+    rules = set(re.findall(r"^(\d+)\. \*\*", page, re.MULTILINE))
+    named = {rule for path in (ROOT / "src").rglob("*.py") for rule in re.findall(r"\(rules? (\d+)", path.read_text())}
+    assert len(named) > 5
+    assert named <= rules
 
 
 def test_every_command_is_on_a_page() -> None:

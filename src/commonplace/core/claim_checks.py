@@ -1,4 +1,4 @@
-"""Whether a host may grant a claim: the checks of `fits`, and the compare-and-swap of `strict` (rule 4)."""
+"""Whether a host may grant a claim: the checks of `fits`, and the compare-and-swap of `strict` (rule 3)."""
 
 from collections.abc import Iterable
 

@@ -15,9 +15,9 @@ INVARIANTS: Final = {
     8: "same positions, same state",
     9: "void reports never apply",
     10: "nothing is passed over in silence",
-    11: "members of a group are placed together, or apart, as it asks",
+    12: "members of a group are placed together, or apart, as it asks",
 }
-"""The invariants by their number in the architecture page; 11 is rule 8."""
+"""The invariants by their number in the architecture page; 11 is about several pools, and 12 judged of groups (rule 8)."""
 
 VIOLATIONS_MAX: Final = 50
 """Violations of one schedule that are kept; what follows from a broken ledger says nothing new."""

@@ -12,7 +12,7 @@ from commonplace.core.records import Build, Decision
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Host
 
-NUMBER: Final = 11
+NUMBER: Final = 12
 
 
 class Together:

@@ -17,7 +17,7 @@ INVARIANTS: Final = {
     11: "a host reports to one pool",
     12: "what is placed is where its request lets it be",
 }
-"""The invariants that the raw topics can prove, by their number in docs/audit.md."""
+"""The invariants that the raw topics can prove, by their number in the architecture page; docs/audit.md says how."""
 
 SHOWN_MAX: Final = 100
 """Most violations kept in full per invariant; the count goes on."""
