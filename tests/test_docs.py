@@ -12,14 +12,19 @@ import pytest
 import typer
 from typer._click.exceptions import MissingParameter
 
+from commonplace.agent.machine import measured_load
 from commonplace.cli import common
 from commonplace.cli.main import COMMANDS, app
+from commonplace.core.filter_table import ON_COLUMNS, TABLE
+from commonplace.core.raw_weighers import RAW
 from commonplace.ops.audit import findings as audit
 from commonplace.settings import SECTIONS
 from commonplace.sim import findings as sim
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+
+IN_PROFILES: Final = frozenset({*TABLE, *ON_COLUMNS, *RAW})  # as shipped: other tests load plugins
 
 _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
@@ -128,6 +133,11 @@ def test_a_rule_that_is_named_by_number_is_on_the_architecture_page() -> None:
     named = {rule for path in (ROOT / "src").rglob("*.py") for rule in re.findall(r"\(rules? (\d+)", path.read_text())}
     assert len(named) > 5
     assert named <= rules
+
+
+def test_what_a_profile_may_name_and_what_the_host_driver_measures_is_on_the_page_of_profiles() -> None:
+    words = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "profiles.md").read_text()))
+    assert {*IN_PROFILES, *measured_load("/")} - words == set()
 
 
 def test_every_command_is_on_a_page() -> None:
