@@ -120,6 +120,16 @@ def test_settings_on_a_page_exist(page: Path) -> None:
     assert [m[0] for m in named if (m[1], m[2]) not in known] == []
 
 
+def test_every_package_and_every_module_of_the_core_is_on_the_map() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Map\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE))
+    shown = {word for cell in named for word in _INLINE.findall(cell)}
+    source = ROOT / "src" / "commonplace"
+    core = {f"core/{path.stem}" for path in (source / "core").glob("[!_]*.py")}
+    packages = {f"{path.parent.name}/" for path in source.glob("*/__init__.py")} - {"core/"}
+    assert shown == core | packages
+
+
 def test_simulator_and_audit_judge_the_invariants_of_the_architecture_page_by_its_numbers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Invariants\n")[2].partition("\n## ")[0]
     judged = {int(number): by for number, by in re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)}
