@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, StaticDriver, Up
 from commonplace.agent.fleet import drivers
@@ -313,6 +314,75 @@ def test_a_command_that_is_missing_or_hangs_fails_its_allocation() -> None:
     )
     hanging.start(allocation())
     assert until(hanging, bool) == [Failed("a1", "no end within 0.1 s, killed")]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> HostDriverSettings:
+    """Commands that leave a running instance as it is, and stop one once `go` is there; `log` says what they did, in order."""
+    (tmp_path / "vms").mkdir()
+    done = "(state.parent / 'log').open('a').write"
+    start = script(tmp_path / "start", f"(state / sys.argv[1]).touch()\n{done}('+')")
+    stop = script(
+        tmp_path / "stop",
+        f"import time\ntime.sleep(0.3)\n(state / sys.argv[1]).unlink(missing_ok=True)\n{done}('-')",
+    )
+    return HostDriverSettings(start_command=(start, "{instance}"), stop_command=(stop, "{instance}"))
+
+
+def test_a_resize_starts_the_instance_once_its_stop_has_ended(slow: HostDriverSettings, tmp_path: Path) -> None:
+    driver = HostDriver(slow)
+    driver.start(old := allocation())
+    until(driver, bool)
+    driver.stop("a1")
+    driver.start(replace(old, id="a2", replaces="a1"))
+    assert driver.poll(0.0) == []
+    (tmp_path / "go").touch()
+    assert driver.due() == 0.0
+    assert until(driver, bool) == [Up("a2")]
+    assert (tmp_path / "log").read_text() == "+-+"
+    assert (tmp_path / "vms" / "vm-a1").exists()
+
+
+def test_what_waits_for_a_stop_of_its_instance_can_be_stopped_and_others_do_not_wait(
+    slow: HostDriverSettings, tmp_path: Path
+) -> None:
+    driver = HostDriver(slow)
+    driver.start(old := allocation())
+    until(driver, bool)
+    driver.stop("a1")
+    driver.start(replace(old, id="a2"))
+    driver.start(allocation("b1"))
+    assert until(driver, bool) == [Up("b1")]
+    assert (tmp_path / "log").read_text() == "++"
+    driver.stop("a2")
+    (tmp_path / "go").touch()
+    assert until(driver, lambda _: driver.due() == float("inf")) == []
+    assert (tmp_path / "log").read_text() == "++-"
+
+
+def test_an_instance_that_a_later_allocation_has_too_outlives_the_release_of_the_first(
+    slow: HostDriverSettings, tmp_path: Path
+) -> None:
+    driver = HostDriver(slow)
+    driver.start(old := allocation())
+    driver.start(replace(old, id="a2"))
+    until(driver, lambda events: len(events) == 2)
+    driver.stop("a1")
+    assert driver.due() == float("inf")
+    driver.stop("a2")
+    (tmp_path / "go").touch()
+    until(driver, lambda _: driver.due() == float("inf"))
+    assert (tmp_path / "log").read_text() == "++-"
+
+
+def test_an_instance_that_is_being_started_is_not_started_again_for_a_keeper_built_anew(tmp_path: Path) -> None:
+    start = script(tmp_path / "start", "import time\n(state.parent / 'log').open('a').write('+')\ntime.sleep(0.3)")
+    driver = HostDriver(HostDriverSettings(start_command=(start,), stop_command=("true",)))
+    driver.start(allocation())
+    until(driver, lambda _: (tmp_path / "log").exists())
+    driver.start(allocation())
+    assert until(driver, lambda _: driver.due() == float("inf")) == [Up("a1")]
+    assert (tmp_path / "log").read_text() == "+"
 
 
 def test_a_list_that_fails_or_is_broken_declares_nothing_gone(machine: HostDriverSettings, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class HostDriver:
 
     def start(self, allocation: Allocation) -> None:
         self._held[allocation.id] = allocation
-        self._new.append(allocation)
+        if self._commands.get(allocation.id, ("", None))[0] != "start":  # else a keeper built anew asks again
+            self._new.append(allocation)
 
     def adopt(self, allocation: Allocation) -> None:
         if allocation.origin == "found":
@@ -86,8 +87,14 @@ class HostDriver:
         _, starting = self._commands.pop(allocation_id, ("", None))
         if starting is not None:
             starting.kill()
-        if self._settings.stop_command:
+        if self._settings.stop_command and not self._is_anothers(allocation):
             self._run("stop", allocation)
+
+    def _is_anothers(self, allocation: Allocation) -> bool:
+        """Whether its stop command would stop what was begun for another: a resize by two requests, the old one released last."""
+        begun = [a for a in self._held.values() if a.instance == allocation.instance and a not in self._new]
+        argv = expand(self._settings.stop_command, allocation)
+        return any(expand(self._settings.stop_command, other) == argv for other in begun)
 
     def looked(self) -> bool:
         return self._looked
@@ -104,10 +111,7 @@ class HostDriver:
             if (why := command.ended()) is not None:
                 del self._commands[allocation_id]
                 events += self._ended(what, allocation_id, command.name, why)
-        new, self._new = self._new, []
-        for allocation in new:
-            events += self._begin(allocation)
-        return events + self._look(now)
+        return events + self._begin_new() + self._look(now)
 
     def close(self) -> None:
         """End the commands that still run; instances stay."""
@@ -115,6 +119,20 @@ class HostDriver:
             command.kill()
         if self._listing:
             self._listing.kill()
+
+    def _begin_new(self) -> list[Event]:
+        """Start what is to start, save where a command of the same instance runs: a stop that ends later would end the new one."""
+        events: list[Event] = []
+        busy = {command.name for _, command in self._commands.values()}
+        new, self._new = self._new, []
+        for allocation in new:
+            if allocation.instance in busy:
+                self._new.append(allocation)
+                continue
+            events += self._begin(allocation)
+            if self._settings.start_command:
+                busy.add(allocation.instance)
+        return events
 
     def _begin(self, allocation: Allocation) -> list[Event]:
         self._changed[allocation.instance] = self._turn
