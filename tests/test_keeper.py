@@ -606,6 +606,23 @@ def test_a_second_agent_fences_the_first_which_writes_nothing_more() -> None:
     assert list(log.reader().allocations) == ["a"]
 
 
+def test_an_agent_fenced_while_its_next_start_record_is_on_its_way_writes_no_other() -> None:
+    log = Log()
+    first = Agent(log).start()
+    forge_at = log.write(b"other/start", encode(Start(host="other")))
+    value = encode(_with_generation(log.hosts[1][3], AMOUNT_MAX))
+    log.hosts.append((forge_at + 1, log.time_ms, b"h/0", value))
+    first.deliver = False
+    first.read_hosts()
+    assert [send.key for send in first.held] == [b"h/start"]
+    log.write(start_key("h"), encode(Start(host="h", agent="second")))
+    first.read_hosts()
+    assert first.of(Fenced) == [Fenced("h", "second", 0)]
+    first.receive(ReportFailed("h"))
+    first.tick(KeeperSettings().snapshot_interval_ms)
+    assert len(first.held) == 1
+
+
 def test_what_a_fenced_agent_still_reports_changes_nothing() -> None:
     log = Log()
     first = Agent(log).start()
@@ -684,6 +701,77 @@ def test_a_failed_start_record_is_written_anew() -> None:
     agent.receive(ReportFailed("h"))
     agent.settle()
     assert agent.phase == "serving"
+
+
+@pytest.mark.parametrize("phase", ["starting", "serving"])
+def test_deliveries_that_fail_at_once_are_written_anew_after_pauses_that_double(phase: str) -> None:
+    log = Log()
+    agent = Agent(log)
+    if phase == "serving":
+        agent.start()
+    agent.deliver = False
+    failures = KeeperSettings().heartbeat_interval_ms
+    agent.begin() if phase == "starting" else agent.tick(failures)
+    assert len(agent.held) == 1
+    written: list[int] = []
+    for _ in range(1_000):  # as a broker does that refuses: each turn what was written is told as failed
+        if len(agent.held) > len(written):
+            written.append(agent.now_ms)
+            agent.receive(ReportFailed("h"))
+        agent.tick(20)
+    first = written[0]
+    assert [when - first for when in written[1:]] == [20, 100, 300, 700, 1_500, 3_100, 6_300, 11_300, 16_300]
+    assert len(agent.keeper.hosts["h"].sent) <= 5
+    assert len(agent.keeper.starts) <= 1
+
+    agent.deliver = True
+    agent.tick(5_000)
+    agent.settle()
+    assert (agent.phase, log.reader().stale) == ("serving", "")
+    assert not agent.keeper.undelivered
+    agent.receive(ReportFailed("h"))
+    assert isinstance(decode("hosts", log.hosts[-1][3] or b""), Snapshot)  # at once again
+
+
+def test_reports_that_fail_together_are_answered_with_one_snapshot() -> None:
+    log = Log()
+    agent = Agent(log).start()
+    agent.deliver = False
+    for n in range(5):
+        claim(log, f"a{n}", vcpus=1, expected=agent.ledger.hash)
+        agent.read_claims()
+    assert len(agent.held) == 5
+    agent.held.clear()  # lost
+    agent.deliver = True
+    before = len(log.hosts)
+    for _ in range(5):
+        agent.receive(ReportFailed("h"))
+    agent.settle()
+    agent.tick(1_000)
+    assert len(log.hosts) == before + 1
+    assert len(log.reader().allocations) == 5
+
+
+@pytest.mark.parametrize("stands", [0, 1, 4, 7])
+def test_one_of_many_reports_that_failed_but_stands_all_the_same_brings_what_it_promised(stands: int) -> None:
+    log = Log()
+    agent = Agent(log).start()
+    claim(log, "a")
+    agent.settle()
+    agent.deliver = False
+    confirm(log, "a")
+    agent.read_claims()
+    for _ in range(8):
+        agent.receive(ReportFailed("h"))
+        agent.tick(5_000)
+    sent, agent.deliver = list(agent.held), True
+    log.write(sent[stands].key, sent[stands].value)
+    agent.settle()
+    assert [e.allocation.id for e in agent.of(StartInstance)] == ["a"]
+    assert (log.reader().stale, log.reader().hash) == ("", agent.ledger.hash)
+    agent.receive(ReportFailed("h"))  # of those after it
+    agent.settle()
+    assert not agent.keeper.hosts["h"].sent
 
 
 def test_no_delta_rests_on_a_snapshot_that_was_not_read_back() -> None:

@@ -19,6 +19,11 @@ RESEND_MAX_MS: Final = 5_000
 """Pause before what was not delivered is sent again, doubled each time: a broker that refuses must not be asked in every turn."""
 
 
+def resend_pause_ms(failures: int) -> int:
+    """How long to wait after so many failures before."""
+    return min(RESEND_MAX_MS, RESEND_MIN_MS << min(failures, 8))
+
+
 class Delivery:
     """A decision or release on its way, and the request offsets that are done once it, and whatever else is `left`, is acknowledged."""
 
@@ -118,9 +123,8 @@ class Deliveries:
             self.done(delivery.partition, delivery.offsets)
 
     def _send_later(self, token: int, delivery: Delivery, now_ms: int) -> None:
-        wait_ms = min(RESEND_MAX_MS, RESEND_MIN_MS << min(delivery.failures, 8))
+        heapq.heappush(self._resends, (now_ms + resend_pause_ms(delivery.failures), token, delivery))
         delivery.failures += 1
-        heapq.heappush(self._resends, (now_ms + wait_ms, token, delivery))
 
     def send_again(self, now_ms: int) -> None:
         """Send what was not delivered and whose pause is over."""

@@ -9,12 +9,14 @@ started or stopped, tombstones) is an effect only once that report was read back
 """
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 from zlib import crc32
 
 from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.deliveries import resend_pause_ms
 from commonplace.core.host_keys import START_SUFFIX, delta_key, parse_key, snapshot_key, start_key
 from commonplace.core.hosts import read
 from commonplace.core.keeper_events import (
@@ -50,6 +52,7 @@ from commonplace.core.kept import (
     SERVING,
     STARTING,
     Kept,
+    forget_oldest,
     incomplete,
     is_own_start,
     recovered,
@@ -106,7 +109,8 @@ class Keeper:
         self.barriers: dict[int, tuple[int, int]] = {}  # partition → (asked at, end) of a lapse under way
         self._lapsed_ms: dict[int, int] = {}  # partition → when its end was last asked for
         self.heartbeats: list[tuple[int, str]] = []
-        self.starts: deque[tuple[int, str, str]] = deque()  # when to write it anew unless read back, host, nonce
+        self.starts: dict[str, int] = {}  # host → when to write its start record anew unless read back, in that order
+        self.undelivered: dict[str, None] = {}  # hosts to write for anew once their pause is over
         self.verdicts: Counter[str] = Counter()
         self.reports = self.snapshots = 0
         self._serial = 0
@@ -145,7 +149,8 @@ class Keeper:
     def _start(self, kept: Kept, now_ms: int) -> None:
         self._serial += 1
         kept.nonce = f"{self.nonce}-{self._serial:x}"
-        self.starts.append((now_ms + self.settings.snapshot_interval_ms, kept.spec.name, kept.nonce))
+        self.starts.pop(kept.spec.name, None)
+        self.starts[kept.spec.name] = now_ms + self.settings.snapshot_interval_ms
         record = Start(host=kept.spec.name, agent=self.name, nonce=kept.nonce)
         self._effects.append(Send(kept.partition, start_key(kept.spec.name), encode(record), kept.spec.name))
 
@@ -200,6 +205,7 @@ class Keeper:
         here = Configure(spec.inventory, spec.traits, spec.labels, self._status(spec.name), cells=spec.cells or None)
         kept.ledger.receive(here, now_ms)
         kept.phase = RESUMING
+        self._stands(kept)
         self._ask_range = True
         for allocation in kept.ledger.allocations.values():
             if allocation.state == "active" and not allocation.building:  # what is still building is started again
@@ -235,6 +241,8 @@ class Keeper:
     def _read_back(self, kept: Kept, sent: tuple[bytes, list[Effect], bool]) -> None:
         """A report of ours stands in the log: what follows from it may be done."""
         _, follows, is_snapshot = sent
+        if kept.failures:
+            self._stands(kept)
         if follows:
             self._effects.extend(follows)
         if is_snapshot and not any(later[2] for later in kept.sent):
@@ -299,8 +307,10 @@ class Keeper:
         """The host is another's: nothing more is written for it."""
         host = kept.spec.name
         kept.phase = FENCED
+        kept.outbid = False
         kept.sent.clear()
         self.dirty.pop(host, None)
+        self.undelivered.pop(host, None)
         self.actions.pop(host, None)
         self.left -= 1
         self._effects.append(Fenced(host, by, self.left))
@@ -321,6 +331,7 @@ class Keeper:
         kept.outbid = False
         self.actions[host] = [e for _, follows, _ in kept.sent for e in follows] + self.actions.get(host, [])
         kept.sent.clear()
+        self._stands(kept)
         if kept.phase in (OPENING, SERVING):
             self._snapshot(kept, now_ms)
 
@@ -350,10 +361,28 @@ class Keeper:
 
     def _report_failed(self, event: ReportFailed, now_ms: int) -> None:
         kept = self.hosts[event.host]
+        if kept.phase not in (FENCED, REFUSED):
+            self._write_again(kept, now_ms)
+
+    def _write_again(self, kept: Kept, now_ms: int) -> None:
+        """Write anew for a host what was not delivered: at once, then after pauses that double until something of ours is read back."""
+        if now_ms < kept.resend_ms:
+            self.undelivered[kept.spec.name] = None
+            return
+        self.undelivered.pop(kept.spec.name, None)
+        kept.resend_ms = now_ms + resend_pause_ms(kept.failures)
+        kept.failures += 1
         if kept.phase == STARTING or kept.outbid:
             self._start(kept, now_ms)
         else:
+            forget_oldest(kept)
             self._want_snapshot(kept)
+
+    def _stands(self, kept: Kept) -> None:
+        """Something of ours stands in the log: the next that is not delivered is written anew at once."""
+        kept.failures = kept.resend_ms = 0
+        if not kept.sent:
+            self.undelivered.pop(kept.spec.name, None)
 
     def _want_snapshot(self, kept: Kept) -> None:
         if kept.phase in (OPENING, SERVING) and not kept.outbid:
@@ -476,11 +505,14 @@ class Keeper:
             heapq.heappush(heartbeats, (due, host))
 
     def _start_again(self, now_ms: int) -> None:
-        """A start record that was acknowledged and lost with the log's tail is written anew: nothing else would end the wait."""
-        while self.starts and self.starts[0][0] <= now_ms:
-            _, host, nonce = self.starts.popleft()
+        """Write anew what was not delivered, and a start record that was acknowledged and lost with the log's tail: nothing else would end
+        the wait."""
+        for host in [host for host in self.undelivered if self.hosts[host].resend_ms <= now_ms]:
+            self._write_again(self.hosts[host], now_ms)
+        for host, _ in list(takewhile(lambda entry: entry[1] <= now_ms, self.starts.items())):
+            del self.starts[host]
             kept = self.hosts[host]
-            if kept.nonce == nonce and (kept.phase == STARTING or kept.outbid):
+            if kept.phase == STARTING or kept.outbid:
                 self._start(kept, now_ms)
 
     # -- drivers and operators ----------------------------------------------------------------------------------------------------------

@@ -18,18 +18,23 @@ SERVING: Final = "serving"
 FENCED: Final = "fenced"
 REFUSED: Final = "refused"
 
+UNREAD_SNAPSHOTS_MAX: Final = 4
+"""Most snapshots held to know them by when they are read back, where deliveries fail: more than a broker that recovers has on the way."""
+
 
 class Kept:
     """One host of an agent.
 
     `past` is what its log says, held while starting. `sent` are the reports not read back: bytes, what follows from them, whether
     a snapshot. `read_base`: the snapshot that deltas rest on was read back. `outbid`: somebody wrote reports that none of this epoch can
-    follow, and a start record is on its way. `old_epochs` still have keys in the log, `bad_keys` hold
+    follow, and a start record is on its way. `failures` were not delivered, one after another with nothing read back between; before
+    `resend_ms` nothing is written anew for another. `old_epochs` still have keys in the log, `bad_keys` hold
     records that nothing good replaced. `running` are the allocations whose instances the driver was told of.
     """
 
     __slots__ = (
         "bad_keys",
+        "failures",
         "lapse_phase",
         "ledger",
         "nonce",
@@ -39,6 +44,7 @@ class Kept:
         "past",
         "phase",
         "read_base",
+        "resend_ms",
         "running",
         "sent",
         "snapshot_due_ms",
@@ -58,6 +64,19 @@ class Kept:
         self.read_base = self.outbid = False
         self.running: set[str] = set()
         self.told_ms = self.snapshot_due_ms = self.lapse_phase = 0
+        self.failures = self.resend_ms = 0
+
+
+def forget_oldest(kept: Kept) -> None:
+    """Of many snapshots that were not read back the oldest go, with what was sent before them: what follows from them comes with the next.
+
+    One that stands in the log all the same is then met as if somebody else had written it, and answered with a snapshot.
+    """
+    unread = sum(is_snapshot for _, _, is_snapshot in kept.sent)
+    while unread > UNREAD_SNAPSHOTS_MAX:
+        _, follows, is_snapshot = kept.sent.popleft()
+        kept.sent[0][1][:0] = follows
+        unread -= is_snapshot
 
 
 def is_own_start(kept: Kept, key: Key, value: bytes | None) -> bool:

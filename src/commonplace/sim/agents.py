@@ -176,8 +176,8 @@ class AgentProcess(Process):
         keeper, due = self.keeper, NEVER
         if keeper.heartbeats:
             due = keeper.heartbeats[0][0]
-        if keeper.starts and keeper.starts[0][0] < due:
-            due = keeper.starts[0][0]
+        if keeper.starts or keeper.undelivered:
+            due = min(due, *keeper.starts.values(), *(keeper.hosts[host].resend_ms for host in keeper.undelivered))
         for partition, heap in keeper.leases.items():
             if heap and heap[0][0] < due and partition not in keeper.barriers:
                 again = keeper._lapsed_ms.get(partition, 0) + keeper.settings.lapse_interval_ms
@@ -316,6 +316,7 @@ class AgentProcess(Process):
         def done(offset: int) -> None:
             if offset < 0 and self.life == life:
                 self.do(self.keeper.receive(ReportFailed(host), self.clock()))
+                self._plan(self.world.now)
 
         self.send(kind, "hosts", effect.partition, key, effect.value, done)
 

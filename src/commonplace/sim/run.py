@@ -169,7 +169,10 @@ def restless(world: World) -> str:
             if kept.phase not in (SERVING, FENCED, REFUSED):
                 return f"{agent.name} is {kept.phase} {host}"
             if kept.phase == SERVING and (
-                kept.sent or host in agent.keeper.dirty or (kept.ledger and kept.ledger.leases)
+                kept.sent
+                or host in agent.keeper.dirty
+                or host in agent.keeper.undelivered
+                or (kept.ledger and kept.ledger.leases)
             ):
                 return f"{host} has leases or reports under way"
         if agent.boots:
