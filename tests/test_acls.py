@@ -1,9 +1,11 @@
 """The ACLs of deploy/kafka-acls.sh on an Apache Kafka that enforces them: each role can do its work, and no more."""
 
 import logging
+import re
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -18,6 +21,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+import cli
 from commonplace import settings as settings_module
 from commonplace.errors import Denied
 from commonplace.kafka import client, topics
@@ -26,6 +30,7 @@ from commonplace.kafka.jars import BrokerError
 from commonplace.kafka.ports import free_port
 from commonplace.settings import Settings
 from kafka_fixtures import TEST_JAVA_OPTIONS, skip_or_fail
+from test_agent_process import ask
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "kafka-acls.sh"
 QUIET = logging.getLogger("test-client")
@@ -223,3 +228,43 @@ def test_only_the_operator_creates_topics(guarded: Guarded) -> None:
         else:
             with pytest.raises(Denied):
                 topics.create(admin, other_pool, client.require_broker(other_pool))
+
+
+def test_an_agent_that_is_refused_for_a_while_serves_its_hosts_again(guarded: Guarded, tmp_path: Path) -> None:
+    (file := tmp_path / "inventory.toml").write_text("[hosts.node-1.inventory.VCPU]\ntotal = 8\n")
+    kafka = guarded.settings("agent").kafka
+    env = {f"COMMONPLACE__KAFKA__{key.upper().replace('.', '_')}": str(value) for key, value in kafka.items()}
+    words = ["agent", "--name", "a", "--driver", "static", "--file", str(file), "--http", "127.0.0.1:0"]
+    agent = cli.start(*words, env=env)
+    assert agent.stderr is not None
+
+    def logged(pattern: str) -> str:
+        for line in agent.stderr or ():
+            if found := re.search(pattern, line):
+                return found[0]
+        raise AssertionError(f"the agent ended with {agent.wait()}, and never said {pattern}")
+
+    def until(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 2 * WAIT_S
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    admin = client.admin(guarded.settings(None))
+    try:
+        address = logged(r"http://[0-9.:]+")
+        until(lambda: ask(f"{address}/readyz")[0] == 200)
+        (reads,) = [b for b in bindings("agent") if (b.name, b.operation) == (name_of("claims"), AclOperation.READ)]
+        what = (reads.restype, reads.name, reads.resource_pattern_type, reads.principal, reads.host)
+        for future in admin.delete_acls([AclBindingFilter(*what, reads.operation, reads.permission_type)]).values():
+            assert future.result(WAIT_S)
+        logged("starting all hosts anew")
+        assert ask(f"{address}/readyz")[0] == 503
+        for future in admin.create_acls([reads]).values():
+            future.result(WAIT_S)
+        until(lambda: ask(f"{address}/readyz")[0] == 200)
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(WAIT_S) == 0
+    finally:
+        agent.kill()
+        agent.communicate()

@@ -11,7 +11,7 @@ from commonplace.agent.crew import Crew
 from commonplace.agent.drivers import Driver
 from commonplace.agent.figures import AgentFigures
 from commonplace.agent.shell import Agent, Rebuild
-from commonplace.errors import CommonplaceError, NotReady
+from commonplace.errors import CommonplaceError, Denied, NotReady
 from commonplace.http import serve
 from commonplace.kafka.client import settings_for
 from commonplace.kafka.topics import TopicFacts, Topics, require_topics
@@ -19,6 +19,8 @@ from commonplace.settings import Settings
 
 TOPICS_CHECK_S: Final = 30.0
 REBUILD_WAIT_S: Final = 1.0
+DENIED_WAIT_S_MAX: Final = 30.0
+"""Longest wait before another life, while each is refused before its hosts serve: a life writes a start record for every host."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -41,11 +43,11 @@ def run(name: str, settings: Settings, drivers: Mapping[str, Driver]) -> None:
 
 
 def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop: threading.Event) -> None:
-    waited = ""
+    waited, served, denied_s = "", False, REBUILD_WAIT_S
     while not stop.is_set():
         try:
             broker, facts, findings = require_topics(settings)
-        except NotReady as e:
+        except (NotReady, Denied) as e:
             if figures.rebuilds < 0:
                 raise  # at the start a person is watching
             if waited != str(e):
@@ -66,8 +68,17 @@ def _run(name: str, settings: Settings, crew: Crew, figures: AgentFigures, stop:
             figures.alarms += 1
             _LOG.error("starting all hosts anew: %s", e)
             stop.wait(REBUILD_WAIT_S)
+        except Denied as e:
+            if not (served or agent.serves):
+                raise
+            denied_s = REBUILD_WAIT_S if agent.serves else min(2 * denied_s, DENIED_WAIT_S_MAX)
+            figures.alarms += 1
+            figures.reason = str(e)
+            _LOG.error("not ready, starting all hosts anew in %g s: %s", denied_s, e)
+            stop.wait(denied_s)
         finally:
             done.set()
+            served = served or agent.serves
 
 
 def _watch_topics(
@@ -84,6 +95,8 @@ def _watch_topics(
         try:
             _, now, _ = require_topics(settings)
         except CommonplaceError as e:
+            if done.is_set():
+                return  # of a life that is over: the next one looks for itself
             if told != str(e):
                 _LOG.error("not ready: %s", e)
             told = figures.reason = str(e)

@@ -130,11 +130,13 @@ class Agent:
         self._tick_ms = 0
         self._lookup_trouble = ""
         self._reported = False
+        self.serves = False
+        """Whether a host of this life ever took claims."""
         self._settled_in = False
         self._perform: dict[type, Callable[[Any], None]] = {
             Send: self._send,
             AskClaimsRange: lambda e: self._asked.add(e.partition),
-            ReadClaims: lambda e: self.tail.add(self.topics.claims, e.partition, e.offset),
+            ReadClaims: self._read_claims,
             CaptureEnd: self._capture_end,
             StartInstance: self._start_instance,
             StopInstance: self._stop_instance,
@@ -150,8 +152,8 @@ class Agent:
     def run(self) -> None:
         """Start the hosts and serve until told to stop. Blocks.
 
-        Raises `Rebuild` when the hosts must be started anew, `Fenced` when other agents took all of them, and
-        `CommonplaceError` when none can be started.
+        Raises `Rebuild` when the hosts must be started anew, `Fenced` when other agents took all of them, `Denied` when the broker
+        refuses a topic, and `CommonplaceError` when none can be started.
         """
         figures = self.figures
         figures.attach(self.keeper)
@@ -288,6 +290,10 @@ class Agent:
         perform = self._perform
         for effect in effects:
             perform[type(effect)](effect)
+
+    def _read_claims(self, effect: ReadClaims) -> None:
+        self.serves = True
+        self.tail.add(self.topics.claims, effect.partition, effect.offset)
 
     def _send(self, effect: Send) -> None:
         if self._aside:

@@ -20,7 +20,7 @@ DriverName = Literal["static", "host"]
 @app.command(
     epilog="\b\nExamples:\n  commonplace agent --name cell-1 --driver static --file inventory.toml\n"
     "  commonplace agent --name $(hostname) --driver host --file driver.toml\n"
-    "Exit code 7: another agent took over the last host; supervisors must not start this one again."
+    "Exit code 7: another agent took over the last host, or the broker refuses this one; supervisors must not start it again."
 )
 def agent(
     name: str = typer.Option(..., "--name", metavar="NAME", help="Name of the agent; with --driver host, of the host."),
