@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from commonplace.agent import host_driver
 from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, StaticDriver, Up
 from commonplace.agent.fleet import drivers
 from commonplace.agent.host_driver import HostDriver
@@ -224,6 +227,22 @@ def test_host_load_is_measured_as_shares() -> None:
     load = HostDriver(HostDriverSettings()).load()
     assert set(load) == {"cpu_share", "memory_share", "disk_share", "load1"}
     assert 0 < load["memory_share"] <= 1
+
+
+def test_load_of_a_disk_that_cannot_be_asked_is_left_out_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk = tmp_path / "mounted"
+    disk.mkdir()
+    driver = HostDriver(HostDriverSettings(disk_path=str(disk)))
+    disk.rmdir()
+    told: list[Any] = []
+    monkeypatch.setattr(host_driver, "log", SimpleNamespace(warning=lambda event, **words: told.append(words)))
+    for _ in range(3):
+        assert set(driver.load()) == {"cpu_share", "memory_share", "load1"}
+    assert told == [{"disk_path": str(disk), "why": "No such file or directory"}]
+    disk.mkdir()
+    assert "disk_share" in driver.load()
 
 
 def test_cpu_flags_become_standard_traits() -> None:

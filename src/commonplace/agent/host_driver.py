@@ -14,7 +14,7 @@ import structlog
 from commonplace.agent import pci
 from commonplace.agent.commands import Command, check_template, expand
 from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
-from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, measure, measured_load
+from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, disk_share, measure, measured_load
 from commonplace.agent.topology import cells_of, inventory_of, read
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.records import Allocation, HostCell
@@ -48,7 +48,8 @@ class HostDriver:
         self._turn = 0
         self._listing_turn = 0
         self._changed: dict[str, int] = {}
-        measured_load(settings.disk_path)  # the first call only sets the mark that the next one measures CPUs from
+        self._disk_trouble = ""
+        measured_load()  # the first call only sets the mark that the next one measures CPUs from
 
     def inventory(self) -> dict[str, Inventory]:
         return self._inventory
@@ -63,7 +64,16 @@ class HostDriver:
         return self._cells
 
     def load(self) -> dict[str, float]:
-        return measured_load(self._settings.disk_path)
+        load, path = measured_load(), self._settings.disk_path
+        why = ""
+        try:
+            load["disk_share"] = disk_share(path)
+        except OSError as error:  # a stale or unmounted file system is no reason to give up what runs
+            why = error.strerror or str(error)
+        if why and why != self._disk_trouble:
+            log.warning("disk not measured", disk_path=path, why=why)
+        self._disk_trouble = why
+        return load
 
     def start(self, allocation: Allocation) -> None:
         self._held[allocation.id] = allocation

@@ -108,14 +108,18 @@ def cpu_flags() -> set[str]:
     return set(match[1].split()) if match else set()
 
 
-def measured_load(disk_path: str) -> dict[str, float]:
-    """Shares in use (0 to 1): CPUs since the last call, memory, disk; `load1` is the run queue over one minute."""
+def measured_load() -> dict[str, float]:
+    """Shares in use (0 to 1): CPUs since the last call, memory; `load1` is the run queue over one minute."""
     return {
         "cpu_share": round(psutil.cpu_percent() / 100, 4),
         "memory_share": round(psutil.virtual_memory().percent / 100, 4),
-        "disk_share": round(psutil.disk_usage(disk_path).percent / 100, 4),
         "load1": round(psutil.getloadavg()[0], 2),
     }
+
+
+def disk_share(path: str) -> float:
+    """Share in use of a file system; OSError while it can't be asked."""
+    return round(psutil.disk_usage(path).percent / 100, 4)
 
 
 CPU_TRAITS: Mapping[str, str] = {
