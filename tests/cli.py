@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import typer
+
+from commonplace.cli import common, main
 from commonplace.settings import Settings
 
 RUN_TIMEOUT_S = 60
@@ -39,6 +43,23 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without settings of commonplace, and `env` on top."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("COMMONPLACE")}
     return {**clean, **(env or {})}
+
+
+def parse(words: Sequence[str]) -> None:
+    """Have the command line parse these words to the last; nothing is called. Raises what a person would be told."""
+    root = typer.main.get_command(main.app)
+    common.prepare(root)
+    common.forget()
+    _parse(root, words, None)
+
+
+def _parse(command: Any, words: Sequence[str], parent: Any) -> None:
+    context = command.make_context(command.name, list(words), parent=parent)
+    with context:
+        rest = [*context._protected_args, *context.args]
+        if hasattr(command, "resolve_command") and rest:
+            _, member, left = command.resolve_command(context, rest)
+            _parse(member, left, context)
 
 
 def assert_one_line(answer: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,10 @@ import pytest
 import typer
 from typer._click.exceptions import MissingParameter
 
-from commonplace.agent.machine import measured_load
-from commonplace.cli import common
-from commonplace.cli.main import COMMANDS, app
+import cli
+from commonplace.agent.commands import WORDS
+from commonplace.agent.machine import HostDriverSettings, measured_load
+from commonplace.cli.main import COMMANDS
 from commonplace.core.filter_table import ON_COLUMNS, TABLE
 from commonplace.core.raw_weighers import RAW
 from commonplace.ops.audit import findings as audit
@@ -68,38 +70,20 @@ def _arguments(line: str) -> list[str]:
     return words[:stop]
 
 
-def _parse(command: Any, arguments: list[str], parent: Any = None) -> None:
-    """Have each level parse its words; nothing is called. Raises what a person would be told."""
-    context = command.make_context(command.name, list(arguments), parent=parent)
-    with context:
-        rest = [*context._protected_args, *context.args]
-        if hasattr(command, "resolve_command") and rest:
-            _, member, left = command.resolve_command(context, rest)
-            _parse(member, left, context)
-
-
-@pytest.fixture
-def program() -> Any:
-    root = typer.main.get_command(app)
-    common.prepare(root)
-    common.forget()
-    return root
-
-
 @pytest.mark.parametrize("line", _commands(_blocks))
-def test_a_command_line_on_a_page_parses(line: str, program: Any) -> None:
-    _parse(program, _arguments(line))
+def test_a_command_line_on_a_page_parses(line: str) -> None:
+    cli.parse(_arguments(line))
 
 
 @pytest.mark.parametrize("line", _commands(_inline))
-def test_a_command_named_in_a_sentence_parses_as_far_as_it_goes(line: str, program: Any) -> None:
+def test_a_command_named_in_a_sentence_parses_as_far_as_it_goes(line: str) -> None:
     with contextlib.suppress(MissingParameter):  # `commonplace agent` in a sentence need not say which
-        _parse(program, _arguments(line))
+        cli.parse(_arguments(line))
 
 
-def test_a_command_line_with_an_unknown_option_would_be_found(program: Any) -> None:
+def test_a_command_line_with_an_unknown_option_would_be_found() -> None:
     with pytest.raises(typer.TyperException, match="--flavour"):
-        _parse(program, _arguments("submit --flavour m1.small --wait | head"))
+        cli.parse(_arguments("submit --flavour m1.small --wait | head"))
 
 
 def test_the_readme_shows_the_commands_that_people_begin_with() -> None:
@@ -147,10 +131,20 @@ def test_a_rule_that_is_named_by_number_is_on_the_architecture_page() -> None:
 
 def test_what_a_profile_may_name_and_what_the_host_driver_measures_is_on_the_page_of_profiles() -> None:
     words = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs" / "profiles.md").read_text()))
-    assert {*IN_PROFILES, *measured_load("/")} - words == set()
+    assert {*IN_PROFILES, *measured_load(), "disk_share"} - words == set()
 
 
 def test_every_command_is_on_a_page() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     hidden = {"demo-load"}
     assert [name for name in COMMANDS if name not in hidden and f"commonplace {name}" not in text] == []
+
+
+def test_the_host_drivers_settings_and_words_are_on_its_page() -> None:
+    text = (ROOT / "docs" / "agent.md").read_text().partition("## Host driver")[2].partition("\n## ")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text, re.MULTILINE))
+    defaults = msgspec.to_builtins(HostDriverSettings())
+    assert {name: tomllib.loads(f"x = {value}")["x"] for name, value in told.items()} == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
+    }
+    assert set(re.findall(r"`\{(\w+)\}`", text)) == set(WORDS)

@@ -18,7 +18,7 @@ from commonplace.agent.drivers import Driver, Event, Failed, Found, Gone, Static
 from commonplace.agent.fleet import drivers
 from commonplace.agent.host_driver import HostDriver
 from commonplace.agent.inventory_file import load_hosts
-from commonplace.agent.machine import HostDriverSettings, cpu_traits, measure
+from commonplace.agent.machine import HostDriverSettings, cpu_traits, load_settings, measure
 from commonplace.agent.shapes import MIXES, Shape, hosts, load_shapes, parse_shape, parse_shapes
 from commonplace.core.records import Allocation, Device, HostCell
 from commonplace.core.resources import Inventory
@@ -243,6 +243,16 @@ def test_load_of_a_disk_that_cannot_be_asked_is_left_out_and_told_once(
     assert told == [{"disk_path": str(disk), "why": "No such file or directory"}]
     disk.mkdir()
     assert "disk_share" in driver.load()
+
+
+def test_settings_are_the_systems_where_no_file_is_named_and_the_defaults_where_it_has_none(tmp_path: Path) -> None:
+    (system := tmp_path / "system.toml").write_text("reserved_cpu_share = 0.5")
+    (named := tmp_path / "named.toml").write_text("")
+    assert load_settings(None, system).reserved_cpu_share == 0.5
+    assert load_settings(named, system) == HostDriverSettings()
+    assert load_settings(None, tmp_path / "none.toml") == HostDriverSettings()
+    with pytest.raises(SettingsError, match=r"none\.toml: cannot be read"):
+        load_settings(tmp_path / "none.toml", system)
 
 
 def test_cpu_flags_become_standard_traits() -> None:

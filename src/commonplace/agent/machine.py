@@ -57,10 +57,16 @@ class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How often the running instances are listed: half a heartbeat."""
 
 
-def load_settings(path: Path | None) -> HostDriverSettings:
-    """The driver's settings from a TOML file, the defaults without one; SettingsError names file and key."""
+SYSTEM_FILE = Path("/etc/commonplace-driver.toml")
+"""Read where no file is named, as /etc/commonplace.toml is: the same unit serves hosts with commands and without."""
+
+
+def load_settings(path: Path | None, system_file: Path = SYSTEM_FILE) -> HostDriverSettings:
+    """The driver's settings from a TOML file, else from the system's, the defaults without either; SettingsError names file and key."""
     if path is None:
-        return HostDriverSettings()
+        if not system_file.exists():
+            return HostDriverSettings()
+        path = system_file
     try:
         return msgspec.toml.decode(path.read_bytes(), type=HostDriverSettings)
     except OSError as error:

@@ -26,7 +26,10 @@ def agent(
     name: str = typer.Option(..., "--name", metavar="NAME", help="Name of the agent; with --driver host, of the host."),
     driver: DriverName = typer.Option("host", "--driver", help="static: hosts of a file. host: this machine."),
     file: Path | None = typer.Option(
-        None, "--file", metavar="FILE", help="static: the inventory file. host: the driver's settings, if any."
+        None,
+        "--file",
+        metavar="FILE",
+        help="static: the inventory file. host: its settings [/etc/commonplace-driver.toml, if there].",
     ),
     http: str | None = typer.Option(None, "--http", metavar="HOST:PORT", help="Serve health and metrics here."),
 ) -> None:
