@@ -296,8 +296,8 @@ def test_the_same_id_with_other_content_is_refused_open_or_answered(session: Ses
 def test_a_held_request_is_sent_only_after_the_history_said_nothing(session: Session) -> None:
     request = build()
     here = partition_of("m1.small", PARTITIONS)
-    assert submit(session, request, held=True) == [LookBack(here, "r-1")]
-    (sent,) = session.receive(Looked("r-1", []), 1)
+    assert submit(session, request, held=True) == [LookBack(here, "r-1", 1)]
+    (sent,) = session.receive(Looked("r-1", [], 1), 1)
     assert isinstance(sent, SendRequest)
     assert read(session, place(request)) == [Answer(1, place(request))]
 
@@ -308,20 +308,32 @@ def test_an_earlier_decision_in_the_history_answers_and_nothing_is_sent(session:
     first, said_again = refuse(request), place(request)
     assert read(session, said_again) == []  # read while the history is not known yet
     rows = [(3, 0, b"r-1", b"{"), (4, 0, b"r-1", encode(first)), (5, 0, b"r-1", encode(place(request)))]
-    assert session.receive(Looked("r-1", rows), 20) == [Answer(1, first)]
+    assert session.receive(Looked("r-1", rows, 1), 20) == [Answer(1, first)]
 
 
 def test_a_decision_read_while_looking_back_answers_when_the_history_has_none(session: Session) -> None:
     request = build()
     submit(session, request, held=True)
     assert read(session, refuse(request), place(request)) == []
-    assert session.receive(Looked("r-1", []), 20) == [Answer(1, refuse(request))]
+    assert session.receive(Looked("r-1", [], 1), 20) == [Answer(1, refuse(request))]
 
 
 def test_looking_back_too_long_times_out_and_sends_nothing(session: Session) -> None:
     submit(session, build(), held=True)
     assert refusal(session.receive(Tick(), 5000)).why is Why.TIMED_OUT
-    assert session.receive(Looked("r-1", []), 5001) == []
+    assert session.receive(Looked("r-1", [], 1), 5001) == []
+
+
+def test_a_look_back_for_a_submit_that_was_given_up_says_nothing_to_the_next_one(session: Session) -> None:
+    request, here = build(), partition_of("m1.small", PARTITIONS)
+    submit(session, request, token=1, held=True)
+    session.receive(Tick(), 5000)
+    assert read(session, refuse(request)) == []  # nobody waits; it is the first
+    assert submit(session, request, token=2, now_ms=5001, held=True) == [LookBack(here, "r-1", 2)]
+    assert session.receive(Looked("r-1", [], 1), 5002) == []  # it was read before the first stood in the log
+    assert read(session, place(request)) == []
+    first = [(4, 0, b"r-1", encode(refuse(request)))]
+    assert session.receive(Looked("r-1", first, 2), 5003) == [Answer(2, refuse(request))]
 
 
 def test_only_the_newest_decisions_are_kept() -> None:
@@ -387,7 +399,7 @@ def test_confirm_is_a_record_for_the_hosts_partition_until_its_time_is_over(sess
 def test_an_earlier_submits_decision_is_confirmed_without_a_clock_of_ours(session: Session) -> None:
     request = build()
     submit(session, request, held=True)
-    session.receive(Looked("r-1", [(4, 0, b"r-1", encode(place(request)))]), 5)
+    session.receive(Looked("r-1", [(4, 0, b"r-1", encode(place(request)))], 1), 5)
     (sent,) = session.receive(AskConfirm(place(request), 2), 999_999)  # the ledger's answer is what counts
     assert isinstance(sent, SendClaimRecord)
 

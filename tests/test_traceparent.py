@@ -95,5 +95,5 @@ def test_a_frontend_sends_it_with_the_request(held: bool) -> None:
     session.receive(ControlRead([(0, 0, b"flavor/small", encode(flavor("small")))]), 0)
     effects = session.receive(Submit(Build(id="a", flavor="small"), 1, 1_000, held=held, trace=GOOD), 0)
     if held:
-        effects = session.receive(Looked("a", []), 0)
+        effects = session.receive(Looked("a", [], 1), 0)
     assert [effect.trace for effect in effects if isinstance(effect, SendRequest)] == [GOOD]

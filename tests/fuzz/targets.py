@@ -310,9 +310,9 @@ class Loop:
                 case events.SendClaimRecord(partition, key, value, token):
                     offset = self._world.append("claims", partition, key, value)
                     self._perform(self._session.receive(events.Sent(token, partition, offset), self._world.now))
-                case events.LookBack(partition, request):
+                case events.LookBack(partition, request, token):
                     rows = self._world.log["decisions", partition][: self._at["decisions", partition]]
-                    self._perform(self._session.receive(events.Looked(request, rows), self._world.now))
+                    self._perform(self._session.receive(events.Looked(request, rows, token), self._world.now))
                 case events.Answer(_, Decision() as decision) if decision.placed:
                     ask = self._random.choice((events.AskConfirm, events.AskRelease))
                     self._perform(self._session.receive(ask(decision, -self._taken), self._world.now))

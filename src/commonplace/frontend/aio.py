@@ -60,7 +60,7 @@ class AsyncFrontend:
         frontend = self.frontend
         while frontend.full:
             await asyncio.sleep(ROOM_POLL_S)
-        if fresh or frontend.made_here(build.id):
+        if fresh or frontend.unused(build.id):
             pending = frontend.submit(build, timeout=timeout, fresh=fresh, traceparent=traceparent)
         else:  # reads what was decided before: blocks
             pending = await asyncio.to_thread(frontend.submit, build, timeout=timeout, traceparent=traceparent)

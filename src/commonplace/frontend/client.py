@@ -8,7 +8,6 @@ writer takes all that was queued during its last flush, and answers are given on
 """
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -47,6 +46,7 @@ from commonplace.frontend.events import (
     Why,
     Withdraw,
 )
+from commonplace.frontend.ids import Ids
 from commonplace.frontend.outcome import Acknowledged, await_outcomes, watch_from
 from commonplace.frontend.pending import Pending
 from commonplace.frontend.session import Session
@@ -95,8 +95,7 @@ class Frontend:
         self._room = threading.Condition(self._lock)
         self._room_wanted = 0
         self._tokens = count(1)
-        self._id_prefix = f"r-{os.urandom(5).hex()}-"
-        self._ids = count(1)
+        self._ids = Ids()
         self._pending: dict[int, Pending] = {}
         self._queue: deque[tuple[SendRequest | SendClaimRecord, Callable[..., None] | None]] = deque()
         self._acknowledged: list[Event] = []
@@ -120,8 +119,8 @@ class Frontend:
     # --- what callers do ---
 
     def new_id(self) -> str:
-        """A request id that nobody has used; meant to be submitted once."""
-        return f"{self._id_prefix}{next(self._ids):x}"
+        """A request id that nobody has used."""
+        return self._ids.new()
 
     def request(self, flavor: str, *, id: str | None = None, **fields: Any) -> Build:
         """A request for `flavor`, with a new id unless one is named; `fields` are those of `Build`. Raises `UsageError`."""
@@ -151,9 +150,9 @@ class Frontend:
     ) -> list[Pending]:  # fmt: skip
         """Submit requests, `timeout` seconds each (default frontend.timeout_s); what is refused is a Pending that raises.
 
-        Blocks while frontend.in_flight_max are open. An id that was not made by `new_id` may have been submitted before,
-        so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was. A flavor that
-        another pool serves is refused, unless `routed` says that the caller chose this pool (`Router` does).
+        Blocks while frontend.in_flight_max are open. An id that was not made by `new_id`, or was submitted here before, may be
+        decided already, so the decisions of the idempotency window are read first, once for all; `fresh` vouches that none was.
+        A flavor that another pool serves is refused, unless `routed` says that the caller chose this pool (`Router` does).
         `traceparent`, of W3C's form, goes beside the records of these requests and into `explain`; raises `UsageError` for another.
         """
         if traceparent and (wrong := misfit(traceparent)):
@@ -224,9 +223,9 @@ class Frontend:
         """Whether another submit would block for room."""
         return self._session.in_flight >= self._in_flight_max
 
-    def made_here(self, request: str) -> bool:
-        """Whether this frontend made the id, so that nobody can have submitted it before."""
-        return request.startswith(self._id_prefix)
+    def unused(self, request: str) -> bool:
+        """Whether this frontend made the id and has not submitted it, so that no decision of it can stand."""
+        return self._ids.unused(request)
 
     @property
     def settings(self) -> Settings:
@@ -257,9 +256,12 @@ class Frontend:
             now_ms = _now_ms()
             for pending in pendings:
                 self._pending[pending.token] = pending
-                held = not fresh and not self.made_here(pending.request.id)
+                held = not fresh and not self.unused(pending.request.id)
                 event = Submit(pending.request, pending.token, timeout_ms, held, routed, trace)
-                effects += self._session.receive(event, now_ms)
+                told = self._session.receive(event, now_ms)
+                if any(isinstance(effect, SendRequest) for effect in told):
+                    self._ids.use(pending.request.id)
+                effects += told
             positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
         self._perform(effects)
         looks = [e for e in effects if isinstance(e, LookBack)]
@@ -295,7 +297,7 @@ class Frontend:
         effects: list[Effect] = []
         with self._lock:
             for look in looks:
-                effects += self._session.receive(Looked(look.request, found), _now_ms())
+                effects += self._session.receive(Looked(look.request, found, look.token), _now_ms())
         self._perform(effects)
 
     def _window_start_ms(self) -> int | None:

@@ -54,10 +54,14 @@ class Submit(Struct, gc=False):
 
 
 class Looked(Struct, gc=False):
-    """The decisions on a held request's partition, from before its first submit to where `DecisionsRead` goes on."""
+    """The decisions on a held request's partition, from before its first submit to where `DecisionsRead` went on from this one.
+
+    `token` is that of the `LookBack`: another submit of the request, after that one was given up, is no wiser for it.
+    """
 
     request: str
     rows: Rows
+    token: int
 
 
 class Withdraw(Struct, gc=False):
@@ -131,6 +135,7 @@ class LookBack(Struct, gc=False):
 
     partition: int
     request: str
+    token: int
 
 
 class SendClaimRecord(Struct, gc=False):

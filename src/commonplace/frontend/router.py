@@ -4,12 +4,10 @@ submit ──▶ flavor ──routing on control──▶ pool ──▶ that po
              └── an id submitted before the route changed ──▶ the pool where it stands
 """
 
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,6 +17,7 @@ from commonplace.core.traceparent import misfit
 from commonplace.errors import CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import checks
 from commonplace.frontend.client import CLOCK_SLACK_MS, Frontend
+from commonplace.frontend.ids import Ids
 from commonplace.frontend.lookup import Entry, Reader
 from commonplace.frontend.members import Groups
 from commonplace.frontend.moving import Moved, Source, move
@@ -55,8 +54,7 @@ class Router:
         self._frontends: dict[str, Frontend] = {}
         self._placed_in: OrderedDict[str, str] = OrderedDict()  # request → pool, the newest KEPT_MAX
         self._groups = Groups(self._settings)
-        self._id_prefix = f"r-{os.urandom(5).hex()}-"
-        self._ids = count(1)
+        self._ids = Ids()
         self._control = Topics(settings.topics.prefix, settings.topics.pool).control
         self._tail = Tail(self._settings)
         self._tail.add(self._control, 0, self._tail.range(self._control, 0)[0])
@@ -80,8 +78,8 @@ class Router:
     # --- what callers do ---
 
     def new_id(self) -> str:
-        """A request id that nobody has used; meant to be submitted once."""
-        return f"{self._id_prefix}{next(self._ids):x}"
+        """A request id that nobody has used."""
+        return self._ids.new()
 
     def request(self, flavor: str, *, id: str | None = None, **fields: Any) -> Build:
         """A request for `flavor`, with a new id unless one is named; as `Frontend.request`."""
@@ -131,7 +129,7 @@ class Router:
         refused: dict[int, Pending] = {}
         wanted: dict[tuple[str, bool], list[int]] = {}
         for at, build in enumerate(builds):
-            new = fresh or (build.id.startswith(self._id_prefix) and build.id not in self._placed_in)
+            new = fresh or self._ids.unused(build.id)
             try:
                 wanted.setdefault((self._admit(build, new), new), []).append(at)
             except CommonplaceError as error:
@@ -264,6 +262,7 @@ class Router:
 
     def _remember(self, request: str, pool: str) -> None:
         with self._lock:
+            self._ids.use(request)
             self._placed_in[request] = pool
             if len(self._placed_in) > KEPT_MAX:
                 self._placed_in.popitem(last=False)

@@ -171,7 +171,7 @@ class Session:
         if self._tick_ms is None or until_ms < self._tick_ms:
             self._tick_ms = until_ms
         if event.held:
-            return [LookBack(partition, build.id)]
+            return [LookBack(partition, build.id, event.token)]
         return [SendRequest(partition, waiting.key, value, event.token, event.trace)]
 
     def _join(self, waiting: _Waiting, event: Submit, value: bytes) -> list[Effect]:
@@ -248,7 +248,7 @@ class Session:
     def _looked(self, event: Looked, now_ms: int) -> list[Effect]:
         name = event.request.encode()
         waiting = self._waiting.get(name)
-        if waiting is None or not waiting.held:
+        if waiting is None or waiting.tokens[0] != event.token or not waiting.held:
             return []
         waiting.held = False
         for _, _, key, value in event.rows:

@@ -109,8 +109,8 @@ class FrontendProcess(Process):
                     self.send(kind, "requests", partition, key, value, partial(self._sent, token, partition))
                 case SendClaimRecord(partition, key, value, token, _):
                     self.send("release" if b'"release"' in value else "confirm", "claims", partition, key, value)
-                case LookBack(partition, request):
-                    self._look_back(partition, request)
+                case LookBack(partition, request, token):
+                    self._look_back(partition, request, token)
                 case Answer(token, answer):
                     self._answered(token, answer)
                 case Quarantine():
@@ -127,7 +127,7 @@ class FrontendProcess(Process):
         event = Sent(token, partition, offset) if offset >= 0 else SendFailed(token, "not acknowledged")
         self.do(self.session.receive(event, self.clock()))
 
-    def _look_back(self, partition: int, request: str) -> None:
+    def _look_back(self, partition: int, request: str, token: int) -> None:
         """What was decided before the reading position of now, told a moment later."""
         self.partitions[request] = partition
         topic = self.world.topics["decisions"]
@@ -137,7 +137,7 @@ class FrontendProcess(Process):
         rows = [row for row in found if row[0] < position]
 
         def done(_: int) -> None:
-            self.do(self.session.receive(Looked(request, rows), self.clock()))
+            self.do(self.session.receive(Looked(request, rows, token), self.clock()))
 
         due = self.soon()
         self.inbox.append((due, done, 0))
