@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 
 from commonplace.core.codec import decode, encode
 from commonplace.core.records import Build, Decision
@@ -55,9 +55,12 @@ class FakeMessage:
 
 
 class FakeProducer:
-    """Acknowledges at the next flush; `refuse` says of a record what `produce` raises for it, if anything."""
+    """Reports at the next flush while `reports` is set, `error` if there is one; `refuse` says what `produce` raises for a record."""
 
     def __init__(self) -> None:
+        self.reports = threading.Event()
+        self.reports.set()
+        self.error: KafkaError | None = None
         self.written: list[tuple[str, bytes]] = []
         self.refuse: Callable[[str, bytes], Exception | None] = lambda topic, value: None
         self._unacknowledged: list[tuple[Callable[..., None], FakeMessage]] = []
@@ -73,10 +76,15 @@ class FakeProducer:
             self._unacknowledged.append((on_delivery, FakeMessage(topic, len(self.written))))
 
     def flush(self, timeout: float) -> int:
+        if not self.reports.wait(timeout):
+            return len(self)
         reports, self._unacknowledged = self._unacknowledged, []
         for report, message in reports:
-            report(None, message)
+            report(self.error, message)
         return 0
+
+    def purge(self) -> None:
+        pass
 
     def __len__(self) -> int:
         return len(self._unacknowledged)
@@ -116,9 +124,12 @@ class Alone:
 
     def say(self, decision: Decision) -> None:
         """Write a decision, which the frontend then reads."""
-        self.log.append((len(self.log), 0, decision.request.encode(), encode(decision)))
-        offset, _, key, value = self.log[-1]
-        self.consumer.coming.put(FakeMessage(self.names.decisions, offset, (key, value)))
+        self.say_raw(decision.request.encode(), encode(decision))
+
+    def say_raw(self, key: bytes, value: bytes) -> None:
+        """Write anything on `decisions`."""
+        self.consumer.coming.put(FakeMessage(self.names.decisions, len(self.log), (key, value)))
+        self.log.append((len(self.log), 0, key, value))
 
     def place(self, build: Build, **changes: object) -> Decision:
         """Write that a request was placed, and return it."""
@@ -180,8 +191,3 @@ def alone(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Iterator[Alone
     monkeypatch.setattr(Frontend, "_open_consumer", opened)
     with Frontend(made) as world.frontend:
         yield world
-
-
-def too_large() -> KafkaException:
-    """What `produce` raises for a record past `message.max.bytes`."""
-    return KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))

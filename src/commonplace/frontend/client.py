@@ -17,7 +17,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from commonplace.clock import wall_s
 from commonplace.core.codec import encode
@@ -103,6 +103,7 @@ class Frontend:
         self._parked = False
         self._stopping = False
         self._failure: CommonplaceError | None = None
+        self._unwritten: CommonplaceError | None = None  # why the writer ended before it was told to
         self._producer = kafka_client.producer(self._settings, required=self._producer_required())
         self._consumer, self._positions = self._open_consumer()
         self._writer = threading.Thread(target=self._write, name="frontend-writer", daemon=True)
@@ -193,12 +194,19 @@ class Frontend:
         self._perform(effects, self._unawaited_delivered)
 
     def flush(self, timeout: float | None = None) -> None:
-        """Block until the broker has acknowledged, or refused, all that was handed over; raises `TimedOut`."""
+        """Block until the broker has acknowledged, or refused, all that was handed over.
+
+        Raises `TimedOut`, and what ended the frontend where something was never written for it.
+        """
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
         while not self._idle:
+            if not self._writer.is_alive():
+                self._require_open()
             if time.monotonic() > deadline:
                 raise TimedOut(f"the broker at {self._settings.bootstrap} has not acknowledged all records in time")
             time.sleep(FLUSH_S)
+        if self._unwritten is not None:
+            raise self._unwritten
 
     def decision(self, request: str) -> Decision | None:
         """The effective decision of a request answered here (the newest 10,000 are kept); never blocks.
@@ -216,12 +224,12 @@ class Frontend:
     @property
     def _idle(self) -> bool:
         """Whether nothing is queued or unacknowledged: the writer parks only then, and unparks before it takes."""
-        return (self._parked and not self._queue) or not self._writer.is_alive()
+        return not self._queue and (self._parked or not self._writer.is_alive())
 
     @property
     def full(self) -> bool:
         """Whether another submit would block for room."""
-        return self._session.in_flight >= self._in_flight_max
+        return self._session.in_flight >= self._in_flight_max and self._failure is None and not self._stopping
 
     def unused(self, request: str) -> bool:
         """Whether this frontend made the id and has not submitted it, so that no decision of it can stand."""
@@ -253,6 +261,7 @@ class Frontend:
         with self._lock:
             self._require_open()
             self._wait_for_room(len(pendings))
+            self._require_open()  # it may have ended while we waited, and answers nobody any more
             now_ms = _now_ms()
             for pending in pendings:
                 self._pending[pending.token] = pending
@@ -273,8 +282,8 @@ class Frontend:
             raise self._failure or CommonplaceError("this frontend is closed: open another")
 
     def _wait_for_room(self, wanted: int) -> None:
-        """Back-pressure on callers; the reader's own callbacks are told `overloaded` instead, as nobody else makes room."""
-        if threading.current_thread() is self._reader:
+        """Back-pressure on callers; callbacks on our own threads are told `overloaded` instead, as nobody else makes room."""
+        if threading.current_thread() in (self._reader, self._writer):
             return
         self._room_wanted += 1
         while self._session.in_flight + wanted > self._in_flight_max and self._failure is None and not self._stopping:
@@ -294,11 +303,7 @@ class Frontend:
         found: list[history.Row] = []
         for _, rows in history.read(self._settings, topic, starts, {p: positions[p] for p in partitions}):
             found += history.rows_for(rows, wanted)
-        effects: list[Effect] = []
-        with self._lock:
-            for look in looks:
-                effects += self._session.receive(Looked(look.request, found, look.token), _now_ms())
-        self._perform(effects)
+        self._receive_all([Looked(look.request, found, look.token) for look in looks])
 
     def _window_start_ms(self) -> int | None:
         if not self._by_time:
@@ -373,7 +378,10 @@ class Frontend:
             key=bad.key.decode(errors="replace")[:1024],
         )
         _log.warning("quarantined %s/%d@%d: %s", record.topic, bad.partition, bad.offset, bad.reason)
-        self._producer.produce(self._names.quarantine, value=encode(record), partition=0)
+        try:
+            self._producer.produce(self._names.quarantine, value=encode(record), partition=0)
+        except (BufferError, KafkaException) as error:
+            _log.warning("%s could not be written: %s", self._names.quarantine, error)
 
     def _wake_writer(self) -> None:
         if self._parked:
@@ -382,6 +390,19 @@ class Frontend:
     # --- the writing thread ---
 
     def _write(self) -> None:
+        done = False
+        try:
+            self._write_queued()
+            done = True
+        except CommonplaceError as error:
+            self._fail(error)
+        finally:
+            if not done:
+                self._abandon()
+                self._unwritten = self._failure
+                self._drop()
+
+    def _write_queued(self) -> None:
         producer, queue = self._producer, self._queue
         while True:
             if not queue and len(producer) == 0:
@@ -412,14 +433,31 @@ class Frontend:
         if isinstance(effect, SendRequest):
             topic, headers = self._names.requests, of_trace(effect.trace)
         call = delivered or partial(self._request_delivered, effect.token)
+        produce = self._producer.produce
+        send = partial(produce, topic, effect.value, effect.key, effect.partition, call, headers=headers)
         try:
-            self._producer.produce(topic, effect.value, effect.key, effect.partition, call, headers=headers)
-        except BufferError:  # the client's queue is full: 100,000 records or 1 GB
-            self._producer.flush(1.0)
             try:
-                self._producer.produce(topic, effect.value, effect.key, effect.partition, call, headers=headers)
-            except BufferError as error:
-                call(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
+                send()
+            except BufferError:  # the client's queue is full: 100,000 records or 1 GB
+                self._producer.flush(1.0)
+                send()
+        except BufferError as error:
+            call(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
+        except KafkaException as error:
+            call(_told(error.args[0], effect), None)
+            if error.args[0].fatal():
+                raise CommonplaceError(
+                    f"the producer can't go on: {error.args[0].str()}: open another frontend, and ask again by the ids"
+                ) from error
+
+    def _drop(self) -> None:
+        """Nothing is written any more: whoever waits for an acknowledgement is told."""
+        self._producer.purge()
+        self._producer.flush(FLUSH_S)
+        while self._queue:
+            _, delivered = self._queue.popleft()
+            if delivered is not None:
+                delivered(KafkaError(KafkaError._PURGE_QUEUE, str(self._failure)), None)
 
     def _request_delivered(self, token: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -440,12 +478,11 @@ class Frontend:
 
     def _read(self) -> None:
         try:
-            while not self._stopping:
+            while not self._stopping and self._failure is None:
                 messages = history.batch(self._consumer, POLL_S)
                 self._receive_all([*self._events_of(messages), Tick()])
         except CommonplaceError as error:
-            _log.error("the frontend stops: %s", error)
-            self._failure = error
+            self._fail(error)
         finally:
             self._consumer.close()
             self._abandon()
@@ -477,11 +514,14 @@ class Frontend:
                 self._room.notify_all()
         self._perform(effects)
 
+    def _fail(self, error: CommonplaceError) -> None:
+        _log.error("the frontend stops: %s", error)
+        self._failure = error
+
     def _abandon(self) -> None:
-        """Nothing is read any more: whoever waits is told, nobody hangs."""
-        error = self._failure or CommonplaceError(
-            "the frontend was closed before the decision came: ask again by the id"
-        )
+        """Nothing is read, or written, any more: whoever waits is told, nobody hangs."""
+        what = "was closed" if self._stopping else "broke down (see the log)"
+        error = self._failure or CommonplaceError(f"the frontend {what} before the decision came: ask again by the id")
         with self._lock:
             self._failure = error
             left = list(self._pending.values())
@@ -517,6 +557,14 @@ def _raise_refused(effects: Iterable[Effect]) -> None:
     for effect in effects:
         if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
             raise _ERRORS[effect.answer.why](effect.answer.message)
+
+
+def _told(error: KafkaError, effect: SendRequest | SendClaimRecord) -> KafkaError:
+    """What the client said of a record that it did not take, with what to do about one that is too large."""
+    if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+        return error
+    bounds = "limits.record_bytes_max and message.max.bytes of [kafka]"
+    return KafkaError(error.code(), f"{error.str()}: {len(effect.value)} bytes, see {bounds}")
 
 
 # Leases run on while a laptop sleeps, and CLOCK_MONOTONIC does not (Linux).

@@ -4,11 +4,14 @@ A Future makes a condition variable each; a Pending makes an event only when som
 with callbacks wake no thread.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 
 from commonplace.core.records import Build, Decision
 from commonplace.errors import CommonplaceError, TimedOut
+
+_log = logging.getLogger(__name__)
 
 _lock = threading.Lock()  # one for all: it is held for a few attribute writes
 
@@ -48,12 +51,15 @@ class Pending:
         return answer
 
     def add_done_callback(self, call: "Callable[[Pending], object]") -> None:
-        """Call it with this Pending once answered: at once if it is, else on the client's reading thread, which it holds up."""
+        """Call it with this Pending once answered: at once if it is, else on the client's reading or writing thread.
+
+        It holds that thread up; what it raises is logged.
+        """
         with _lock:
             if self._answer is None:
                 self._callbacks.append(call)
                 return
-        call(self)
+        self._call(call)
 
     def resolve(self, answer: Decision | CommonplaceError) -> None:
         """Give the answer; the first one stands. For the client."""
@@ -65,4 +71,10 @@ class Pending:
         if waiter is not None:
             waiter.set()
         for call in callbacks:
+            self._call(call)
+
+    def _call(self, call: "Callable[[Pending], object]") -> None:
+        try:
             call(self)
+        except Exception:  # noqa: BLE001 (of whoever waits for this one: no other may lose an answer by it)
+            _log.exception("a callback of request %s failed", self.request.id)
