@@ -250,3 +250,8 @@ def test_a_time_that_no_clock_can_count_is_a_usage_error(arguments: str) -> None
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_an_example_also_of_a_group(name: str) -> None:
     assert f"commonplace {name}" in (LazyCommands(name="commonplace").get_command(None, name).epilog or "")
+
+
+@pytest.mark.parametrize("arguments", [("aggregate", "set", "a\udcff"), ("aggregate", "set", "a", "--zone", "\udcff")])
+def test_a_name_that_is_not_utf_8_is_one_line_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    assert_one_line(run(*arguments), 2, r"\udcff' is not UTF-8: write it so")

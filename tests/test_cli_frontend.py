@@ -54,6 +54,17 @@ def decide(build: Build, partition: int, offset: int) -> list[Decision]:
     return [placed(build, partition, offset)]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("submit", "--flavor", "m1.small", "--project", "p\udcff"), r"'p\udcff' is not UTF-8: write it so"),
+        (("decision", "show", "r\udcff"), r"nothing in the log begins with 'r\udcff'"),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_a_usage_error(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    cli.assert_one_line(run(*arguments), 2, said)
+
+
 def test_submit_waits_confirms_and_release_gives_back(settings: Settings, run: Run) -> None:
     with fake_replica(settings, decide):
         done = run("submit", "--flavor", "m1.small", "--id", "order-1", "--confirm")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from commonplace.errors import BrokerUnavailable, CommonplaceError, TimedOut
+from commonplace.errors import BrokerUnavailable, CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import AsyncFrontend, Frontend, Pending, aio
 from commonplace.frontend.events import SendClaimRecord, SendRequest
 from frontend_alone import Alone, alone, ended, in_thread, until
@@ -146,6 +146,18 @@ def test_a_callback_on_the_writing_thread_waits_for_no_room(monkeypatch: pytest.
         producer.reports.set()
         until(lambda: len(more) == 2)
         assert "in_flight_max" in str(more[1].answer())
+
+
+# --- what is refused ---
+
+
+def test_a_name_that_is_no_text_costs_the_requests_beside_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with alone(monkeypatch) as world:
+        frontend = world.frontend
+        good, bad = frontend.submit_many([frontend.request("m1.small"), frontend.request("m1.small", project="\udcff")])
+        with pytest.raises(UsageError, match="is not UTF-8"):
+            bad.result(5)
+        assert world.place(good.request) == good.result(5)
 
 
 # --- a producer that refuses ---

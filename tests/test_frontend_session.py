@@ -164,6 +164,26 @@ def test_what_no_host_can_satisfy_is_refused_before_it_is_sent(session: Session,
     assert session.in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (build(project="p\udcff"), r"request r-1: 'p\udcff' is not UTF-8"),
+        (build("r\udcff"), r"request 'r\udcff': 'r\udcff' is not UTF-8"),
+        (build(hints={"\udcff": ("x",)}), "is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(session: Session, request_: Build, said: str) -> None:
+    answer = refusal(submit(session, request_))
+    assert (answer.why, said in answer.message, session.in_flight) == (Why.INVALID, True, 0)
+    assert session.known(request_.id) is None
+
+
+@pytest.mark.parametrize("names", [("r\udcff", "m1.small", ""), ("r-9", "\udcff", ""), ("r-9", "m1.small", "\udcff")])
+def test_a_cancel_that_cannot_be_written_is_refused(session: Session, names: tuple[str, str, str]) -> None:
+    request, flavor, group = names
+    assert "is not UTF-8" in refusal(session.receive(Withdraw(request, 2, flavor, group), 0)).message
+
+
 def test_without_any_flavor_it_says_how_to_get_some() -> None:
     empty = Session("default", PARTITIONS, 4, 3)
     assert "commonplace topics create" in refusal(submit(empty, build())).message

@@ -21,6 +21,7 @@ from commonplace.errors import CommonplaceError, ExitCode
 
 PROGRAM: Final = "commonplace"
 COMPLETE_VARIABLE: Final = "_COMMONPLACE_COMPLETE"
+NAME_SHOWN_CHARS: Final = 64
 INTERRUPTED: Final = 130  # what a shell reports for a program ended by SIGINT
 
 COMMANDS: Final[dict[str, str]] = {
@@ -125,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(f"{PROGRAM}: {e}", e.exit_code)
     except typer.TyperException as e:
         return _told(_usage(e), e.exit_code)
+    except UnicodeEncodeError as e:  # a name that a person gave, looked for in the log
+        if e.encoding != "utf-8":  # of what is printed
+            raise
+        return _told(f"{PROGRAM}: {e.object[:NAME_SHOWN_CHARS]!r} is not UTF-8: write it so", ExitCode.USAGE)
     except OSError as e:  # a path or an address that a person named; no command can foresee them all
         return _told(f"{PROGRAM}: {_of_the_system(e)}", ExitCode.ERROR)
     except (KeyboardInterrupt, typer.Abort):

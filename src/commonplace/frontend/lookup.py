@@ -112,7 +112,7 @@ class Reader:
     def __init__(self, settings: Settings, since_s: float | None = None, wanted: str = "") -> None:
         broker, facts, _ = require_topics(settings)
         self.settings = kafka_client.settings_for(settings, broker)
-        self.book = Book(wanted.encode())
+        self.book = Book(wanted.encode(errors="surrogatepass"))  # what is no UTF-8 is in no record: nothing is found
         names = Topics(settings.topics.prefix, settings.topics.pool)
         self._topics = {names.requests: facts[names.requests], names.decisions: facts[names.decisions]}
         self._requests = names.requests

@@ -113,7 +113,7 @@ class Session:
 
     def known(self, request: str) -> Decision | None:
         """The effective decision of a request answered here, while it is kept."""
-        known = self._known.get(request.encode())
+        known = self._known.get(request.encode(errors="surrogatepass"))
         return known.decision if known else None
 
     def receive(self, event: Event, now_ms: int) -> list[Effect]:
@@ -145,7 +145,9 @@ class Session:
 
     def _submit(self, event: Submit, now_ms: int) -> list[Effect]:
         build = event.build
-        value = encode(build)
+        value = _written(build)
+        if isinstance(value, Bad):
+            return [_refused(event.token, f"request {checks.shown(build.id)}: {value.reason}")]
         pool = "" if event.routed else self.pool
         if wrong := checks.invalid(build, value, self.flavors, self.routes.routing.pools, pool):
             return [_refused(event.token, wrong)]
@@ -332,6 +334,9 @@ class Session:
         return SendClaimRecord(partition, record.host.encode(), encode(record), token, record.allocation)
 
     def _withdraw(self, event: Withdraw) -> list[Effect]:
+        named = _written(Cancel(id=event.request, flavor=event.flavor, group=event.group))
+        if isinstance(named, Bad):
+            return [_refused(event.token, f"cancel of {checks.shown(event.request)}: {named.reason}")]
         flavor, group = self._key_parts(event)
         if not flavor:
             message = (
@@ -365,6 +370,14 @@ class Session:
         if (known := self._known.get(name)) is not None and known.decision.flavor:
             return known.decision.flavor, known.group
         return event.flavor, event.group
+
+
+def _written(record: Build | Cancel) -> bytes | Bad:
+    """The record's bytes. There are none with surrogates in it, which Python makes of bytes that are no UTF-8 (arguments, file names)."""
+    try:
+        return encode(record)
+    except UnicodeEncodeError as error:
+        return Bad(f"{checks.shown(error.object)} is not UTF-8: write it so")
 
 
 def _answers(decision: Decision, waiting: _Waiting) -> bool:
