@@ -23,6 +23,23 @@ def allocation(name: str = "a-1", request: str = "r-1", **fields: Any) -> Alloca
     return Allocation(**{"id": name, "request": request, "instance": f"{request}.0", "resources": resources, **fields})
 
 
+def reported(host: str, epoch: int, *allocations: Allocation, generation: int = 1, **fields: Any) -> Snapshot:
+    """A full report with the hash of what it says."""
+    said = {"inventory": INVENTORY, "traits": (), "labels": {}, "status": "enabled", "agent": "agent-1", **fields}
+    part = hashing.host_part(said["inventory"], said["traits"], said["labels"], said["status"], said.get("cells", {}))
+    total = (part + sum(hashing.allocation_hash(a) for a in allocations)) & hashing.MASK
+    return Snapshot(
+        host=host,
+        epoch=epoch,
+        generation=generation,
+        claims_topic="claims-1",
+        claims_through=-1,
+        hash=said.pop("hash", None) or hashing.to_hex(total),
+        allocations=list(allocations),
+        **said,
+    )
+
+
 class Reporter:
     """Writes reports of hosts, as their agents would."""
 
@@ -53,21 +70,7 @@ class Reporter:
 
     def snapshot(self, host: str, epoch: int, *allocations: Allocation, generation: int = 1, **fields: Any) -> int:
         """A full report."""
-        said = {"inventory": INVENTORY, "traits": (), "labels": {}, "status": "enabled", "agent": "agent-1", **fields}
-        part = hashing.host_part(
-            said["inventory"], said["traits"], said["labels"], said["status"], said.get("cells", {})
-        )
-        total = (part + sum(hashing.allocation_hash(a) for a in allocations)) & hashing.MASK
-        record = Snapshot(
-            host=host,
-            epoch=epoch,
-            generation=generation,
-            claims_topic="claims-1",
-            claims_through=-1,
-            hash=said.pop("hash", None) or hashing.to_hex(total),
-            allocations=list(allocations),
-            **said,
-        )
+        record = reported(host, epoch, *allocations, generation=generation, **fields)
         return self.host_record(host, snapshot_key(host, epoch), encode(record))
 
     def delta(self, host: str, epoch: int, *upserts: Allocation, generation: int = 2) -> int:

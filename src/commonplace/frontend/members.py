@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from commonplace.core.host_keys import parse_key
+from commonplace.core.host_keys import NO_EPOCH, parse_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build
@@ -67,6 +67,11 @@ class Members:
             for allocation in self._states[host].allocations.values()
         )
 
+    def held_by(self, host: str) -> Collection[str] | None:
+        """Ids of the allocations on a host; None for one that never started here, or was removed."""
+        state = self._states.get(host)
+        return None if state is None or state.removed or state.epoch == NO_EPOCH else state.allocations.keys()
+
 
 class _Open(Struct, frozen=True):
     """A request of a group that this process has submitted and that is not decided."""
@@ -115,6 +120,16 @@ class Groups:
         if one is not None:
             self._decided.add((one.group, one.pool))
 
+    def holding(self, host: str, allocation: str) -> str:
+        """The pool on whose host an allocation is, else one that knows the host, "" for none. Blocks for some round trips."""
+        known = pools(self._settings)
+        if len(known) == 1:
+            return next(iter(known))
+        self._refresh()
+        held = {pool: members.held_by(host) for pool, members in self._members.items() if pool in known}
+        knowing = [pool for pool, found in held.items() if found is not None]
+        return next((pool for pool in knowing if allocation in (held[pool] or ())), knowing[0] if knowing else "")
+
     def close(self) -> None:
         """Stop reading."""
         if self._tail is not None:
@@ -127,15 +142,22 @@ class Groups:
         known = pools(self._settings)
         if len(known) > 1:
             try:
-                self._read(known)
-            except Lost:  # the log was cut under us: what it holds now is what counts
-                self.close()
-                self._members, self._pool_of = {}, {}
-                self._read(known)
+                try:
+                    self._read(known)
+                except Lost:  # the log was cut under us: what it holds now is what counts
+                    self._forget()
+                    self._read(known)
             except BaseException:
+                self._forget()  # what could not be read on is read no more
                 self._decided |= decided
                 raise
         self._read_s = time.monotonic()
+
+    def _forget(self) -> None:
+        """Read anew, all from the start."""
+        self.close()
+        self._members, self._pool_of = {}, {}
+        self._read_s = float("-inf")
 
     def _read(self, known: dict[str, Settings]) -> None:
         tail = self._tail = self._tail or Tail(self._settings)

@@ -26,7 +26,7 @@ from commonplace.frontend.routes import Routes
 from commonplace.frontend.session import KEPT_MAX
 from commonplace.frontend.settling import Outcome
 from commonplace.kafka import client as kafka_client
-from commonplace.kafka.tail import Tail
+from commonplace.kafka.tail import Lost, Tail
 from commonplace.kafka.topics import Topics, pools, require_topics
 from commonplace.settings import Settings
 
@@ -57,8 +57,7 @@ class Router:
         self._ids = Ids()
         self._control = Topics(settings.topics.prefix, settings.topics.pool).control
         self._tail = Tail(self._settings)
-        self._tail.add(self._control, 0, self._tail.range(self._control, 0)[0])
-        self._read_control()
+        self._begin_control()
 
     def __enter__(self) -> Self:
         return self
@@ -194,18 +193,34 @@ class Router:
             frontend.flush(timeout)
 
     def decided_in(self, decision: Decision) -> str:
-        """The pool whose decision this is: asked of the log where this router did not submit the request, which blocks."""
+        """The pool whose decision this is; raises `UsageError` where nobody knows.
+
+        Where this router did not submit the request and its flavor went elsewhere since, or is gone, it blocks: the logs of the pools
+        before are asked, then the hosts of all.
+        """
         with self._lock:
             known = self._placed_in.get(decision.request)
             if known:
                 return known
-            now = self._pool_of(decision.flavor)
+            now = self._served_by(decision.flavor)
             past = self._routes.before(decision.flavor)
+        if now and not past:
+            return now
         for pool in past:
             entry = self._stands(pool, decision.request, None)
             if entry is not None and entry.decision == decision:
                 return pool
-        return now
+        return self._held_in(decision) if decision.placed else now or self.pool_of(decision.flavor)
+
+    def _held_in(self, decision: Decision) -> str:
+        placed = decision.placed[0]
+        with self._lock:
+            pool = self._groups.holding(placed.host, placed.allocation)
+        if not pool:
+            raise UsageError(
+                f"no pool knows {checks.shown(placed.host)}, where request {checks.shown(decision.request)} was placed: name its pool"
+            )
+        return pool
 
     # --- routing ---
 
@@ -274,15 +289,39 @@ class Router:
             time.sleep(0.005)
 
     def _pool_of(self, flavor: str) -> str:
-        for batch in self._tail.turn(0.0):
-            self._routes.fold(batch.records)
-        pool = self._routes.pool_of(flavor)
-        if not pool:
-            self._read_control()  # it may have been written a moment ago
-            pool = self._routes.pool_of(flavor)
+        """The pool that serves a flavor now; raises `UsageError` for one that is not known."""
+        pool = self._served_by(flavor)
         if not pool:
             raise UsageError(checks.unknown_flavor(flavor, self._routes.flavors))
         return pool
+
+    def _served_by(self, flavor: str) -> str:
+        """The pool that serves a flavor now, "" for one that is not known."""
+        self._follow_control()
+        if not (pool := self._routes.pool_of(flavor)):
+            self._read_control()  # it may have been written a moment ago
+            pool = self._routes.pool_of(flavor)
+        return pool
+
+    def _follow_control(self) -> None:
+        """Fold what came on `control`; from its start where an error has ended the reading: the routes of then may be wrong."""
+        if self._tail.position(self._control, 0) < 0:
+            self._begin_control()
+        try:
+            for batch in self._tail.turn(0.0):
+                self._routes.fold(batch.records)
+        except Lost:
+            self._begin_control()
+
+    def _begin_control(self) -> None:
+        """Fold `control` from its start to its end as of now."""
+        self._tail.add(self._control, 0, self._tail.range(self._control, 0)[0])
+        self._routes = Routes()
+        try:
+            self._read_control()
+        except BaseException:
+            self._tail.remove(self._control, 0)  # nobody is routed by a part of it
+            raise
 
     def _read_control(self) -> None:
         """Fold `control` to its end as of now."""
