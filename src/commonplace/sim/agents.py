@@ -176,8 +176,10 @@ class AgentProcess(Process):
         keeper, due = self.keeper, NEVER
         if keeper.heartbeats:
             due = keeper.heartbeats[0][0]
-        if keeper.starts or keeper.undelivered:
-            due = min(due, *keeper.starts.values(), *(keeper.hosts[host].resend_ms for host in keeper.undelivered))
+        if keeper.starts:
+            due = min(due, next(iter(keeper.starts.values())))
+        if keeper.undelivered:
+            due = min(due, *(keeper.hosts[host].resend_ms for host in keeper.undelivered))
         for partition, heap in keeper.leases.items():
             if heap and heap[0][0] < due and partition not in keeper.barriers:
                 again = keeper._lapsed_ms.get(partition, 0) + keeper.settings.lapse_interval_ms
