@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
 
 from commonplace.errors import TopicsNotReady
 from commonplace.kafka.embedded import EmbeddedBroker
@@ -228,6 +228,29 @@ def test_an_offset_is_found_by_log_time(kafka: KafkaUnderTest, prefix: str, tail
     assert tail.offset_for_time(prefix, 0, 0) == 0
     assert tail.offset_for_time(prefix, 0, records[1][1]) == 1
     assert tail.offset_for_time(prefix, 0, records[1][1] + 1) == 2
+
+
+class Appended:
+    """Answers lookups as a broker whose partition gets a record, younger than any time asked for, after each of them."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+
+    def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
+        self._end += 1
+        return 0, self._end - 1
+
+    def offsets_for_times(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self._end += 1
+        return [TopicPartition(place.topic, place.partition, OFFSET_END) for place in wanted]
+
+
+def test_a_record_appended_during_a_look_up_by_log_time_is_not_skipped(
+    tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Appended(end=7)
+    monkeypatch.setattr(tail, "_asker", lambda: broker)
+    assert tail.offset_for_time("t", 0, 1) == 7  # and not past the record that came between the two questions
 
 
 def test_a_broker_that_ends_is_told_once_and_not_spun_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -229,11 +229,12 @@ class Tail:
         return {place: min(end, now[place]) for place, end in left.items() if self.position(*place) < now[place]}
 
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
-        """The first offset whose log time is at least `time_ms`, the end when there is none. Blocks.
+        """The first offset whose log time is at least `time_ms`, where there is none the end as it was before the look-up. Blocks.
 
         On the embedded broker, which keeps no times, the first offset there is.
         """
         wanted = TopicPartition(topic, partition, time_ms)
+        low, end = self.range(topic, partition)  # first: what is appended from here on lies at its end or beyond
 
         def ask(asker: Consumer, timeout_s: float) -> TopicPartition:
             found = asker.offsets_for_times([wanted], timeout_s)[0]
@@ -242,7 +243,6 @@ class Tail:
             return found
 
         found = self._answer(topic, ask)
-        low, end = self.range(topic, partition)
         if found.offset >= 0:
             return max(low, found.offset)
         return end if found.offset == OFFSET_END else low
