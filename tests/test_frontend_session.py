@@ -3,6 +3,7 @@
 import pytest
 
 from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.ledger_events import found_id
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Placed, Position, Release, Routing
 from commonplace.core.requests import content_digest, request_key
@@ -436,6 +437,13 @@ def test_a_void_decision_is_never_confirmed(session: Session) -> None:
 def test_what_was_not_placed_has_nothing_to_confirm_or_release(session: Session, ask: type) -> None:
     answer = refusal(session.receive(ask(refuse(build()), 2), 10))
     assert "was not placed (no_valid_host)" in answer.message
+
+
+@pytest.mark.parametrize("ask", [AskConfirm, AskRelease])
+def test_what_only_its_driver_ends_is_neither_confirmed_nor_released(session: Session, ask: type) -> None:
+    found = Placed(instance="vm-9", host="h1", allocation=found_id("vm-9"), grant=Position(0, 1))
+    answer = refusal(session.receive(ask(place(build(), placed=[found]), 2), 10))
+    assert "instance vm-9 was found on h1: only its driver ends it" in answer.message
 
 
 def test_release_and_confirm_name_all_or_only_the_allocations_asked_for(session: Session) -> None:

@@ -342,3 +342,15 @@ def test_move_finds_its_source_by_what_hosts_hold_and_tells_where_it_stayed(sett
     done = run("move", "r-9", "--flavor", "windows")
     assert (done.returncode, done.stdout) == (2, "")
     assert "nothing is held under r-9" in done.stderr
+
+
+@pytest.mark.parametrize("id", [(), ("--id", "move-1")])
+def test_an_instance_that_no_claim_brought_is_not_moved(
+    settings: Settings, run: Run, replicas: dict[str, FakeReplica], id: tuple[str, ...]
+) -> None:
+    Reporter(of(settings, "ssd")).host(
+        "host-9", allocation("found:vm-9", "", instance="vm-9", state="active", origin="found")
+    )
+    done = run("move", "vm-9", "--flavor", "windows", *id)
+    cli.assert_one_line(done, 2, "vm-9 was found running on host-9", "only its driver ends it", "stop it on host-9")
+    assert asked(replicas["licensed"]) == []

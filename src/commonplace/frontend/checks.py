@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from commonplace.core.codec import Bad, decode
+from commonplace.core.ledger_events import FOUND_PREFIX
 from commonplace.core.names import printable
 from commonplace.core.records import Build, Decision, Flavor
 from commonplace.core.request_checks import count_misuse, group_misuse, unshowable
@@ -61,6 +62,11 @@ def not_in(decision: Decision, allocations: Sequence[str], what: str) -> str:
     if strange := set(allocations) - own:
         listed = ", ".join(sorted(own))
         return f"request {decision.request} placed no allocation {shown(min(strange))}: it placed {listed}"
+    for placed in decision.placed:
+        if placed.allocation.startswith(FOUND_PREFIX):
+            return (
+                f"instance {placed.instance} was found on {placed.host}: only its driver ends it, nobody can {what} it"
+            )
     return ""
 
 

@@ -110,7 +110,7 @@ def _by_verdict(watched: Watched, settled: Settled) -> Outcome | None:
             return Confirmed(watched.host, watched.allocation)
         case "confirm", "late":
             return TooLate(watched.host, watched.allocation, settled.detail)
-        case "release", "released" | "ignored":  # ignored: it was gone before
+        case "release", "released" | "ignored":  # ignored: it was gone before; what was found is never asked for
             return Released(watched.host, watched.allocation)
     return None
 
