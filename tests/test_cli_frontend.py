@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import cli
-from commonplace.core.records import Build, Decision, Explanation, Miss
+from commonplace.core.records import Build, Cancel, Decision, Explanation, Miss
 from commonplace.settings import Settings
-from frontend_world import FakeReplica, fake_replica, make_topics, placed, settings_on
+from frontend_world import HOST, FakeReplica, fake_replica, make_topics, placed, settings_on
+from hosts_written import Reporter, allocation
 from kafka_fixtures import KafkaUnderTest
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -199,9 +200,31 @@ def test_cancel_finds_the_flavor_in_the_log(settings: Settings, run: Run) -> Non
         assert {key for _, key, _ in replica.requests} == {replica.requests[0][1]}
 
 
-def settled(replica: FakeReplica) -> int:
+def test_what_is_older_than_the_log_is_released_and_cancelled_by_what_hosts_hold(settings: Settings, run: Run) -> None:
+    old = [allocation(f"a-{n}", "old-1", instance=f"vm-{n}", index=n, flavor="m1.hot", state="active") for n in (0, 1)]
+    with fake_replica(settings, decide) as replica:
+        assert run("submit", "--flavor", "m1.small", "--id", "old-10", "--wait").returncode == 0
+        Reporter(settings).snapshot(HOST, 0, *old)
+        done = run("release", "old-1", "-o", "json")  # and not old-10, which the log has
+        assert [row["allocation"] for row in json.loads(done.stdout)] == ["a-0", "a-1"], done.stderr
+        assert run("release", "vm-1").returncode == 0
+        cli.assert_one_line(run("cancel", "vm-1"), 2, "vm-1 is held by request old-1", "commonplace release vm-1")
+        for _ in range(2):
+            done = run("cancel", "old-1")
+            assert (done.returncode, "what hosts hold of it is released" in done.stderr) == (0, True), done.stderr
+        assert settled(replica, 3) == 3
+        cli.assert_one_line(run("release", "older"), 2, "nothing is held under older")
+    assert [(one.request, one.allocation) for one in replica.claims] == [
+        ("old-1", "a-0"),
+        ("old-1", "a-1"),
+        ("old-1", "a-1"),
+    ]
+    assert [record for _, _, record in replica.requests[1:]] == [Cancel(id="old-1", flavor="m1.hot")] * 2
+
+
+def settled(replica: FakeReplica, wanted: int = 2) -> int:
     for _ in range(200):
-        if len(replica.requests) >= 2:
+        if len(replica.requests) >= wanted:
             break
         replica.pause(0.05)
     return len(replica.requests)

@@ -1,12 +1,16 @@
 """`commonplace cancel`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commonplace.cli.output import say
-from commonplace.cli.settle import find_entry
+from commonplace.cli.settle import find_entry_or_held
 from commonplace.errors import UsageError
+
+if TYPE_CHECKING:
+    from commonplace.core.records import Cancel
+    from commonplace.settings import Settings
 
 app = typer.Typer()
 
@@ -16,18 +20,33 @@ def cancel(
     requests: Annotated[list[str], typer.Argument(metavar="REQUEST", help="Ids; a unique prefix will do.")],
 ) -> None:
     """Withdraw requests: one that is undecided is rejected as cancelled, what a decision placed is released."""
-    from commonplace.core.requests import serialised_group
     from commonplace.frontend import Frontend
 
-    found = [find_entry(name) for name in requests]
-    for settings, entry in found:
-        flavor = entry.build.flavor if entry.build else entry.decision.flavor if entry.decision else ""
-        if not flavor:
-            raise UsageError(
-                f"request {entry.request}: its flavor is not in the log any more, nor is it to be cancelled"
-            )
+    found = [_meant(name) for name in requests]
+    for settings, cancelled, _ in found:
         with Frontend(settings) as frontend:
-            frontend.cancel(entry.request, flavor, serialised_group(entry.build) if entry.build else "")
+            frontend.cancel(cancelled.id, cancelled.flavor, cancelled.group)
             frontend.flush()
-    for _, entry in found:
-        say(f"cancel of {entry.request} written; `commonplace decision show {entry.request}` shows what came of it")
+    for _, cancelled, outcome in found:
+        say(f"cancel of {cancelled.id} written; {outcome}")
+
+
+def _meant(name: str) -> "tuple[Settings, Cancel, str]":
+    """Pool and cancel of the request that `name` means, and what comes of it. One that has left the log goes by what hosts hold of it."""
+    from commonplace.core.records import Cancel
+    from commonplace.core.requests import serialised_group
+    from commonplace.frontend.moving import Source
+
+    settings, found = find_entry_or_held(name)
+    if isinstance(found, Source):
+        old = found.decision
+        if not old.request.startswith(name):
+            raise UsageError(f"{name} is held by request {old.request}: cancel that, or `commonplace release {name}`")
+        return settings, Cancel(id=old.request, flavor=old.flavor), "what hosts hold of it is released"
+    outcome = f"`commonplace decision show {found.request}` shows what came of it"
+    if found.build:
+        group = serialised_group(found.build)
+        return settings, Cancel(id=found.request, flavor=found.build.flavor, group=group), outcome
+    if found.decision is None or not found.decision.flavor:
+        raise UsageError(f"request {found.request}: its flavor is not in the log any more, nor is it to be cancelled")
+    return settings, Cancel(id=found.request, flavor=found.decision.flavor), outcome

@@ -7,7 +7,9 @@ from commonplace.cli.output import emit, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from commonplace.core.records import Decision
     from commonplace.frontend.lookup import Entry
+    from commonplace.frontend.moving import Source
     from commonplace.frontend.settling import Outcome
     from commonplace.settings import Settings
 
@@ -18,18 +20,14 @@ def settle(what: Literal["confirm", "release"], names: list[str], timeout: float
     """Confirm or release every request or allocation named (a unique prefix will do), and wait for the hosts' answers."""
     from commonplace.frontend import Frontend
 
-    found = [(*find_entry(name), name) for name in names]
-    undecided = [entry.request for _, entry, _ in found if entry.decision is None]
-    if undecided:
-        raise UsageError(f"request {undecided[0]} has no decision yet: there is nothing to {what}")
+    found = [_meant(what, name) for name in names]
     outcomes: list[Outcome] = []
     for pool in dict.fromkeys(settings.topics.pool for settings, _, _ in found):
         there = [one for one in found if one[0].topics.pool == pool]
         with Frontend(there[0][0]) as frontend:
             call = frontend.confirm if what == "confirm" else frontend.release
-            for _, entry, name in there:
-                assert entry.decision is not None
-                outcomes += call(entry.decision, *_allocations(entry, name), wait=True, timeout=timeout)
+            for _, decision, allocations in there:
+                outcomes += call(decision, *allocations, wait=True, timeout=timeout)
     return _told(outcomes)
 
 
@@ -39,6 +37,49 @@ def find_entry(name: str) -> "tuple[Settings, Entry]":
 
     settings = common.settings()
     return (settings, find(settings, name)) if common.pool_given() else find_anywhere(settings, name)
+
+
+def find_entry_or_held(name: str) -> "tuple[Settings, Entry | Source]":
+    """As `find_entry`, and where the log has nothing of that very name, what hosts hold under it: that outlives the log."""
+    from commonplace.frontend.lookup import NothingFound
+
+    try:
+        settings, entry = find_entry(name)
+    except NothingFound:
+        return _held(name)
+    placed = entry.decision.placed if entry.decision else []
+    if (name == entry.request and (entry.build or entry.decision)) or any(name == p.allocation for p in placed):
+        return settings, entry
+    try:
+        there, source = _held(name)
+    except UsageError:
+        return settings, entry
+    whole = {source.decision.request, *(p.instance for p in source.placed), *(p.allocation for p in source.placed)}
+    return (there, source) if name in whole else (settings, entry)
+
+
+def _held(name: str) -> "tuple[Settings, Source]":
+    from commonplace.kafka.topics import pools
+    from commonplace.ops.held import find_held
+
+    settings = common.settings()
+    given = common.pool_given()
+    there = {given: settings} if given else pools(settings)
+    source, _ = find_held(there.values(), name)
+    return there[source.pool], source
+
+
+def _meant(what: Literal["confirm", "release"], name: str) -> "tuple[Settings, Decision, list[str]]":
+    """The decision that `name` means, in its pool, and which of its allocations: none named, hence all."""
+    from commonplace.frontend.moving import Source
+
+    # what is old enough to have left the log can't be confirmed any more, only released
+    settings, found = find_entry(name) if what == "confirm" else find_entry_or_held(name)
+    if isinstance(found, Source):
+        return settings, found.decision, []
+    if found.decision is None:
+        raise UsageError(f"request {found.request} has no decision yet: there is nothing to {what}")
+    return settings, found.decision, _allocations(found, name)
 
 
 def _allocations(entry: "Entry", name: str) -> list[str]:
