@@ -23,6 +23,8 @@ from confluent_kafka.admin import (
 
 import cli
 from commonplace import settings as settings_module
+from commonplace.core.codec import encode
+from commonplace.core.records import Build, Flavor
 from commonplace.errors import Denied
 from commonplace.kafka import client, topics
 from commonplace.kafka.broker import LocalBroker
@@ -207,6 +209,24 @@ def test_replica_joins_the_group_of_its_pool_and_commits(guarded: Guarded) -> No
     (committed,) = consumer.committed([TopicPartition(name_of("requests"), 0)], timeout=WAIT_S)
     consumer.close()
     assert committed.offset == 1
+
+
+def test_a_cancel_that_the_broker_refuses_is_not_called_written(guarded: Guarded) -> None:
+    anonymous = guarded.settings(None)
+    producer = client.producer(anonymous)
+    flavor, build = Flavor(name="m1.small", resources={"VCPU": 1}), Build(id="order-1", flavor="m1.small")
+    producer.produce(name_of("control"), encode(flavor), b"flavor/m1.small", 0)
+    producer.produce(name_of("requests"), encode(build), b"m1.small", 0)
+    assert producer.flush(WAIT_S) == 0
+    done = run_as(guarded, "operator", "cancel", "order-1")
+    assert (done.returncode, "refuses the cancel" in done.stderr, "written" in done.stderr) == (7, True, False)
+
+
+def run_as(guarded: Guarded, role: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command as a process with the password of a role."""
+    kafka = guarded.settings(role).kafka
+    env = {f"COMMONPLACE__KAFKA__{name.upper().replace('.', '_')}": str(value) for name, value in kafka.items()}
+    return cli.run(*arguments, env=env)
 
 
 def test_user_without_acls_is_denied(guarded: Guarded) -> None:

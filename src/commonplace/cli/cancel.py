@@ -23,11 +23,9 @@ def cancel(
     from commonplace.frontend import Frontend
 
     found = [_meant(name) for name in requests]
-    for settings, cancelled, _ in found:
+    for settings, cancelled, outcome in found:
         with Frontend(settings) as frontend:
-            frontend.cancel(cancelled.id, cancelled.flavor, cancelled.group)
-            frontend.flush()
-    for _, cancelled, outcome in found:
+            frontend.cancel(cancelled.id, cancelled.flavor, cancelled.group, wait=True)
         say(f"cancel of {cancelled.id} written; {outcome}")
 
 

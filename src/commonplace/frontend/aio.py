@@ -87,6 +87,8 @@ class AsyncFrontend:
         """Give back what a decision placed; see `Frontend.release`."""
         return await asyncio.to_thread(self.frontend.release, decision, *allocations, wait=wait, timeout=timeout)
 
-    async def cancel(self, request: str, flavor: str = "", group: str = "") -> None:
+    async def cancel(
+        self, request: str, flavor: str = "", group: str = "", *, wait: bool = False, timeout: float | None = None
+    ) -> None:
         """Withdraw a request; see `Frontend.cancel`."""
-        self.frontend.cancel(request, flavor, group)
+        await asyncio.to_thread(self.frontend.cancel, request, flavor, group, wait=wait, timeout=timeout)

@@ -110,9 +110,12 @@ class AsyncRouter:
             there, self.router.release, decision, *allocations, wait=wait, timeout=timeout, pool=there
         )
 
-    async def cancel(self, request: str, flavor: str = "", group: str = "", pool: str = "") -> None:
+    async def cancel(
+        self, request: str, flavor: str = "", group: str = "", pool: str = "", *,
+        wait: bool = False, timeout: float | None = None,
+    ) -> None:  # fmt: skip
         """Withdraw a request; see `Router.cancel`."""
-        await asyncio.to_thread(self.router.cancel, request, flavor, group, pool)
+        await asyncio.to_thread(self.router.cancel, request, flavor, group, pool, wait=wait, timeout=timeout)
 
     async def move(
         self, source: Decision | Source, flavor: str, *, pool: str = "", id: str | None = None,

@@ -181,17 +181,25 @@ class Frontend:
         """Give back what a decision placed, or the allocations named; `wait` as for `confirm`."""
         return self._settle(AskRelease(decision, next(self._tokens), allocations), decision, wait, timeout)
 
-    def cancel(self, request: str, flavor: str = "", group: str = "") -> None:
+    def cancel(
+        self, request: str, flavor: str = "", group: str = "", *, wait: bool = False, timeout: float | None = None
+    ) -> None:
         """Withdraw a request: undecided, it is rejected as cancelled; what its decision names is released.
 
-        Returns once the record is on its way. `flavor` is needed for requests this frontend did not submit, and `group`
-        where they asked for affinity or a spread.
+        Returns once the record is on its way; with `wait` once it stands in the log, or raises `Denied`, `BrokerUnavailable` or `TimedOut`.
+        `flavor` is needed for requests this frontend did not submit, and `group` where they asked for affinity or a spread.
         """
+        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
         with self._lock:
             self._require_open()
             effects = self._session.receive(Withdraw(request, next(self._tokens), flavor, group), _now_ms())
         _raise_refused(effects)
-        self._perform(effects, self._unawaited_delivered)
+        if not wait:
+            self._perform(effects, self._unawaited_delivered)
+            return
+        acknowledged = Acknowledged(1)
+        self._perform(effects, acknowledged.note)
+        acknowledged.all_stand("cancel", deadline)
 
     def flush(self, timeout: float | None = None) -> None:
         """Block until the broker has acknowledged, or refused, all that was handed over.

@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Decision
-from commonplace.errors import BrokerUnavailable, TimedOut
+from commonplace.errors import BrokerUnavailable, Denied, TimedOut
 from commonplace.frontend import history
 from commonplace.frontend.events import SendClaimRecord
 from commonplace.frontend.settling import Outcome, Settling, Watched
@@ -20,31 +20,41 @@ POLL_S = 0.1
 
 
 class Acknowledged:
-    """Collects where `count` confirms or releases stand in the log; filled by the writing thread."""
+    """Collects where `count` confirms or releases stand in the log, or that a cancel does; filled by the writing thread."""
 
     def __init__(self, count: int) -> None:
         self._left = count
         self._done = threading.Event()
         self._placed: list[tuple[SendClaimRecord, int]] = []
-        self._error = ""
+        self._error: KafkaError | None = None
 
     def receive(self, record: SendClaimRecord, error: KafkaError | None, message: Message) -> None:
         """A delivery report."""
-        if error is not None:
-            self._error = error.str()
-        else:
+        if error is None:
             self._placed.append((record, message.offset() or 0))
+        self.note(error, message)
+
+    def note(self, error: KafkaError | None, _message: Message) -> None:
+        """A delivery report of a record of which nobody asks where it stands."""
+        self._error = error or self._error
         self._left -= 1
         if self._left == 0:
             self._done.set()
 
     def wait(self, what: Literal["confirm", "release"], deadline: float) -> list[Watched]:
-        """Block until all stand in the log; raises `TimedOut` or `BrokerUnavailable`."""
+        """Block until all stand in the log; raises what `all_stand` does."""
+        self.all_stand(what, deadline)
+        return [Watched(what, r.key.decode(), r.allocation, offset) for r, offset in self._placed]
+
+    def all_stand(self, what: str, deadline: float) -> None:
+        """Block until all stand in the log; raises `TimedOut`, `Denied` or `BrokerUnavailable`."""
         if not self._done.wait(max(0.0, deadline - time.monotonic())):
             raise TimedOut(f"the broker did not acknowledge the {what} in time: it may stand in the log all the same")
-        if self._error:
-            raise BrokerUnavailable(f"the {what} was not acknowledged: {self._error}; try again")
-        return [Watched(what, r.key.decode(), r.allocation, offset) for r, offset in self._placed]
+        if self._error is None:
+            return
+        if self._error.code() in kafka_client.DENIED:
+            raise Denied(f"the broker refuses the {what}: {self._error.str()}; see the ACLs and [kafka]")
+        raise BrokerUnavailable(f"the {what} was not acknowledged: {self._error.str()}; try again")
 
 
 def watch_from(settings: Settings, hosts: TopicFacts, decision: Decision) -> Consumer:

@@ -154,13 +154,16 @@ class Router:
         there = self.frontend(pool or self.decided_in(decision))
         return there.release(decision, *allocations, wait=wait, timeout=timeout)
 
-    def cancel(self, request: str, flavor: str = "", group: str = "", pool: str = "") -> None:
+    def cancel(
+        self, request: str, flavor: str = "", group: str = "", pool: str = "", *,
+        wait: bool = False, timeout: float | None = None,
+    ) -> None:  # fmt: skip
         """As `Frontend.cancel`; the pool is the one where this router submitted the request, else its flavor's or `pool`."""
         with self._lock:
             there = pool or self._placed_in.get(request) or (self._pool_of(flavor) if flavor else "")
         if not there:
             raise UsageError(f"request {checks.shown(request)} is not known here: name its flavor, or its pool")
-        self.frontend(there).cancel(request, flavor, group)
+        self.frontend(there).cancel(request, flavor, group, wait=wait, timeout=timeout)
 
     def move(
         self, source: Decision | Source, flavor: str, *, pool: str = "", id: str | None = None,

@@ -141,7 +141,7 @@ def explained(error: KafkaException, settings: Settings) -> CommonplaceError:
     """The typed error, one line for a person, of a call that the broker refused or never answered."""
     kafka_error: KafkaError = error.args[0]
     code, text = kafka_error.code(), kafka_error.str()
-    if code in _DENIED:
+    if code in DENIED:
         return Denied(f"the broker at {settings.bootstrap} refuses: {text}; see the ACLs and [kafka]")
     if code in _NO_ANSWER:
         return BrokerUnavailable(
@@ -159,13 +159,14 @@ _NO_ANSWER: Final = {
     KafkaError._RESOLVE,
     KafkaError._DESTROY_BROKER,  # the connection that a question waited on was given up, and its broker is known anew
 }
-_DENIED: Final = {
+DENIED: Final = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
+"""How a broker says that ACLs, or a password, are why."""
 
 
 def _group(settings: Settings, group: str) -> dict[str, Any]:
