@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import cli
-from commonplace.core.codec import encode
+from commonplace.core.codec import decode, encode
 from commonplace.core.records import HostControl, Quarantined, ReplicaReport
-from commonplace.kafka import control
+from commonplace.kafka import client, control
 from commonplace.kafka.intake import Intake
 from commonplace.kafka.ports import free_port
+from commonplace.kafka.tail import Batch, Tail
 from commonplace.ops import doctor
 from commonplace.ops.fleet_view import FleetView
 from commonplace.settings import Settings, load
@@ -202,6 +203,67 @@ def test_quarantine_is_counted_by_topic_and_reason(reporter: Reporter, settings:
     found = examined(settings)["quarantine"][0]
     assert found.level == "warn"
     assert found.found.startswith("2 undecodable on x.claims; newest: x.claims [1] offset 5")
+
+
+def test_quarantine_is_counted_as_it_is_read(
+    reporter: Reporter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for offset in range(6):
+        record = Quarantined(topic="x.claims", partition=1, offset=offset, reason="not a claims record: cut off")
+        reporter.write(reporter.names.quarantine, 0, None, encode(record))
+    read: list[int] = []
+    counted: list[object] = []
+    turn = Tail.turn
+
+    def turned(tail: Tail, timeout_s: float) -> list[Batch]:
+        assert len(counted) == sum(read)  # nothing is kept from turn to turn
+        batches = turn(tail, timeout_s)
+        read.append(sum(len(batch.records) for batch in batches))
+        return batches
+
+    def decoded(topic: Any, value: bytes) -> Any:
+        counted.append(value)
+        return decode(topic, value)
+
+    monkeypatch.setattr(Tail, "turn", turned)
+    monkeypatch.setattr("commonplace.ops.doctor.decode", decoded)
+    monkeypatch.setattr("commonplace.kafka.tail.TURN_RECORDS_MAX", 1)
+    broker = client.require_broker(settings)
+    check = doctor.quarantine(client.settings_for(settings, broker), broker)
+    assert check.found.startswith("6 undecodable on x.claims; newest: x.claims [1] offset 5")
+    assert len([n for n in read if n]) > 1
+
+
+def test_ends_that_were_lost_since_they_were_captured_hold_nothing_up(
+    reporter: Reporter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter.host("host-1")
+    asked: set[tuple[Tail, str, int]] = set()
+    told = Tail.range
+
+    def first_too_far(tail: Tail, topic: str, partition: int) -> tuple[int, int]:
+        low, end = told(tail, topic, partition)
+        first = (tail, topic, partition) not in asked
+        asked.add((tail, topic, partition))
+        return low, end + 2 * first
+
+    monkeypatch.setattr(Tail, "range", first_too_far)
+    monkeypatch.setattr("commonplace.kafka.tail.ENDS_ASKED_S", 0.0)
+    began = time.monotonic()
+    found = examined(settings)
+    assert (found["hosts"][0].level, found["quarantine"][0].level) == ("ok", "ok")
+    assert time.monotonic() - began < 20
+
+
+def test_a_commit_beyond_the_log_is_none_and_hides_no_other_partitions_lag(
+    reporter: Reporter, settings: Settings
+) -> None:
+    topic = reporter.names.requests
+    for partition in (0, 0, 0, 1, 1):
+        reporter.write(topic, partition, b"k", b"{}")
+    fitted = client.settings_for(settings, client.require_broker(settings))
+    check = doctor._lag(fitted, {0: 9_800, 1: 1, 2: 0}, topic, 3)
+    assert check.found == "4 are not decided"
 
 
 @pytest.mark.real_kafka

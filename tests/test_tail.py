@@ -3,12 +3,13 @@
 import logging
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import OFFSET_END, Producer, TopicPartition
 
-from commonplace.errors import TopicsNotReady
+from commonplace.errors import TimedOut, TopicsNotReady
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.tail import Batch, Lost, Tail
 from commonplace.settings import Settings
@@ -116,6 +117,31 @@ def test_an_end_that_the_log_has_is_waited_for(
     assert tail.behind({(prefix, 0): 9}) == {(prefix, 0): 4}
     read_until(tail, {(prefix, 0): 4})
     assert tail.behind({(prefix, 0): 4}) == {}
+
+
+def test_reading_up_to_captured_ends_gives_all_below_them_and_waits_for_none_that_the_log_lost(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commonplace.kafka.tail.ENDS_ASKED_S", 0.0)
+    kafka.create_topic(prefix, 2)
+    write(kafka, prefix, [(p, b"x") for _ in range(3) for p in (0, 1)])
+    tail.add(prefix, 0, 0)
+    tail.add(prefix, 1, 0)
+    batches = list(tail.up_to({(prefix, 0): 5, (prefix, 1): 3}))
+    assert sorted((b.partition, r[0]) for b in batches for r in b.records) == [(p, n) for p in (0, 1) for n in range(3)]
+
+
+def test_reading_up_to_an_end_that_comes_no_nearer_is_given_up_though_others_talk(
+    kafka: KafkaUnderTest, prefix: str, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commonplace.kafka.tail.STALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("commonplace.kafka.tail.ENDS_ASKED_S", 60.0)
+    kafka.create_topic(prefix, 1)
+    tail.add(prefix, 0, 0)
+    assert tail.range(prefix, 0) == (0, 0)
+    monkeypatch.setattr(tail, "turn", lambda timeout_s: [Batch("other", 0, [], 1)])
+    with pytest.raises(TimedOut, match=f"{prefix} \\[0\\]: nothing could be read for 0.2 s"):
+        deque(tail.up_to({(prefix, 0): 2}), maxlen=0)
 
 
 def test_a_turn_with_nothing_to_read_ends_in_its_time(kafka: KafkaUnderTest, prefix: str, tail: Tail) -> None:

@@ -6,7 +6,7 @@ processes submit at the same moment into two pools, neither sees, and `commonpla
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct
@@ -16,18 +16,14 @@ from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build
 from commonplace.core.work import instance_name
-from commonplace.errors import TimedOut
 from commonplace.frontend.events import Rows
 from commonplace.frontend.routes import spans
-from commonplace.kafka.tail import Batch, Lost, Tail
+from commonplace.kafka.tail import Lost, Tail
 from commonplace.kafka.topics import Topics, pools
 from commonplace.settings import Settings
 
 REFRESH_S: Final = 1.0
 """How old the view of the other pools may be: a captured end costs a round trip for each partition of theirs."""
-
-STALL_TIMEOUT_S: Final = 30.0
-"""Reading without a single record: longer than a broker's fail-over."""
 
 
 class Members:
@@ -174,19 +170,5 @@ class Groups:
             if pool in known
             for partition in range(known[pool].topics.hosts_partitions)
         ]
-        _follow(
-            tail, places, lambda batch: self._members[self._pool_of[batch.topic]].fold(batch.partition, batch.records)
-        )
-
-
-def _follow(tail: Tail, places: Collection[tuple[str, int]], take: Callable[[Batch], None]) -> None:
-    """Read some partitions to their ends captured now; raises `TimedOut` where reading stalls."""
-    ends = tail.ends(places)
-    quiet_since_s = time.monotonic()
-    while ends := tail.behind(ends):
-        for batch in tail.turn(1.0):
-            quiet_since_s = time.monotonic()
-            take(batch)
-        if time.monotonic() - quiet_since_s > STALL_TIMEOUT_S:
-            topic, partition = next(iter(ends))
-            raise TimedOut(f"{topic} [{partition}]: nothing could be read for {STALL_TIMEOUT_S:g} s: see the broker")
+        for batch in tail.up_to(tail.ends(places)):
+            self._members[self._pool_of[batch.topic]].fold(batch.partition, batch.records)

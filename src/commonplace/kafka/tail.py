@@ -6,13 +6,13 @@ One consumer means one fetch session and one wait: a poll ends when any partitio
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from commonplace.errors import CommonplaceError, Denied, TopicsNotReady
+from commonplace.errors import CommonplaceError, Denied, TimedOut, TopicsNotReady
 from commonplace.kafka import client, lookups
 from commonplace.kafka.headers import trace_of
 from commonplace.settings import Settings
@@ -22,6 +22,9 @@ TURN_RECORDS_MAX: Final = 1_000
 
 ENDS_ASKED_S: Final = 1.0
 """Captured ends that are not reached are asked for again so often: a log that lost its tail has nothing up to there."""
+
+STALL_TIMEOUT_S: Final = 30.0
+"""Reading to captured ends without coming nearer to any: longer than a broker's fail-over."""
 
 A = TypeVar("A")
 
@@ -227,6 +230,23 @@ class Tail:
             return left
         now = self.ends(left)
         return {place: min(end, now[place]) for place, end in left.items() if self.position(*place) < now[place]}
+
+    def up_to(self, ends: Mapping[Place, int]) -> Iterator[Batch]:
+        """What turns bring until every captured end is reached, or gone with its log's tail. Blocks.
+
+        Raises what `turn` and `ends` do, and `TimedOut` where none of the ends comes nearer for STALL_TIMEOUT_S, whatever else is read.
+        """
+        nearer_s = time.monotonic()
+        while ends := self.behind(ends):
+            batches = self.turn(1.0)
+            yield from batches
+            if any((batch.topic, batch.partition) in ends for batch in batches):
+                nearer_s = time.monotonic()
+            elif time.monotonic() - nearer_s > STALL_TIMEOUT_S:
+                topic, partition = next(iter(ends))
+                raise TimedOut(
+                    f"{topic} [{partition}]: nothing could be read for {STALL_TIMEOUT_S:g} s at {self._settings.bootstrap}: see the broker"
+                )
 
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose log time is at least `time_ms`, where there is none the end as it was before the look-up. Blocks.

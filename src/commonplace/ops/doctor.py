@@ -365,7 +365,8 @@ def _lag(settings: Settings, committed: Mapping[int, int], topic: str, partition
         ranges = [tail.range(topic, p) for p in range(partitions)]
     finally:
         tail.close()
-    lag = sum(end - max(low, committed.get(p, -1)) for p, (low, end) in enumerate(ranges))
+    # a commit beyond a log that was made anew, or lost its tail, is none: the next owner begins with the first record
+    lag = sum(end - (at if low <= (at := committed.get(p, -1)) <= end else low) for p, (low, end) in enumerate(ranges))
     if lag > LAG_WARN:
         return Check("requests", "warn", f"{lag} are not decided", "start another replica, or see why these are slow")
     return Check("requests", "ok", f"{lag} are not decided")
@@ -374,22 +375,20 @@ def _lag(settings: Settings, committed: Mapping[int, int], topic: str, partition
 def quarantine(settings: Settings, broker: Broker) -> Check:
     """What was put aside in the last day, by topic and kind of reason."""
     name = Topics(settings.topics.prefix, settings.topics.pool).quarantine
-    tail = Tail(settings)
-    try:
-        start, end = tail.offset_for_time(name, 0, int(time.time() * 1000) - DAY_MS), tail.range(name, 0)[1]
-        tail.add(name, 0, start)
-        records: list[Raw] = []
-        while tail.position(name, 0) < end:
-            records += [record for batch in tail.turn(1.0) for record in batch.records]
-    finally:
-        tail.close()
     counts: Counter[tuple[str, str]] = Counter()
     newest = ""
-    for *_, value in records:
-        record = decode("quarantine", value) if value is not None else None
-        if isinstance(record, Quarantined):
-            counts[record.topic, reason_kind(record.reason)] += 1
-            newest = f"{record.topic} [{record.partition}] offset {record.offset}: {record.reason}"
+    tail = Tail(settings)
+    try:
+        ends = tail.ends([(name, 0)])
+        tail.add(name, 0, tail.offset_for_time(name, 0, int(time.time() * 1000) - DAY_MS))
+        for batch in tail.up_to(ends):
+            for *_, value in batch.records:
+                record = decode("quarantine", value) if value is not None else None
+                if isinstance(record, Quarantined):
+                    counts[record.topic, reason_kind(record.reason)] += 1
+                    newest = f"{record.topic} [{record.partition}] offset {record.offset}: {record.reason}"
+    finally:
+        tail.close()
     if not counts:
         return Check("quarantine", "ok", "nothing in the last day")
     told = ", ".join(f"{count} {kind} on {topic}" for (topic, kind), count in counts.most_common())

@@ -18,14 +18,11 @@ from commonplace.core.codec import Bad, decode
 from commonplace.core.records import HostControl, ReplicaReport
 from commonplace.core.rows import Row
 from commonplace.core.view import View
-from commonplace.errors import TimedOut, UsageError
+from commonplace.errors import UsageError
 from commonplace.kafka.client import settings_for
 from commonplace.kafka.tail import Batch, Place, Raw, Tail
 from commonplace.kafka.topics import Topics, require_topics
 from commonplace.settings import Settings
-
-STALL_TIMEOUT_S: Final = 30.0
-"""Reading without a single record: longer than a broker's fail-over."""
 
 NAMES_SHOWN: Final = 5
 READ: Final = ("hosts", "control", "replicas")
@@ -91,14 +88,8 @@ class FleetView:
         for place, (low, _) in ranges.items():
             if self._tail.position(*place) < 0:
                 self._tail.add(*place, low)
-        quiet_since = time.monotonic()
-        while any(self._tail.position(*place) < end for place, (_, end) in ranges.items()):
-            if self.turn(1.0):
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since > STALL_TIMEOUT_S:
-                raise TimedOut(
-                    f"nothing could be read for {STALL_TIMEOUT_S:g} s at {self.settings.bootstrap}: see the broker"
-                )
+        for batch in self._tail.up_to({place: end for place, (_, end) in ranges.items()}):
+            self._fold(batch)
         self._liveness()
         return self
 
