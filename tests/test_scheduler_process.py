@@ -20,10 +20,14 @@ from commonplace.core.codec import decode, encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, Decision, Flavor, ReplicaReport, Snapshot, Start
+from commonplace.core.replica import Replica as Core
 from commonplace.core.resources import Inventory
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.embedded import EmbeddedBroker
+from commonplace.kafka.intake import Ceded, Gained
 from commonplace.kafka.tail import Tail
+from commonplace.scheduler import shell
+from commonplace.scheduler.metrics import SchedulerFigures
 from commonplace.settings import Settings, TopicsSettings
 from hosts_written import Reporter
 from kafka_fixtures import KafkaUnderTest
@@ -308,6 +312,47 @@ def test_a_replica_serves_on_the_embedded_broker(prefix: str) -> None:
         replica.process.send_signal(signal.SIGTERM)
         assert replica.ended() == 0
     finally:
+        world.close()
+        broker.stop()
+
+
+def test_a_replica_that_was_told_to_stop_takes_no_partition_up_and_reads_no_requests_it_waited_to_read(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = EmbeddedBroker()
+    broker.start()
+    settings = Settings(kafka={"bootstrap.servers": broker.bootstrap}, topics=TopicsSettings(prefix=prefix))
+    topics.create_embedded(broker, settings)
+    known = client.require_broker(settings)
+    facts = topics.facts(client.admin(settings), settings, known)
+    fitted = client.settings_for(settings, known)
+    replica = shell.Scheduler("r1", fitted, facts, SchedulerFigures("r1", "default"), lambda: False, lambda: "")
+    world = World(settings)
+    try:
+        replica._catch_up()
+        monkeypatch.setattr(replica.tail, "offset_for_time", lambda *_: 0)  # this broker keeps no times
+        for partition in (0, 1):
+            world.submit("a", partition)
+            world.write(world.names.decisions, partition, b"b", b"{}")  # so that there is something to be read first
+        coming: list[Gained | Ceded] = [Gained(0, -1)]
+        monkeypatch.setattr(replica.intake, "poll", lambda: [coming.pop() for _ in coming[:]])
+
+        def asked() -> bool:
+            replica._turn(0.01)
+            return 0 in replica._histories
+
+        wait_for("the history of partition 0", asked)
+        coming.append(Gained(1, -1))
+        monkeypatch.setattr(shell, "SETTLE_ON_LEAVE_MS", 1_000)
+        monkeypatch.setattr(Core, "waiting", 1)  # something that it claimed is open
+        replica._leave()
+        assert (coming, replica._histories) == ([], {})
+        assert [replica.tail.position(world.names.requests, partition) for partition in (0, 1)] == [-1, -1]
+        assert (replica.replica.book.parts, replica.replica.book.works) == ({}, {})
+    finally:
+        replica.intake.leave()
+        replica.outbox.close(1.0)
+        replica.tail.close()
         world.close()
         broker.stop()
 

@@ -251,7 +251,7 @@ class Tail:
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose log time is at least `time_ms`, where there is none the end as it was before the look-up. Blocks.
 
-        On the embedded broker, which keeps no times, the first offset there is.
+        The embedded broker keeps no times, and answers that there is none.
         """
         wanted = TopicPartition(topic, partition, time_ms)
         low, end = self.range(topic, partition)  # first: what is appended from here on lies at its end or beyond

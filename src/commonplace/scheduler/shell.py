@@ -206,8 +206,10 @@ class Scheduler:
         """Take nothing more in, settle what is claimed, commit, go."""
         self.figures.state = self._state = "leaving"
         self._report()
-        for partition in list(self.replica.book.parts):
+        for partition, part in list(self.replica.book.parts.items()):
             self.tail.remove(self.topics.requests, partition)
+            if not part.history:  # nothing of it was admitted: the next owner reads its history
+                self._assigned(Ceded(partition))
         end = time.monotonic() + SETTLE_ON_LEAVE_MS / 1000
         while self.replica.waiting and time.monotonic() < end:
             self._turn(IDLE_POLL_S)
@@ -321,6 +323,8 @@ class Scheduler:
             self._requests_from.pop(partition, None)
             self._commits.pop(partition, None)
             self._receive(Lost(partition))
+            return
+        if self._state == "leaving":  # of no use to us: the next owner has it once we have left the group
             return
         low, end = self.tail.range(topic, partition)
         if change.committed > end:
