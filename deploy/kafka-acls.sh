@@ -6,7 +6,7 @@
 # usage: kafka-acls.sh [--prefix PREFIX] [--pool POOL] frontend|agent|replica|operator|forgetter PRINCIPAL
 #
 # role       writes                          reads
-# frontend   requests, claims                decisions, control, hosts
+# frontend   requests, claims                requests, decisions, replicas, control, hosts
 # agent      hosts                           hosts, claims, control
 # replica    claims, decisions, replicas     all of the pool, control; commits as members of the pool's group
 # operator   control, commands               all topics of the prefix; creates them
@@ -56,7 +56,8 @@ reads() { allow "--operation Read$(topics "$@")"; }
 case $role in
   frontend)
     writes requests claims quarantine
-    reads decisions control hosts
+    # requests: what an id stands for, also in the pool that served its flavor before; replicas: the fleet is read as they read it
+    reads requests decisions replicas control hosts
     ;;
   agent)
     writes hosts quarantine

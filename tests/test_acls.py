@@ -26,7 +26,7 @@ from commonplace import settings as settings_module
 from commonplace.core.codec import encode
 from commonplace.core.records import Build, Flavor
 from commonplace.errors import Denied
-from commonplace.kafka import client, topics
+from commonplace.kafka import client, control, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.jars import BrokerError
 from commonplace.kafka.ports import free_port
@@ -49,7 +49,7 @@ WRITES = {
     "forgetter": {"hosts"},
 }
 READS = {
-    "frontend": {"decisions", "control", "hosts"},
+    "frontend": {"requests", "decisions", "replicas", "control", "hosts"},
     "agent": {"hosts", "claims", "control"},
     "replica": set(TOPICS),
     "operator": set(TOPICS),
@@ -220,6 +220,29 @@ def test_a_cancel_that_the_broker_refuses_is_not_called_written(guarded: Guarded
     assert producer.flush(WAIT_S) == 0
     done = run_as(guarded, "operator", "cancel", "order-1")
     assert (done.returncode, "refuses the cancel" in done.stderr, "written" in done.stderr) == (7, True, False)
+    done = run_as(guarded, "frontend", "cancel", "order-1")
+    assert (done.returncode, "cancel of order-1 written" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("requests", 0, ""),
+        ("plan --flavor m1.tiny", 3, ""),
+        ("submit --flavor m1.tiny --plan", 3, ""),
+        ("capacity", 0, ""),
+        ("hosts", 0, ""),
+        ("release order-9", 2, "nothing is held under order-9"),
+        ("decision show order-9", 2, "nothing in the log"),
+    ],
+)
+def test_the_everyday_commands_need_no_more_than_the_frontends_acls(
+    guarded: Guarded, command: str, code: int, said: str
+) -> None:
+    anonymous = guarded.settings(None)
+    control.write(anonymous, {"flavor/m1.tiny": encode(Flavor(name="m1.tiny", resources={"VCPU": 1}))})
+    done = run_as(guarded, "frontend", *command.split())
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
 def run_as(guarded: Guarded, role: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -72,7 +72,7 @@ def _control_is_as_the_page_left_it(settings: Settings) -> None:
     assert isinstance(flavors[0], Flavor)
     assert flavors[-1] is None
     hosts = [v.status for key, v in values if key == b"host/host-0001" and isinstance(v, HostControl)]
-    assert hosts == ["disabled", "enabled"]
+    assert hosts == ["disabled", "enabled"] * 2  # said, and written back as it was kept
 
 
 def test_every_record_on_the_page_is_one_of_the_protocol() -> None:

@@ -19,7 +19,7 @@ Examples:
   commonplace move r-7f3a --flavor w1.large
   commonplace move vm-17 --flavor m1.large --ignore-host host-0042 --id move-vm-17
 Exit codes: 0 moved, 3 no valid host, 4 lapsed before the confirm, 5 timed out or expired, 7 rejected.
-Unless it is 0 the instances stand where they stood; the same command with the same --id goes on where it ended.
+Unless it is 0 the instances stand where they stood, or, with 5, in both places; the same command with the same --id goes on where it ended.
 """
 
 
