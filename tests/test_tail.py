@@ -275,8 +275,23 @@ def test_a_record_appended_during_a_look_up_by_log_time_is_not_skipped(
     tail: Tail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = Appended(end=7)
+    monkeypatch.setattr(tail, "_times_kept", True)
     monkeypatch.setattr(tail, "_asker", lambda: broker)
     assert tail.offset_for_time("t", 0, 1) == 7  # and not past the record that came between the two questions
+
+
+def test_where_no_times_are_kept_a_look_up_by_log_time_gives_the_first_record() -> None:
+    broker = EmbeddedBroker()
+    broker.start()
+    broker.create_topic("t", 1)
+    tail = Tail(Settings(kafka={"bootstrap.servers": broker.bootstrap, "fetch.wait.max.ms": "1"}))
+    producer = Producer({"bootstrap.servers": broker.bootstrap}, logger=logging.getLogger("test"))
+    assert tail.offset_for_time("t", 0, 1) == 0
+    producer.produce("t", b"x", b"k", 0)
+    assert producer.flush(WAIT_S) == 0
+    assert tail.offset_for_time("t", 0, 1) == 0  # and not 1, which would skip what stands there
+    tail.close()
+    broker.stop()
 
 
 def test_a_broker_that_ends_is_told_once_and_not_spun_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -72,6 +72,7 @@ class Tail:
         self._trouble = ""
         self._lookups: Consumer | None = None
         self._ends_asked_s = 0.0
+        self._times_kept: bool | None = None  # not asked yet
         # the end of a partition is told as an event, because its last records may be compacted away and never come
         self._consumer = client.consumer(
             settings, required={"enable.partition.eof": True, "error_cb": self._broker_trouble}
@@ -251,7 +252,7 @@ class Tail:
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose log time is at least `time_ms`, where there is none the end as it was before the look-up. Blocks.
 
-        The embedded broker keeps no times, and answers that there is none.
+        On the embedded broker, which keeps no times, the first offset there is.
         """
         wanted = TopicPartition(topic, partition, time_ms)
         low, end = self.range(topic, partition)  # first: what is appended from here on lies at its end or beyond
@@ -265,7 +266,13 @@ class Tail:
         found = self._answer(topic, ask)
         if found.offset >= 0:
             return max(low, found.offset)
-        return end if found.offset == OFFSET_END else low
+        return end if low == end or (found.offset == OFFSET_END and self._keeps_times()) else low
+
+    def _keeps_times(self) -> bool:
+        """Whether the broker can say that no record is so young: the embedded one says so of every time. Blocks at the first call."""
+        if self._times_kept is None:
+            self._times_kept = not client.require_broker(self._settings).embedded
+        return self._times_kept
 
     def _answer(self, topic: str, ask: Callable[[Consumer, float], A]) -> A:
         return lookups.answer(self._asker(), self._settings, topic, ask)
