@@ -13,6 +13,7 @@ from commonplace.core.records import Allocation, Flavor, Routing, Snapshot, Star
 from commonplace.errors import CommonplaceError
 from commonplace.frontend import Router, members, router
 from commonplace.kafka import client as kafka_client
+from commonplace.kafka import tail
 from commonplace.kafka.client import Broker
 from commonplace.kafka.tail import Batch, Place, Raw
 from commonplace.kafka.topics import Topics
@@ -26,7 +27,7 @@ class FakeTail:
     """`Tail` on lists, a record of each a turn; an error that a test planted takes its partition away, as that does."""
 
     def __init__(self, world: "RouterAlone") -> None:
-        self._world = world
+        self._world, self._settings = world, world.pools["ssd"]
         self._positions: dict[Place, int] = {}
 
     def add(self, topic: str, partition: int, offset: int) -> None:
@@ -61,6 +62,8 @@ class FakeTail:
                 self._positions[topic, partition] = position + 1
                 batches.append(Batch(topic, partition, rows, position + 1))
         return batches
+
+    up_to = tail.Tail.up_to  # on the turns of here
 
     def close(self) -> None:
         pass
@@ -116,6 +119,7 @@ def router_alone(monkeypatch: pytest.MonkeyPatch, *records: Flavor | Routing) ->
     for module in (router, members):
         monkeypatch.setattr(module, "Tail", lambda _: FakeTail(world))
         monkeypatch.setattr(module, "pools", lambda _: world.pools)
+    for module in (router, tail):
         monkeypatch.setattr(module, "STALL_TIMEOUT_S", 0.2)
     monkeypatch.setattr(router, "require_topics", lambda *_: (Broker("alone", 1, embedded=False), {}, []))
     monkeypatch.setattr(kafka_client, "settings_for", lambda made, _: made)
