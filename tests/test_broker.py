@@ -324,6 +324,36 @@ def test_where_no_file_can_be_made_a_free_port_is_picked_all_the_same(monkeypatc
     assert ports.free_port() in ports.PORTS
 
 
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of kept ports, made by somebody before us."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = tmp_path / f"commonplace-ports-{os.getuid()}"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_keeping_a_port_writes_through_no_link(mode: int, kept: Path, tmp_path: Path) -> None:
+    kept.chmod(mode)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (kept / "20000").symlink_to(victim)
+    assert ports._keep(20_000)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("how", ["others may write", "a link"])
+def test_nothing_is_kept_in_a_directory_that_is_not_ours_alone(how: str, kept: Path, tmp_path: Path) -> None:
+    if how == "a link":
+        kept.rename(tmp_path / "elsewhere")
+        kept.symlink_to(tmp_path / "elsewhere")
+    else:
+        kept.chmod(0o770)
+    assert ports._keep(20_000)
+    assert list(kept.iterdir()) == []
+
+
 def test_nothing_answers_on_a_free_port() -> None:
     assert not answers(f"127.0.0.1:{free_port()}", timeout=0.5)
 

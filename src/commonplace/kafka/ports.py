@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import socket
+import stat
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -41,7 +42,9 @@ def _keep(port: int) -> bool:
     directory = Path(tempfile.gettempdir()) / f"commonplace-ports-{os.getuid()}"
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        file = (directory / str(port)).open("w")
+        if not _private(directory):
+            return True
+        file = os.fdopen(os.open(directory / str(port), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     except OSError:
         return True
     try:
@@ -53,6 +56,12 @@ def _keep(port: int) -> bool:
     if len(_kept) > KEPT_MAX:
         _kept.popleft().close()
     return True
+
+
+def _private(directory: Path) -> bool:
+    """Whether it is ours alone: the name can be guessed, and whoever made it first could lay links to files of ours there."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def require_free(port: int) -> None:
