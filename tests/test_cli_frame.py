@@ -229,6 +229,37 @@ def test_stream_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line)["count"] for line in capsys.readouterr().out.splitlines()] == [1, 2]
 
 
+HOSTILE = "a\u009b2J\u202e\x7f\U000e0001\nhost-2   enabled"
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "json", "yaml", "name"])
+def test_what_others_named_cannot_drive_the_terminal(form: common.Output, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": HOSTILE, "Zürich": ["Ω", {HOSTILE: HOSTILE}]}]
+    output.emit(rows, form=form)
+    output.emit(rows[0], form=form)
+    output.emit_line(rows[0], form=form)
+    told = capsys.readouterr().out
+    assert [c for c in told if not c.isprintable() and c != "\n"] == []
+    assert form in ("json", "yaml") or not any(line.startswith("host-2") for line in told.splitlines())
+    assert form in ("yaml", "name") or "Ω" in told
+
+
+def test_json_without_what_drives_a_terminal_reads_back_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(printed(capsys, "json", {HOSTILE: [HOSTILE, "\ud800"]})) == {HOSTILE: [HOSTILE, "\ud800"]}
+
+
+def test_lines_for_a_person_stay_the_lines_that_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_line(Thing("a"), lines=["no valid host: \x1b[2J\nplaced a", "  host-1"], form="table")
+    output.say("said\n\u009b2J")
+    told = capsys.readouterr()
+    assert told.out == "no valid host: \\x1b[2J\\nplaced a\n  host-1\n"
+    assert told.err == "said\n\\x9b2J\n"
+
+
+def test_an_error_that_names_what_others_wrote_cannot_drive_the_terminal() -> None:
+    assert_one_line(run("flavor", "set", "x", "--resource", "\u009b2J"), 2, r"\x9b2J")
+
+
 def test_a_path_that_cannot_be_used_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.touch()

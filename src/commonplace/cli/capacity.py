@@ -37,7 +37,8 @@ def capacity(
     found = [_counted(one, flavor or ()) for one in _pools(settings, all_pools)]
     match common.output():
         case "table" | "wide" as form:
-            emit_line(found, text="\n\n".join("\n".join(_lines(one, wide=form == "wide")) for one in found))
+            for one in found:
+                emit_line(one, lines=[*([""] if one is not found[0] else []), *_lines(one, wide=form == "wide")])
         case "name":
             emit([flavor for one in found for flavor in one.flavors], name="flavor")
         case _:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, say
+from commonplace.cli.output import emit, emit_line, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _print(report: dict[str, Any], refusal: "Decision | None") -> None:
         return
     refused = report["packing"]["at_first_refusal"]
     if refusal is not None:
-        print("\n".join(render.decision(refusal)), end="\n\n")
+        emit_line(refusal, lines=[*render.decision(refusal), ""])
     emit(
         {
             "broker": report["broker"],

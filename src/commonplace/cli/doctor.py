@@ -29,7 +29,7 @@ def doctor() -> int:
     for check in examine(common.settings):
         checks.append(check)
         if streams:
-            emit_line(check, text=_text(check))
+            emit_line(check, lines=_lines(check))
     if not streams:
         emit(checks)
     counts = counted(checks)
@@ -40,6 +40,6 @@ def doctor() -> int:
     return ExitCode.NOT_READY if all(check.not_ready for check in failed) else ExitCode.ERROR
 
 
-def _text(check: "Check") -> str:
+def _lines(check: "Check") -> list[str]:
     line = f"{check.level:<4}  {check.name:<{NAME_WIDTH}}  {check.found}"
-    return f"{line}\n{' ' * (NAME_WIDTH + 8)}→ {check.todo}" if check.todo and check.level != "ok" else line
+    return [line, f"{' ' * (NAME_WIDTH + 8)}→ {check.todo}"] if check.todo and check.level != "ok" else [line]

@@ -34,7 +34,7 @@ def explain(
     found = explained(settings, name, candidates, entry)
     match common.output():
         case "table" | "wide":
-            emit_line(found, text="\n".join(_lines(found)))
+            emit_line(found, lines=_lines(found))
         case _:
             emit(found, name="request")
 

@@ -178,4 +178,4 @@ def _tell(line: "HostLine", told: dict[str, str]) -> None:
         row = {
             k: v for k, v in _row(line, list(line.resources)).items() if v is not None and k not in ("hash", "agent")
         }
-        emit_line(line, text="  ".join(f"{k}={','.join(v) if isinstance(v, list) else v}" for k, v in row.items()))
+        emit_line(line, lines=["  ".join(f"{k}={','.join(v) if isinstance(v, list) else v}" for k, v in row.items())])

@@ -8,7 +8,6 @@ The options of cli/common.py are added to every command, and its functions give 
 import importlib
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -156,5 +155,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _told(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    from commonplace.cli.output import say
+
+    say(message)
     return code

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
@@ -33,7 +33,7 @@ def emit(data: Any, *, columns: Sequence[Column | str] = (), name: str = "name",
     plain = _plain(data)
     match form or output():
         case "json":
-            _print(json.dumps(plain, indent=2, ensure_ascii=False))
+            _print(_json(plain, indent=2))
         case "yaml":
             _print("\n".join(_yaml(plain)))
         case "name":
@@ -46,22 +46,23 @@ def emit(data: Any, *, columns: Sequence[Column | str] = (), name: str = "name",
                 _print_object(plain)
 
 
-def emit_line(record: Any, *, text: str | None = None, form: Output | None = None) -> None:
-    """Print one record of a stream at once: a JSON line, a YAML document, or `text` (default: key=value)."""
+def emit_line(record: Any, *, lines: Iterable[str] | None = None, form: Output | None = None) -> None:
+    """Print one record of a stream at once: a JSON line, a YAML document, or as `lines` (default: one, key=value)."""
     plain = _plain(record)
     match form or output():
         case "json":
-            _print(json.dumps(plain, ensure_ascii=False))
+            _print(_json(plain))
         case "yaml":
             _print("\n".join(["---", *_yaml(plain)]))
         case _:
-            _print(_safe(text) if text is not None else "  ".join(f"{k}={_cell(v)}" for k, v in plain.items()))
+            told = ["  ".join(f"{k}={_cell(v)}" for k, v in plain.items())] if lines is None else lines
+            _print("\n".join(map(_safe, told)))
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
-    print(_safe(text), file=sys.stderr, flush=True)
+    print("\n".join(map(_safe, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -111,9 +112,10 @@ def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *
 
 
 def _print_object(data: Mapping[str, Any]) -> None:
-    width = max((len(key) for key in data), default=0)
-    for key, value in data.items():
-        _print(f"{key.ljust(width)}{_GAP}{_cell(value)}".rstrip())
+    cells = [(_cell(key), _cell(value)) for key, value in data.items()]
+    width = max((len(key) for key, _ in cells), default=0)
+    for key, value in cells:
+        _print(f"{key.ljust(width)}{_GAP}{value}".rstrip())
 
 
 def _is_number(value: Any) -> bool:
@@ -137,8 +139,18 @@ def _cell(value: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text without control characters: names come from others and must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    """Text in one line without control characters: names come from others and must not drive the terminal."""
+    return _escaped(text, lambda c: repr(c)[1:-1])
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON that people can read, without what drives a terminal: only what is printed as itself is not escaped."""
+    lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
+    return "\n".join(_escaped(line, lambda c: json.dumps(c)[1:-1]) for line in lines)
+
+
+def _escaped(text: str, escape: Callable[[str], str]) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 def _yaml(value: Any, indent: str = "") -> list[str]:

@@ -112,7 +112,7 @@ def _emit(found: "Plan", drained: bool) -> None:
 
     match common.output():
         case "table" | "wide" as form:
-            emit_line(found, text="\n".join(plan_render.lines(found, drained, wide=form == "wide")))
+            emit_line(found, lines=plan_render.lines(found, drained, wide=form == "wide"))
         case "name":
             emit({"digest": found.digest}, name="digest")
         case _:

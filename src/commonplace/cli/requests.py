@@ -56,7 +56,7 @@ def requests(
 
 def _line(row: dict[str, Any]) -> None:
     parts = [str(row[key]) for key in ("request", "flavor", "count", "result", "reason") if row[key] not in ("", None)]
-    emit_line(row, text="  ".join([*parts, *row["hosts"][:HOSTS_SHOWN]]))
+    emit_line(row, lines=["  ".join([*parts, *row["hosts"][:HOSTS_SHOWN]])])
 
 
 def _row(entry: "Entry") -> dict[str, Any]:

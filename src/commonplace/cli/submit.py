@@ -223,7 +223,7 @@ def emit_decision(decision: "Decision") -> None:
 
     match common.output():
         case "table" | "wide":
-            emit_line(decision, text="\n".join(render.decision(decision)))
+            emit_line(decision, lines=render.decision(decision))
         case "name":
             emit({"request": decision.request}, name="request")
         case _:
