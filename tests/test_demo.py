@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import time
@@ -14,9 +15,10 @@ from rich.console import Console
 
 import cli
 from commonplace.core.records import Decision, Explanation, Miss, Position
-from commonplace.ops.demo import Frame, Plan
+from commonplace.ops.demo import Frame, Plan, _Lines
 from commonplace.ops.demo_load import arrivals
 from commonplace.ops.demo_view import BLOCKS, EMPTY, Plain, Terminal, grouped, strip
+from commonplace.ops.stack import Process
 from commonplace.settings import Settings
 
 SHORT = ("--hosts", "30", "--rate", "60", "--seconds", "3")
@@ -49,6 +51,17 @@ def said(demo: "subprocess.Popen[str]", word: str) -> str:
         if line.startswith(word):
             return line
     raise AssertionError(f"the demo ended before it said {word!r}")
+
+
+def test_the_load_of_an_earlier_demo_in_the_same_directory_is_not_listened_to(tmp_path: Path) -> None:
+    log = tmp_path / "load.log"
+    log.write_text('{"load":"done","full":{}}\n')
+    process = Process("load", ("--version",), log, dict(os.environ), port=0)
+    lines = _Lines(process)
+    process.wait(30)
+    with log.open("a") as file:
+        file.write('{"load":"progress"}\n')
+    assert list(lines.new()) == [{"load": "progress"}]
 
 
 def test_demo_off_a_terminal_prints_plain_lines_a_refusal_and_a_clean_audit(start_demo: Start, tmp_path: Path) -> None:

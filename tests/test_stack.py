@@ -47,6 +47,14 @@ def test_an_entered_stack_that_does_not_start_is_stopped_and_keeps_its_logs(tmp_
     assert (tmp_path / "broker.log").read_text().startswith(stack.bootstrap)
 
 
+def test_what_an_earlier_run_left_in_the_same_directory_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    (tmp_path / "broker.log").write_text("127.0.0.1:1\nembedded broker: stop with Ctrl-C\n")
+    with Stack(hosts=0, replicas=0, work_dir=tmp_path) as stack:
+        assert stack.bootstrap != "127.0.0.1:1"
+        assert answers(stack.bootstrap)
+    assert (tmp_path / "broker.log").read_text().startswith("127.0.0.1:1\n")
+
+
 @pytest.mark.parametrize("interrupted", ["start_fleet", "await_ready"])
 def test_an_interrupted_start_leaves_no_logs(interrupted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:

@@ -135,7 +135,7 @@ def _watch(plan: Plan, stack: Stack, view: FleetView, screen: Screen) -> tuple[d
     arguments = ("demo-load", "--rate", str(plan.rate), "--seconds", str(plan.seconds), "--seed", str(SEED))
     log = stack.work_dir / f"{LOAD}.log"
     process = stack.processes[LOAD] = Process(LOAD, arguments, log, stack.environ, port=0)
-    lines = _Lines(log)
+    lines = _Lines(process)
     watched = _Watched(time.monotonic())
     while True:
         running = process.running()
@@ -221,8 +221,8 @@ def _share(row: Row) -> float:
 class _Lines:
     """The load's JSON lines in its log, as they come; what librdkafka or a logger says in between is passed over."""
 
-    def __init__(self, log: Path) -> None:
-        self._log, self._at = log, 0
+    def __init__(self, process: Process) -> None:
+        self._log, self._at = process.log, process.said_from
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Whole lines since the last call."""

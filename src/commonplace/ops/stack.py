@@ -48,13 +48,14 @@ class StackError(CommonplaceError):
 
 
 class Process:
-    """One process of the stack: its log, and the port of its health and metrics (0: none)."""
+    """One process of the stack: its log, what it says there from byte `said_from` on, and the port of its health and metrics (0: none)."""
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str], port: int) -> None:
         self.name = name
         self.log = log
         self.port = port
         with log.open("ab") as sink:
+            self.said_from = sink.tell()  # before it stands what an earlier run in the same directory said
             # A session of its own: Ctrl-C on the terminal reaches us, and we decide in which order things stop.
             self.popen = subprocess.Popen(
                 [*_ENTRY, *arguments],
@@ -266,7 +267,7 @@ class Stack:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             broker.require_running()
-            if address := _first_address(broker.log):
+            if address := _first_address(broker):
                 return address
             time.sleep(PROBE_INTERVAL_S)
         raise StackError(f"no broker within {START_TIMEOUT_S:g} s; its log {broker.log} ends:\n{tail(broker.log)}")
@@ -342,9 +343,12 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _first_address(log: Path) -> str:
+def _first_address(broker: Process) -> str:
     """The line HOST:PORT that `commonplace broker` prints; its talk in the same log has spaces."""
-    for line in log.read_text(errors="replace").split("\n")[:-1]:
+    with broker.log.open("rb") as log:
+        log.seek(broker.said_from)
+        said = log.read().decode(errors="replace")
+    for line in said.split("\n")[:-1]:
         host, colon, port = line.strip().rpartition(":")
         if colon and host and " " not in host and port.isdigit():
             return line.strip()
