@@ -63,6 +63,24 @@ def test_usage_error_is_one_line_and_exit_code_2(arguments: list[str], parts: li
     assert_one_line(run(*arguments), 2, *parts)
 
 
+REPORTS = (
+    "demo",
+    "replay x.csv --format csv --hosts 1",
+    "sim run --seeds 1",
+    "bench loop",
+    "bench rank",
+    "bench fold",
+    "bench catchup",
+    "bench burst",
+    "bench conflicts",
+)
+
+
+@pytest.mark.parametrize("arguments", REPORTS)
+def test_a_report_is_not_asked_for_by_name_and_nothing_is_begun_for_it(arguments: str) -> None:
+    assert_one_line(run(*arguments.split(), "-o", "name"), 2, "-o name", "json")
+
+
 def test_group_without_a_subcommand_shows_its_help() -> None:
     answer = run("topics")
     assert answer.returncode == 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, say
+from commonplace.cli.output import emit, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def _report(measure: "Callable[[Tell], dict[str, Any]]") -> int:
     """Measure, print the report, and say where the audit is not clean."""
     from commonplace.bench.report import lines
 
+    require_no_name()
     with _progress() as tell:
         report = measure(tell)
     emit(report if common.output() in ("json", "yaml") else lines(report))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, emit_line, say
+from commonplace.cli.output import emit, emit_line, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def demo(
 
     The embedded broker is not Kafka; --kafka takes the real one (Java 17 or newer). Ctrl-C stops everything.
     """
+    require_no_name()
     _, origins = common.settings_with_origins()
     if any(s.key == "bootstrap.servers" and s.origin == "flag" for s in origins):
         raise UsageError(

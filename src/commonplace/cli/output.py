@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.cli.common import Output, output
+from commonplace.errors import UsageError
 
 _GAP: Final = "   "
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*( [A-Za-z0-9_./@-]+)*")
@@ -58,6 +59,12 @@ def emit_line(record: Any, *, lines: Iterable[str] | None = None, form: Output |
             told = ["  ".join(f"{k}={_cell(v)}" for k, v in plain.items())] if lines is None else lines
             _print("\n".join(map(_safe, told)))
     sys.stdout.flush()
+
+
+def require_no_name() -> None:
+    """Refuse -o name where the answer is one report without a name, before the work for it begins."""
+    if output() == "name":
+        raise UsageError("-o name: the answer is a report, which has no name: choose table, wide, json or yaml")
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, say
+from commonplace.cli.output import emit, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def replay(
 
     Starts a broker, replicas and --hosts simulated hosts, and stops them; with -b it uses a system that runs already.
     """
+    require_no_name()
     if form not in FORMAT_NAMES:
         raise UsageError(f"--format {form}: must be one of {', '.join(FORMAT_NAMES)}; docs/replay.md has their columns")
     running = _names_running_system()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, say
+from commonplace.cli.output import emit, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(
     """Run a range of schedules and check the invariants of each."""
     from commonplace.sim.batch import cores, run_seeds, to_dict
 
+    require_no_name()
     if seeds and schedules:
         raise UsageError("--seeds and --schedules: give one of them")
     first, last = _fresh(schedules) if schedules else _range(seeds or "1..1000")
