@@ -187,6 +187,8 @@ def test_the_past_is_replayed_to_a_time_or_a_position(reporter: Reporter, run: R
         (("--flavor", "m1.large", "--at", "yesterday"), "write -15m"),
         (("--flavor", "m1.large", "--at", "12"), "write PARTITION:OFFSET"),
         (("--flavor", "m1.large", "--at", "99:1"), "hosts has partitions 0 to"),
+        (("--flavor", "m1.large", "--at", "0:999999999"), "[0] ends at"),
+        (("--flavor", "m1.large", "--at", "0001-01-01T00:00"), "write -15m"),
         (("--flavor", "m1.large", "--add-host", "big"), "host shape 'big'"),
         (("nowhere.json",), "nowhere.json"),
     ],

@@ -19,6 +19,7 @@ from commonplace.core.partition import partition_of
 from commonplace.core.records import Snapshot, Start
 from commonplace.errors import UsageError
 from commonplace.frontend import history
+from commonplace.kafka import client
 from commonplace.kafka.tail import Raw
 from commonplace.kafka.topics import Topics
 from commonplace.ops.fleet_view import FleetView
@@ -156,18 +157,25 @@ def moment_of(settings: Settings, text: str, partitions: int, now_ms: int) -> Mo
     if at := _OFFSET.match(text):
         return _at_offset(settings, int(at["partition"]), int(at["offset"]), partitions)
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
+        return Moment(int(datetime.fromisoformat(text).timestamp() * 1000))
+    except (ValueError, OverflowError):  # also a year that the clock of this machine does not reach
         raise UsageError(f"--at {text!r}: write -15m, 2026-11-21T10:00, or PARTITION:OFFSET of hosts") from None
-    return Moment(int(when.timestamp() * 1000))
 
 
 def _at_offset(settings: Settings, partition: int, offset: int, partitions: int) -> Moment:
     if partition >= partitions:
         raise UsageError(f"--at {partition}:{offset}: hosts has partitions 0 to {partitions - 1}")
     topic = Topics(settings.topics.prefix, settings.topics.pool).hosts
+    consumer = client.consumer(settings)
+    try:
+        starts = history.since(consumer, settings, topic, [partition], None)
+        ((_, end),) = history.ends(consumer, settings, topic, [partition]).items()
+    finally:
+        consumer.close()
+    if offset > end:  # reading up to it would wait for records to come
+        raise UsageError(f"--at {partition}:{offset}: {topic} [{partition}] ends at {end}: name a position up to that")
     newest = -1
-    for _, rows in history.read(settings, topic, {partition: 0}, {partition: offset}):
+    for _, rows in history.read(settings, topic, starts, {partition: offset}):
         newest = rows[-1][1]
     if newest < 0:
         raise UsageError(f"--at {partition}:{offset}: nothing of {topic} [{partition}] is left below that offset")
