@@ -60,6 +60,22 @@ def test_old_java_is_named_with_its_version(bare_path: Path, said: str, major: i
         find_java()
 
 
+def test_java_that_does_not_answer_is_named(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(bare_path / "java", "exec /bin/sleep 60")
+    monkeypatch.setattr("commonplace.kafka.java.VERSION_TIMEOUT_S", 0.2)
+    with pytest.raises(JavaMissing, match=r"bin/java -version did not end within 0\.2 s: install Java"):
+        find_java()
+
+
+def test_a_format_that_does_not_end_is_told_with_its_directory(
+    bare_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = script(bare_path / "java", "exec /bin/sleep 60")
+    monkeypatch.setattr("commonplace.kafka.broker.START_TIMEOUT_S", 0.2)
+    with pytest.raises(StartFailed, match=f"did not format {tmp_path} within 0.2 s"):
+        LocalBroker(tmp_path)._format(str(java), "")
+
+
 @pytest.mark.parametrize("said", ['openjdk version "17.0.15" 2025-04-15', 'openjdk version "21" 2023-09-19'])
 def test_new_enough_java_is_taken(bare_path: Path, said: str) -> None:
     java = script(bare_path / "java", f"echo '{said}' >&2")

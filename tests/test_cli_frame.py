@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def test_root_help_lists_every_command() -> None:
         (["flavor", "delete"], ["'NAME'", "commonplace flavor delete --help"]),
         (["flavor", "set", "x", "--resource", "VGPU"], ["--resource VGPU", "CLASS=N"]),
         (["flavor", "set", "x"], ["flavor 'x'", "resources"]),
+        (["flavor", "set", "x", "--resource", f"VCPU={'9' * 5_000}"], ["--resource VCPU", "CLASS=N"]),
+        (["flavor", "set", "x", "--vcpus", "1", "--cell", f"cpus={'9' * 5_000}"], ["flavor 'x'", "cpus"]),
+        (["sim", "show", "²"], ["²", "neither a seed nor a file"]),
+        (["sim", "show", "9" * 5_000], ["neither a seed nor a file"]),
         (["schema", "host"], ["'host'", "hosts"]),
         (["config", "show", "--config", "/nowhere.toml"], ["/nowhere.toml"]),
         (["config", "show", "--pool", "a/b"], ["topics.pool", "a/b"]),
@@ -74,6 +79,28 @@ REPORTS = (
     "bench burst",
     "bench conflicts",
 )
+
+
+@pytest.mark.parametrize(
+    ("written", "says"), [(b'{"flavor": "m\xfc"}', "not UTF-8 at byte 13"), (b"[" * 5_000, "nested too deep")]
+)
+def test_requests_for_a_plan_that_cannot_be_read_are_refused_from_a_file_and_from_stdin(
+    written: bytes, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "requests.json"
+    file.write_bytes(written)
+    assert_one_line(run("plan", str(file)), 2, str(file), says)
+    with file.open("rb") as stdin:
+        piped = subprocess.run(
+            [*CALL, "plan", "-"],
+            stdin=stdin,
+            env=environment({}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert_one_line(piped, 2, "stdin", says)
 
 
 @pytest.mark.parametrize("arguments", REPORTS)

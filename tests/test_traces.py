@@ -193,7 +193,10 @@ def test_a_bad_trace_is_refused_with_its_place(tmp_path: Path, form: str, lines:
     assert says in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", gzip.compress(b"id,arrival", mtime=0)[:-6]])
+TORN = gzip.compress(b"id,arrival", mtime=0)[:10] + b"\xff" * 8
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", gzip.compress(b"id,arrival", mtime=0)[:-6], TORN])
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "trace.csv.gz"
     if content is not None:

@@ -148,7 +148,9 @@ def _file(path: Path) -> Iterator[Setting]:
         tree = msgspec.toml.decode(path.read_bytes())
     except OSError as e:
         raise SettingsError(f"{path}: cannot be read: {e.strerror}") from e
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deep: no setting is more than a table of values") from None
+    except ValueError as e:  # msgspec's, one of UTF-8, or an integer of more digits than Python reads
         raise SettingsError(f"{path}: not valid TOML: {e}") from e
     for section, table in tree.items():
         _known_section(section, str(path))
@@ -180,13 +182,15 @@ def _dotted(key: str) -> str:
     return stem + _FILE_SUFFIX if key.endswith(_FILE_SUFFIX) and is_secret(stem) else key.replace("_", ".")
 
 
-def _flatten(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """TOML reads `sasl.password = "x"` as nested tables; librdkafka's names are flat."""
-    for key, value in table.items():
+def _flatten(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """TOML reads `sasl.password = "x"` as nested tables, as deep as a file likes; librdkafka's names are flat."""
+    left = list(table.items())[::-1]
+    while left:
+        path, value = left.pop()
         if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
+            left += [(f"{path}.{key}", inner) for key, inner in list(value.items())[::-1]]
         else:
-            yield path + key, value
+            yield path, value
 
 
 # --- one setting ---------------------------------------------------------------------------------------------------

@@ -141,9 +141,17 @@ def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor'
 
 def _resource(text: str, option: str = "--resource") -> tuple[str, int]:
     name, _, amount = text.partition("=")
-    if not name or not amount.isascii() or not amount.isdigit():
+    if not name or not _is_number(amount):
         raise UsageError(f"{option} {text}: must be CLASS=N, as in VGPU=1")
     return name, int(amount)
+
+
+DIGITS_MAX = 18
+"""More than any amount on the wire has; Python reads no number of thousands of digits."""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX
 
 
 CELL_KEYS = ("cpus", "cpus_dedicated", "memory_mb", "page_kb", "threads")
@@ -159,7 +167,7 @@ def _terms(option: str, text: str, keys: Sequence[str]) -> dict[str, object]:
             near = difflib.get_close_matches(key, keys, n=1)
             hint = f"did you mean {near[0]}?" if near else f"write KEY=VALUE with {', '.join(keys)}"
             raise UsageError(f"{option} {text}: {part!r}: {hint}")
-        terms[key] = int(value) if value.removeprefix("-").isascii() and value.removeprefix("-").isdigit() else value
+        terms[key] = int(value) if _is_number(value.removeprefix("-")) else value
     return terms
 
 

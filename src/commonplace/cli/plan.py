@@ -94,8 +94,12 @@ def _builds(
     if file and flavor:
         raise UsageError("plan takes FILE or --flavor, not both")
     if file:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
-        return builds_of(text, "stdin" if file == "-" else file)
+        where = "stdin" if file == "-" else file
+        written = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        try:
+            return builds_of(written.decode(), where)
+        except UnicodeDecodeError as e:
+            raise UsageError(f"{where}: not UTF-8 at byte {e.start}: write the requests as JSON in UTF-8") from e
     if flavor:
         import msgspec
 

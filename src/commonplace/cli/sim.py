@@ -207,7 +207,7 @@ def _schedule(seed: str, profile: str) -> "Schedule":
     from commonplace.sim import scenario
     from commonplace.sim.draw import draw
 
-    if seed.isdigit():
+    if re.fullmatch(r"\d{1,15}", seed):
         return draw(int(seed), _profile(profile))
     try:
         return scenario.read(Path(seed).read_text()).schedule

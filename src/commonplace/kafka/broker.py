@@ -253,9 +253,14 @@ class LocalBroker:
         command = [java, "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
         # `-t=` in one word: a cluster id may begin with a dash.
         command += ["--standalone", f"-t={cluster_id}", "-c", "server.properties"]
-        done = subprocess.run(
-            command, cwd=self.data_dir, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=self.data_dir, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise StartFailed(
+                f"Kafka did not format {self.data_dir} within {START_TIMEOUT_S:g} s: see what else this machine and its disk do"
+            ) from None
         with self.log_path.open("a") as log:
             log.write(done.stdout + done.stderr)
         if done.returncode != 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from commonplace.kafka.jars import BrokerError
 
 JAVA_VERSION_MIN = 17
+VERSION_TIMEOUT_S = 30.0
 
 
 class JavaMissing(BrokerError):
@@ -27,7 +28,13 @@ def find_java() -> str:
     remedy = f"install Java >= {JAVA_VERSION_MIN} (Debian: apt install openjdk-17-jre-headless) or use --embedded"
     if java is None:
         raise JavaMissing(f"no java on PATH or in JAVA_HOME: {remedy}")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
+    try:
+        done = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, errors="replace", timeout=VERSION_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise JavaMissing(f"{java} -version did not end within {VERSION_TIMEOUT_S:g} s: {remedy}") from None
+    said = done.stderr
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None:
         raise JavaMissing(f"{java} -version printed no version: {remedy}")

@@ -155,6 +155,8 @@ def _objects(text: str, where: str) -> list[Any]:
     try:
         whole = msgspec.json.decode(text)
         return whole if isinstance(whole, list) else [whole]
+    except RecursionError:
+        raise UsageError(f'{where}: nested too deep: write requests as in {{"flavor": "m1.small"}}') from None
     except msgspec.DecodeError as whole_error:
         lines = [line for line in text.splitlines() if line.strip()]
         if len(lines) < 2:

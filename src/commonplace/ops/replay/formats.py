@@ -9,6 +9,7 @@ import difflib
 import gzip
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
@@ -264,7 +265,7 @@ def read(path: Path, form: str, limit: int = 0) -> Iterator[Arrival]:
             yield from _arrivals(row, rows, kind, limit)
     except OSError as error:  # gzip's errors are OSErrors too
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
 
 
