@@ -1,5 +1,6 @@
 """Health and metrics, asked over a real socket."""
 
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -73,6 +74,19 @@ def test_what_cannot_be_answered_is_told_and_logged(caplog: pytest.LogCaptureFix
         server.close()
     assert "/metrics could not be answered" in caplog.text
     assert "KeyError: 'CUSTOM_LICENSE'" in caplog.text
+
+
+def test_an_ipv6_address_is_listened_on_and_told_in_its_brackets() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as e:
+        pytest.skip(f"no IPv6 here: {e}")
+    server = http.serve("[::1]:0", CollectorRegistry(), lambda: "")
+    try:
+        assert server.address.startswith("[::1]:")
+        assert ask(server, "/livez") == (200, "ok\n")
+    finally:
+        server.close()
 
 
 def test_another_path_is_not_found(server: http.Server) -> None:

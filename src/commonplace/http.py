@@ -6,6 +6,7 @@ Plain HTTP, meant for loopback or a network of the operator's own; nothing secre
 import logging
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
 from socketserver import BaseServer
 from threading import Thread
 from typing import Any, Final
@@ -54,7 +55,7 @@ def serve(address: str, registry: CollectorRegistry, ready: Callable[[], str]) -
         }
 
     try:
-        server = _Listener((host.strip("[]"), int(port)), Handler)
+        server = _Listener(host.strip("[]"), int(port), Handler)
     except (OSError, OverflowError) as e:
         raise CommonplaceError(
             f"--http {address}: cannot listen: {getattr(e, 'strerror', None) or e}; name another port, or 0 for any"
@@ -69,6 +70,10 @@ def _readiness(reason: str) -> tuple[int, str, bytes]:
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        super().__init__((host, port), handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hung up is no event."""
