@@ -2,16 +2,18 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import (
     AdminClient,
     NewPartitions,
 )
 
-from commonplace.errors import BrokerUnavailable, ExitCode, TopicsNotReady
+from commonplace.errors import BrokerUnavailable, CommonplaceError, ExitCode, TopicsNotReady
 from commonplace.kafka import client, control, topics
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.topic_rules import BOUND, Comparison
@@ -243,6 +245,30 @@ def test_embedded_broker_of_another_pool_is_refused() -> None:
 
 
 # --- control -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [(KafkaError.TOPIC_AUTHORIZATION_FAILED, ExitCode.DENIED), (KafkaError.INVALID_RECORD, ExitCode.ERROR)],
+)
+def test_a_record_that_the_broker_refuses_is_named_and_a_denial_ends_as_one(
+    code: int, exit_code: ExitCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused:
+        def key(self) -> bytes:
+            return b"flavor/m1.tiny"
+
+    class Producer:
+        def produce(self, name: str, *, on_delivery: Callable[[KafkaError, Refused], None], **_: object) -> None:
+            on_delivery(KafkaError(code), Refused())
+
+        def flush(self, _: float) -> int:
+            return 0
+
+    monkeypatch.setattr(client, "producer", lambda _: Producer())
+    with pytest.raises(CommonplaceError, match=r"control: flavor/m1\.tiny was not written: the broker at") as raised:
+        control.write(Settings(), {"flavor/m1.tiny": None})
+    assert raised.value.exit_code == exit_code
 
 
 @pytest.mark.real_kafka

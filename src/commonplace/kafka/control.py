@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.records import Flavor
-from commonplace.errors import CommonplaceError, TimedOut, TopicsNotReady
+from commonplace.errors import TimedOut, TopicsNotReady
 from commonplace.kafka import client
 from commonplace.kafka.topics import Topics
 from commonplace.settings import Settings
@@ -60,7 +60,8 @@ def write(settings: Settings, records: Mapping[str, bytes | None]) -> None:
             f"{name}: the broker did not acknowledge within {WRITE_TIMEOUT_S:g} s; whether it wrote is unknown"
         )
     for key, error in failed.items():
-        raise CommonplaceError(f"{name}: {key} was not written: {error.str()}")
+        told = client.explained(KafkaException(error), settings)
+        raise type(told)(f"{name}: {key} was not written: {told}")
 
 
 def flavors(settings: Settings) -> dict[str, Flavor]:
