@@ -166,6 +166,14 @@ def test_compose_has_a_broker_topics_two_schedulers_and_a_fleet(compose: dict[st
     assert set(compose["volumes"]) == {"broker-data"}
 
 
+def test_compose_builds_an_image_in_one_service_and_pulls_it_in_none(compose: dict[str, Any]) -> None:
+    ours = {name: service for name, service in compose["services"].items() if name != "broker"}
+    assert [name for name, service in ours.items() if "build" in service] == ["topics"]
+    assert (ROOT / ours["topics"]["build"]["dockerfile"]).exists()
+    assert len({service["image"] for service in ours.values()}) == 1
+    assert {service.get("pull_policy") for name, service in ours.items() if name != "topics"} == {"never"}
+
+
 def test_compose_runs_commands_that_exist(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         if name != "broker":
