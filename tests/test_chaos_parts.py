@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from chaos_real import garbage, history, judge, topics
+from chaos_real import garbage, history, judge, run, topics
 from chaos_real.history import Asked, History, Told, Writer
 from chaos_real.judge import Facts
 from chaos_real.plan import CALM_S, CYCLE_S, KINDS, plan
 from chaos_real.proxy import Link, Proxy
 from commonplace.core.codec import Bad, decode
+from commonplace.kafka.broker import LocalBroker
+from commonplace.kafka.jars import BrokerError
 from commonplace.kafka.ports import free_port
 from e2e_world import until
 
@@ -45,6 +47,39 @@ def test_swarm_turns_kinds_off_and_without_it_each_comes_once_before_any_comes_t
     assert set().union(*some) == {kind.name for kind in KINDS}
     first = plan(1, 600, 1.0, swarm=False)[: len(KINDS)]
     assert Counter(injection.kind for injection in first) == Counter(kind.name for kind in KINDS)
+
+
+# --- a start that fails ----------------------------------------------------------------------------------------------
+
+
+class SmallDisk:
+    """Stands for the mounted one."""
+
+    why_not = "none is mounted here"
+    mounted = False
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.directory = directory
+        SmallDisk.mounted = True
+
+    def close(self) -> None:
+        SmallDisk.mounted = False
+
+
+@pytest.mark.parametrize(("part", "of"), [("make", run), ("Proxy", run), ("start", LocalBroker)])
+def test_a_run_that_cannot_start_says_why_and_leaves_no_disk_mounted(
+    part: str, of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise BrokerError("no java, or a port taken")
+
+    monkeypatch.setattr(run, "Disk", SmallDisk)
+    monkeypatch.setattr(of, part, fails)
+    with pytest.raises(BrokerError, match="no java"):
+        run.Run(run.Options(1, 1.0, trace=tmp_path / "t.csv", say=lambda _: None), tmp_path).go()
+    assert not SmallDisk.mounted
+    assert not (tmp_path / "disk").exists()
 
 
 # --- links -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +91,6 @@ class Run:
     """One run's parts; `go` is the order in which they come and go."""
 
     def __init__(self, options: Options, directory: Path) -> None:
-        assert options.trace is not None
         self.options, self.directory, self.say = options, directory, options.say
         self.done: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
@@ -100,7 +100,17 @@ class Run:
         (directory / "logs").mkdir()
         (directory / "clients").mkdir()
         self.names = Topics(SETTINGS.topics.prefix, "default")
-        self.disk = Disk(directory / "disk")
+        with ExitStack() as ending:
+            self.disk = Disk(directory / "disk")
+            ending.callback(shutil.rmtree, self.disk.directory, ignore_errors=True)
+            ending.callback(self.disk.close)
+            self._prepare()
+            self._ending = ending.pop_all()
+
+    def _prepare(self) -> None:
+        """Whatever is wrong here, the disk is put away."""
+        options = self.options
+        assert options.trace is not None
         self.broker, self.links = make(self.disk.directory, EVERYBODY)
         self.settings = msgspec.structs.replace(SETTINGS, kafka={"bootstrap.servers": self.broker.bootstrap})
         without = ("broker's disk full",) if self.disk.why_not else ()
@@ -108,13 +118,18 @@ class Run:
             self.say(f"no full disk: {self.disk.why_not}")
         self.plan = plan(options.seed, options.seconds, options.gap_s, swarm=options.swarm, without=without)
         about = {"seed": options.seed, "settings": self.settings, "plan": self.plan, "trace": options.trace.name}
-        (directory / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(about, enc_hook=str), indent=1))
+        (self.directory / "run.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(about, enc_hook=str), indent=1)
+        )
 
     def go(self) -> Outcome:
         """The run. Whatever happens, nothing is left running or mounted."""
-        proxy = Proxy(self.links)
         scene = Scene(TOPICS)
-        try:
+        with self._ending as ending:
+            ending.callback(self._keep_log)
+            ending.callback(self.broker.stop)
+            proxy = Proxy(self.links)
+            ending.callback(proxy.close)
             self.broker.start()
             tap = self._topics(scene)
             cast = self._cast()
@@ -128,13 +143,11 @@ class Run:
                 cast.stop()
             self._await(tap.behind, 60, "the tap did not reach the ends")
             tap.close()
-        finally:
-            proxy.close()
-            self.broker.stop()
-            shutil.copyfile(self.broker.log_path, self.directory / "logs" / "broker.txt")
-            self.disk.close()
-            shutil.rmtree(self.disk.directory, ignore_errors=True)
         return self._outcome(cast, live, settled_s)
+
+    def _keep_log(self) -> None:
+        if self.broker.log_path.exists():  # a broker that never started has said nothing
+            shutil.copyfile(self.broker.log_path, self.directory / "logs" / "broker.txt")
 
     # -- parts ------------------------------------------------------------------------------------------------------------
 
