@@ -56,8 +56,12 @@ def test_signal_stops_the_embedded_broker_with_exit_code_0(
 
 
 @pytest.mark.usefixtures("java")
-def test_local_kafka_prints_its_address_first_and_stops_on_sigterm(tmp_path: Path) -> None:
-    with start("broker", "--port", "0", "--data-dir", str(tmp_path)) as process:
+def test_local_kafka_prints_its_address_first_keeps_its_data_where_it_is_told_and_stops_on_sigterm(
+    tmp_path: Path,
+) -> None:
+    data_dir = tmp_path / "Zürich, old"
+    env = {"LC_ALL": "C.UTF-8"}  # without a UTF-8 locale the JVM itself cannot start in such a directory
+    with start("broker", "--port", "0", "--data-dir", str(data_dir), env=env) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
@@ -68,6 +72,8 @@ def test_local_kafka_prints_its_address_first_and_stops_on_sigterm(tmp_path: Pat
             process.kill()
     assert process.returncode == 0
     assert run("topics", "list", "-b", address).returncode == 6
+    assert (data_dir / "data" / "meta.properties").exists()
+    assert list(tmp_path.iterdir()) == [data_dir]
 
 
 @pytest.mark.usefixtures("java")

@@ -235,7 +235,8 @@ class LocalBroker:
             "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
-            "log.dirs": str(self.data_dir / "data"),
+            # Relative to the directory that it runs in: this file is read as Latin-1, and a comma would begin another.
+            "log.dirs": "data",
             **self._properties,
         }
         path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
