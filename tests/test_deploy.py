@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_settings_file_holds_the_defaults_it_says_it_holds() -> None:
         if setting.section != "kafka" and setting.key != "http":
             assert setting.value == getattr(getattr(defaults, setting.section), setting.key), setting
     assert loaded.kafka == defaults.kafka
+
+
+# --- source distribution --------------------------------------------------------------------------------------------
+
+
+def test_the_source_distribution_holds_what_its_tests_import_and_read() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    always = {"pyproject.toml", "README.md", "LICENSE"}  # hatchling's own rule
+    held = {name.removeprefix("/") for name in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]}
+    text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = re.findall(r'ROOT / "([^"/]+)"', text) + re.findall(r"^(?:from|import) (\w+)", text, re.M)
+    wanted = {name for name in named if (ROOT / name).exists()}
+    assert {"bench", "docker-compose.yml", "docs"} <= wanted
+    assert wanted - held - always == set()
 
 
 # --- containers -----------------------------------------------------------------------------------------------------
