@@ -1,5 +1,7 @@
 """The set of benchmarks and its plots: what they name exists, and what they draw can be read."""
 
+import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +24,14 @@ def test_every_benchmark_of_the_set_parses_in_full_and_in_short(name: str) -> No
         _, member, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         member.make_context(arguments[0], rest, parent=context)
     assert arguments[0] in FIGURES
+
+
+def test_every_figure_of_the_page_is_measured_by_a_benchmark_of_the_set() -> None:
+    page = (Path(__file__).parent.parent / "bench" / "README.md").read_text()
+    table = page.partition("| figure | goal | measured | by |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    named = {name for row in table for name in re.findall(r"`([^`]+)`", row.rsplit("|", 2)[1])}
+    assert len(table) >= 15
+    assert named - set(SET) == set()
 
 
 def test_a_line_of_the_set_has_medians_and_every_verdict_of_the_audits() -> None:
