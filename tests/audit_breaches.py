@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, settled
+from audit_logs import HEARTBEAT_MS, LEASE_MS, WINDOW_MS, Pool, digest, settled
 
 Breach = Callable[[Pool], tuple[str, int]]
 BREACHES: list[tuple[int, str, Breach]] = []
@@ -153,6 +153,32 @@ def allocation_that_lost_is_confirmed(p: Pool) -> tuple[str, int]:
     p.placed("r-1", "a-1")
     p.delta(settled=p.take(p.claim("r-1", "a-2")))
     return "hosts", p.confirmed("r-1", "a-2")
+
+
+@breaks(2, "which only the void decision")
+def allocation_of_a_void_decision_on_an_id_used_again_is_confirmed(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.used_again(WINDOW_MS + 60_000, "r-1", "a-2", "a-3", project="blue")
+    p.confirmed("r-1", "a-2")
+    return "hosts", p.confirmed("r-1", "a-3")
+
+
+@breaks(2, "which only the void decision")
+def allocation_of_a_decision_that_a_paused_owner_writes_past_the_window_is_confirmed(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.heartbeats(WINDOW_MS + 60_000)
+    at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.decide("r-1", ("a-2", at))
+    return "hosts", p.confirmed("r-1", "a-2")
+
+
+@breaks(2, "has no decision")
+def id_used_again_past_the_window_gets_no_answer(p: Pool) -> tuple[str, int]:
+    p.request("r-1")
+    p.decide("r-1")
+    at = p.used_again(WINDOW_MS + 60_000, "r-1")
+    p.heartbeats(120_000)
+    return "requests", at
 
 
 # --- 3: granted before, and holds ------------------------------------------------------------------------------------------------------

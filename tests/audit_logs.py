@@ -18,6 +18,7 @@ PREFIX = "commonplace.default."
 CLAIMS_ID = "claims-id"
 LEASE_MS = 300_000
 HEARTBEAT_MS = 20_000
+WINDOW_MS = 900_000
 
 
 def name_of(topic: str) -> str:
@@ -237,6 +238,16 @@ class Pool:
         claim = {"allocations": [part]} | {name: asked[name] for name in named} | (carried or {})
         at = self.delta(on, self.take(self.claim(request, allocation, host=on, **claim), on))
         return self.decide(request, (allocation, at), host=on, content=digest(request, **asked))
+
+    def used_again(self, after_ms: int, request: str, *ids: str, **asked: Any) -> int:
+        """An id is used for another request so much later, and each of the allocations placed for it; returns the offset of the request."""
+        self.heartbeats(after_ms)
+        at = self.request(request, **asked)
+        for allocation in ids:
+            grant = self.delta(settled=self.take(self.claim(request, allocation)))
+            here = {"partition": 0, "offset": at}
+            self.decide(request, (allocation, grant), position=here, content=digest(request, **asked))
+        return at
 
     def aggregate(self, name: str, *hosts: str, **more: Any) -> int:
         """An operator's word on an aggregate."""

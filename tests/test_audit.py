@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_breaches import BREACHES, Breach, later
-from audit_logs import HEARTBEAT_MS, LEASE_MS, Pool, digest, name_of, pool, settled
+from audit_logs import HEARTBEAT_MS, LEASE_MS, WINDOW_MS, Pool, digest, name_of, pool, settled
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.ops import audit
 from commonplace.ops.audit import AuditReport, hashes, wire
@@ -326,6 +326,45 @@ def test_loser_that_is_leased_still_is_pending_and_a_released_one_is_no_breach()
     assert report.tallies[5].pending == 1
     p.delta(settled=p.end("released", "a-2", p.ask("release", "r-1", "a-2")))
     assert clean(p).tallies[5].pending == 0
+
+
+@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize(
+    ("after_ms", "violated", "unsure"),
+    [(60_000, 2, 0), (WINDOW_MS + 10_000, 0, 2), (WINDOW_MS + 60_000, 0, 0)],
+    ids=["within", "at the end", "past"],
+)
+def test_an_id_used_again_past_the_idempotency_window_is_a_new_request(
+    after_ms: int, violated: int, unsure: int, released: bool
+) -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    if released:
+        p.delta(settled=p.end("released", "a-1", p.ask("release", "r-1", "a-1")))
+    p.used_again(after_ms, "r-1", "a-2", project="blue")
+    p.confirmed("r-1", "a-2")
+    p.heartbeats(120_000)
+    report = p.audit()
+    assert (report.tallies[2].violated, report.tallies[2].unprovable) == (violated, unsure)
+    assert (report.tallies[5].violated, report.tallies[5].unprovable) == (
+        (0, 0) if released else (int(violated > 0), int(unsure > 0))
+    )
+    assert p.audit(idempotency_window_ms=1).tallies[2].violated == 0
+
+
+def test_an_id_used_again_for_the_same_may_be_answered_as_before_or_anew() -> None:
+    for ids in ((), ("a-2",)):
+        p = pool()
+        p.request("r-1")
+        p.decide("r-1")
+        at = p.used_again(WINDOW_MS + 60_000, "r-1", *ids)
+        if not ids:
+            p.decide("r-1", position={"partition": 0, "offset": at})
+        p.heartbeats(120_000)
+        report = clean(p)
+        assert unprovable(report) == {}
+        assert report.tallies[2].checked == 2
 
 
 def test_slack_covers_a_lapse_that_is_told_late() -> None:

@@ -51,6 +51,7 @@ def judge(directory: Path, settings: Settings) -> Verdict:
         slack_ms=SLACK_MS,
         heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
         deadline_default_ms=settings.scheduler.deadline_ms_default,
+        idempotency_window_ms=int(settings.scheduler.idempotency_window_s * 1000),
     )
     logs = topics.load(directory)
     report = audit.check({kind: logs[kind] for kind in logs if kind not in ("commands", "replicas")}, options)

@@ -30,7 +30,8 @@ class NothingFound(UsageError):
 class Entry(Struct):
     """One request id on one partition, as far as it was read: first request, effective decision, how many came after.
 
-    The offsets are those of the first request and the effective decision.
+    The offsets are those of the first request and the effective decision. `earlier`: what the id stood for before, where it was used again
+    past the idempotency window.
     """
 
     request: str
@@ -44,14 +45,24 @@ class Entry(Struct):
     id_reused: int = 0
     request_offset: int | None = None
     decision_offset: int | None = None
+    earlier: "Entry | None" = None
+
+    def uses(self) -> "Iterator[Entry]":
+        """The entry of each use of the id, newest first."""
+        entry: Entry | None = self
+        while entry is not None:
+            yield entry
+            entry = entry.earlier
 
 
 class Book:
-    """Entries by (partition, request id); `take` folds one record and returns the entry it changed."""
+    """Entries by (partition, request id), of the newest use of each id; `take` folds one record and returns the entry it changed."""
 
-    def __init__(self, wanted: bytes = b"") -> None:
+    def __init__(self, window_ms: int, wanted: bytes = b"") -> None:
         self.entries: dict[tuple[int, bytes], Entry] = {}
         self._wanted = wanted  # prefix of a request or allocation id: what does not hold it is not decoded
+        self._window_ms = window_ms
+        self._again: dict[tuple[int, int], tuple[int, Build]] = {}  # where a used id was asked again → when, and what
 
     def request(self, partition: int, row: history.Row) -> Entry | None:
         """Fold a record of `requests`."""
@@ -66,10 +77,12 @@ class Book:
             entry.cancelled = True
         elif entry.build is None:
             entry.build, entry.requested_at_ms, entry.request_offset = record, at_ms, offset
+        else:
+            self._again[partition, offset] = at_ms, record
         return entry
 
     def decision(self, partition: int, row: history.Row) -> Entry | None:
-        """Fold a record of `decisions`: the first that is no `id_reused` is effective."""
+        """Fold a record of `decisions`: the first that is no `id_reused` is effective, for the idempotency window."""
         offset, at_ms, key, value = row
         if key is None or value is None or self._wanted not in value:
             return None
@@ -79,18 +92,34 @@ class Book:
         entry = self._entry(partition, key)
         if record.reason == ID_REUSED:
             entry.id_reused += 1
-        elif entry.decision is None:
+            return entry
+        said = entry.decision
+        if said is None:
             entry.decision, entry.decided_at_ms, entry.decision_offset = record, at_ms, offset
-        elif record.placed != entry.decision.placed or record.result != entry.decision.result:
+        elif (again := self._used_again(entry, said, record)) is not None:
+            again.decision, again.decided_at_ms, again.decision_offset = record, at_ms, offset
+            entry = self.entries[partition, key] = again
+        elif record.placed != said.placed or record.result != said.result:
             entry.void += 1
         return entry
+
+    def _used_again(self, entry: Entry, said: Decision, record: Decision) -> Entry | None:
+        """A new entry where the decision answers a request made past the window of the one before; None: it is that again, or void."""
+        if (record.placed, record.result, record.content) == (said.placed, said.result, said.content):
+            return None
+        at = record.position.offset
+        first = (entry.requested_at_ms, entry.build) if entry.request_offset == at else (None, None)
+        at_ms, build = self._again.get((entry.partition, at), first)
+        if at_ms is None or at_ms <= (entry.decided_at_ms or 0) + self._window_ms:
+            return None
+        return Entry(entry.request, entry.partition, build, at_ms, request_offset=at, earlier=entry)
 
     def matching(self, prefix: str) -> list[Entry]:
         """The entries of the one request whose id, or an allocation's, begins with `prefix`; an exact id goes first.
 
         Raises `UsageError` naming some when several match, or none.
         """
-        found = [e for e in self.entries.values() if _matches(e, prefix)]
+        found = [e for e in self.entries.values() if any(_matches(use, prefix) for use in e.uses())]
         exact = [e for e in found if e.request == prefix]
         requests = sorted({e.request for e in exact or found})
         if not requests:
@@ -112,7 +141,10 @@ class Reader:
     def __init__(self, settings: Settings, since_s: float | None = None, wanted: str = "") -> None:
         broker, facts, _ = require_topics(settings)
         self.settings = kafka_client.settings_for(settings, broker)
-        self.book = Book(wanted.encode(errors="surrogatepass"))  # what is no UTF-8 is in no record: nothing is found
+        window_ms = round(settings.scheduler.idempotency_window_s * 1000)
+        self.book = Book(
+            window_ms, wanted.encode(errors="surrogatepass")
+        )  # what is no UTF-8 is in no record: nothing is found
         names = Topics(settings.topics.prefix, settings.topics.pool)
         self._topics = {names.requests: facts[names.requests], names.decisions: facts[names.decisions]}
         self._requests = names.requests
@@ -155,13 +187,14 @@ class Reader:
 
 
 def find(settings: Settings, prefix: str) -> Entry:
-    """The entry of the one request that `prefix` names (request or allocation id), preferring a decided one."""
+    """The entry of the one request that `prefix` names, preferring a decided one: the newest use of its id, or an allocation's own."""
     entries = Reader(settings, wanted=prefix).read().matching(prefix)
     request = entries[0].request
     if not request.startswith(prefix):
         # by an allocation's id: an earlier decision of the request, which would be the effective one, need not name it
         entries = Reader(settings, wanted=request).read().matching(request)
-    return next((e for e in entries if e.decision is not None), entries[0])
+    named = [use for entry in entries for use in entry.uses() if _matches(use, prefix)]
+    return next((e for e in [*named, *entries] if e.decision is not None), entries[0])
 
 
 def find_anywhere(settings: Settings, prefix: str) -> tuple[Settings, Entry]:

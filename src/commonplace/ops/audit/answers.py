@@ -1,9 +1,14 @@
 """Requests and their decisions: which decision is effective, and whether every request has one (invariant 2).
 
 What the decisions say of hosts (grants, allocations that must hold, allocations that are void) is collected for the host pass.
+
+    decision ──▶ within the idempotency window of an effective one: void, or says it again
+             ──▶ on a request made past window and slack: effective, a new use of the id
+             ──▶ in between: either, by when its replica forgot; nothing is proved by it
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -18,25 +23,34 @@ RequestKey = tuple[int, str]
 """Partition and request id: the scope within which one decision is effective."""
 
 
+Stands = Literal["effective", "void", "either"]
+
+AT_THE_EDGE = "the id was used again as its idempotency window ended"
+
+
 class Asked(Struct, gc=False):
-    """The first record of one content of a request. `excused`: it was quarantined and needs no answer."""
+    """A record of a request. `excused`: it was quarantined; `repeated`: it says again what is asked already; neither needs an answer."""
 
     digest: str
     offset: int
     timestamp_ms: int
     deadline_ms: int
     excused: bool = False
+    repeated: bool = False
     count_min: int = 0
     where: Where | None = None
 
 
 class Effective(Struct, gc=False):
-    """The effective decision of a request."""
+    """The effective decision of a request, or, not `sure`, one that may be. `last_ms`: last said; `before`: of an earlier use of the id."""
 
     offset: int
     timestamp_ms: int
     said: tuple[Any, ...]
     content: str
+    last_ms: int
+    sure: bool = True
+    before: "Effective | None" = None
 
 
 class Promise(Struct, gc=False):
@@ -58,12 +72,13 @@ class Answers:
     def __init__(self, requests: Intake, decisions: Intake, findings: Findings, options: Options) -> None:
         self._requests, self._decisions, self._findings, self._options = requests, decisions, findings, options
         self.asked: dict[RequestKey, list[Asked]] = {}
-        self.effective: dict[RequestKey, Effective] = {}
+        self.effective: dict[RequestKey, Effective] = {}  # the newest
         self.refused: set[tuple[int, int]] = set()  # positions of requests that were rejected
-        self._reused: set[tuple[int, str, str]] = set()
+        self._reused: dict[tuple[int, str, str], int] = {}  # partition, request, content → when it was last told so
         self._first_ms: dict[int, int] = {}  # partition → log time of the oldest decision kept
         self.promised: dict[str, Promise] = {}  # allocation → what an effective decision says of it
         self.void: dict[str, Promise] = {}
+        self.unsure: dict[str, Promise] = {}
         self.grants: dict[tuple[int, int], list[Promise]] = {}
         self.decided: set[str] = set()
         self.places = Places(decisions.log.name, findings, options)
@@ -72,6 +87,11 @@ class Answers:
     def topic(self) -> str:
         """Full name of the topic of decisions."""
         return self._decisions.log.name
+
+    @property
+    def whole(self) -> bool:
+        """Whether every decision ever written was read."""
+        return all(map(self._decisions.seen.whole, self._decisions.log.high))
 
     def read(self) -> None:
         """Read both topics."""
@@ -106,14 +126,23 @@ class Answers:
             self._requests.superseded()
 
     def _add(self, entry: Entry, build: Build, *, excused: bool) -> bool:
+        """Note a record of a request; returns whether it asks for something new."""
         digest = request_digest(build)
-        contents = self.asked.setdefault((entry.partition, build.id), [])
-        if any(asked.digest == digest for asked in contents):
-            return False
+        records = self.asked.setdefault((entry.partition, build.id), [])
+        repeated = any(
+            asked.digest == digest and not asked.repeated and not self._past(entry.timestamp_ms, asked.timestamp_ms)
+            for asked in records
+        )
         deadline_ms = build.deadline_ms or self._options.deadline_default_ms
         where = where_of(build, entry.timestamp_ms)
-        contents.append(Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, build.count_min, where))
-        return True
+        records.append(
+            Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, repeated, build.count_min, where)
+        )
+        return not repeated
+
+    def _past(self, at_ms: int, since_ms: int) -> bool:
+        """Whether window and slack are over for sure."""
+        return at_ms > since_ms + self._options.idempotency_window_ms + self._options.slack_ms
 
     # -- decisions ----------------------------------------------------------------------------------------------------------------------
 
@@ -135,30 +164,55 @@ class Answers:
             self.refused.add((record.position.partition, record.position.offset))
             if record.reason == "id_reused":
                 figures["id_reused"] += 1
-                self._reused.add((entry.partition, record.request, record.content))
+                self._reused[(entry.partition, record.request, record.content)] = entry.timestamp_ms
                 self._decisions.applied()
                 return
         self._judge(entry, record)
 
     def _judge(self, entry: Entry, record: Decision) -> None:
-        """The first decision is effective; an equal one repeats it, another one is void."""
-        key = (entry.partition, record.request)
+        """The first decision is effective; an equal one repeats it, another one is void unless it opens a new use of the id."""
+        key, figures = (entry.partition, record.request), self._findings.figures
         said = (record.result, tuple(sorted(placed.allocation for placed in record.placed)))
-        first = self.effective.get(key)
-        if first is None:
-            self.effective[key] = Effective(entry.offset, entry.timestamp_ms, said, record.content)
-            self.decided.add(record.request)
-            self._findings.figures[record.result] += 1
-            self._decisions.applied()
-        else:
-            self._findings.figures["decisions_repeated" if first.said == said else "decisions_void"] += 1
-            self._decisions.superseded()
-            if first.said == said:
+        newest = self.effective.get(key)
+        asked = self._asked_at(key, record)
+        stands = self._stands(entry, asked, newest)
+        for known in uses(newest):
+            if known.said == said and (stands == "void" or known.content == record.content):
+                figures["decisions_repeated"] += 1
+                known.last_ms = entry.timestamp_ms
+                self._decisions.superseded()
                 return
+        if stands == "void":
+            figures["decisions_void"] += 1
+            self._decisions.superseded()
+        else:
+            ms = entry.timestamp_ms
+            self.effective[key] = Effective(entry.offset, ms, said, record.content, ms, stands == "effective", newest)
+            self.decided.add(record.request)
+            figures[record.result] += 1
+            self._decisions.applied()
         if record.result == "placed":
-            self._promise(entry, record, effective=first is None)
+            self._promise(entry, record, asked, stands)
 
-    def _promise(self, entry: Entry, record: Decision, *, effective: bool) -> None:
+    def _asked_at(self, key: RequestKey, record: Decision) -> Asked | None:
+        """The record that a decision says it answers."""
+        here = record.position.offset if record.position.partition == key[0] else -1
+        return next((asked for asked in self.asked.get(key, ()) if asked.offset == here), None)
+
+    def _stands(self, entry: Entry, asked: Asked | None, newest: Effective | None) -> Stands:
+        """Whether a decision that differs from those before it on its id is effective, void, or may be either."""
+        sure = next((known for known in uses(newest) if known.sure), None)
+        if newest is None or sure is None:
+            return "effective"
+        if entry.timestamp_ms <= sure.timestamp_ms + self._options.idempotency_window_ms:
+            return "void"
+        if asked is None:
+            return "either"
+        if asked.timestamp_ms <= sure.timestamp_ms:
+            return "void"
+        return "effective" if self._past(asked.timestamp_ms, newest.timestamp_ms) else "either"
+
+    def _promise(self, entry: Entry, record: Decision, asked: Asked | None, stands: Stands) -> None:
         indexes = sorted(placed.index for placed in record.placed)
         least = min(
             (a.count_min for a in self.asked.get((entry.partition, record.request), ()) if a.count_min),
@@ -168,10 +222,11 @@ class Answers:
         if indexes != list(range(record.count)) and not partly:
             text = f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}"
             self._findings.violated(3, text, self._decisions.log.name, entry.partition, entry.offset)
-        contents = self.asked.get((entry.partition, record.request), ())
-        if effective and len(contents) == 1 and contents[0].digest == record.content and contents[0].where:
-            self.places.decided(entry, record, contents[0].where)
-        into = self.promised if effective else self.void
+        records = [known for known in self.asked.get((entry.partition, record.request), ()) if not known.repeated]
+        asked = asked or (records[0] if len(records) == 1 else None)
+        if stands == "effective" and asked is not None and asked.digest == record.content and asked.where:
+            self.places.decided(entry, record, asked.where)
+        into = {"effective": self.promised, "void": self.void, "either": self.unsure}[stands]
         for placed in record.placed:
             promise = Promise(
                 record.request,
@@ -181,7 +236,7 @@ class Answers:
                 entry.partition,
                 entry.offset,
                 entry.timestamp_ms,
-                effective,
+                stands != "void",
             )
             into.setdefault(placed.allocation, promise)
             self.grants.setdefault((placed.grant.partition, placed.grant.offset), []).append(promise)
@@ -195,12 +250,14 @@ class Answers:
 
     def settle(self, newest_ms: int) -> None:
         """Judge invariant 2 of every request and decision, once all is read and the newest log time is known."""
-        for (partition, request), contents in self.asked.items():
-            effective = self.effective.get((partition, request))
-            for at, asked in enumerate(contents):
-                self._settle(partition, request, asked, effective, at == 0, newest_ms)
+        for (partition, request), records in self.asked.items():
+            decided = list(uses(self.effective.get((partition, request))))
+            for at, asked in enumerate(records):
+                if not asked.excused and not asked.repeated:
+                    self._settle(partition, request, asked, decided, at == 0, newest_ms)
         whole = {partition: self._requests.seen.whole(partition) for partition in self._requests.log.high}
-        for (partition, request), effective in self.effective.items():
+        for (partition, request), newest in self.effective.items():
+            *_, effective = uses(newest)
             if (partition, request) in self.asked or effective.said[0] == "rejected":
                 continue
             if whole.get(partition, True):
@@ -210,14 +267,24 @@ class Answers:
                 self._findings.unprovable(2, "the request is gone by retention")
 
     def _settle(
-        self, partition: int, request: str, asked: Asked, effective: Effective | None, first: bool, newest_ms: int
+        self, partition: int, request: str, asked: Asked, decided: Sequence[Effective], first: bool, newest_ms: int
     ) -> None:
         findings, options = self._findings, self._options
-        if asked.excused:
-            return
-        answers_it = effective is not None and (first or effective.content == asked.digest)
-        if answers_it or (partition, request, asked.digest) in self._reused:
+        before = next((known for known in decided if known.timestamp_ms < asked.timestamp_ms), None)
+        again = before is not None and asked.timestamp_ms > before.timestamp_ms + options.idempotency_window_ms
+        since_ms = (
+            asked.timestamp_ms - options.skew_ms if again else 0
+        )  # an answer to an earlier use is none to this one
+        answers = [
+            known.sure
+            for known in decided
+            if known.last_ms >= since_ms and (known.content == asked.digest or (not known.content if again else first))
+        ]
+        if any(answers) or self._reused.get((partition, request, asked.digest), -1) >= since_ms:
             findings.passed(2)
+            return
+        if answers:
+            findings.unprovable(2, AT_THE_EDGE)
             return
         due_ms = asked.timestamp_ms + asked.deadline_ms + options.slack_ms
         if newest_ms < due_ms:
@@ -228,7 +295,7 @@ class Answers:
         else:
             what = (
                 "has no decision"
-                if effective is None
+                if not decided or again
                 else "came with a used id and other content, and was never told so"
             )
             text = f"request {request} {what} {(newest_ms - asked.timestamp_ms) / 1000:.0f} s after it was made"
@@ -240,6 +307,13 @@ class Answers:
         if seen.whole(partition):
             return False
         return timestamp_ms < self._first_ms.get(partition, 1 << 62) or seen.gone(partition) > 0
+
+
+def uses(newest: Effective | None) -> Iterator[Effective]:
+    """The effective decisions of one request id, newest first: one for each use of it."""
+    while newest is not None:
+        yield newest
+        newest = newest.before
 
 
 def _wrong_key(key: str, record: Build | Cancel) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Set
 
-from commonplace.ops.audit.answers import Answers, Promise
+from commonplace.ops.audit.answers import AT_THE_EDGE, Answers, Promise
 from commonplace.ops.audit.chain import FAR_MS, Chain
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
@@ -17,6 +17,7 @@ class Changes:
     def __init__(self, topic: str, answers: Answers, findings: Findings, options: Options) -> None:
         self._topic, self._answers, self._findings, self._options = topic, answers, findings, options
         self._lease_slack_ms = options.slack_ms + options.heartbeat_ms
+        self._older: set[int] = set()  # of those that were active in the earliest report left
         self._ever: set[int] = set()  # hashes of the ids of all allocations ever shown: ids are never reused
 
     def judge(self, entry: Entry, chain: Chain, record: Snapshot | Delta, view: View, told: Told, blind: str) -> None:
@@ -75,6 +76,11 @@ class Changes:
                 self._findings.unprovable(
                     5, "a host reports a gap: it keeps what it held, until an operator has looked"
                 )
+            elif len(active) > 1 and (apart := self._apart([one.id for _, one in active])):
+                if apart == "surely":
+                    self._findings.passed(5)
+                else:
+                    self._findings.unprovable(5, "what would tell two uses of a request's id apart is gone")
             elif len(active) > 1:
                 where = ", ".join(f"{allocation.id} on {chain.name}" for chain, allocation in active[:4])
                 text = f"instance {request}.{index} has {len(active)} active allocations: {where}"
@@ -84,6 +90,17 @@ class Changes:
                 self._findings.pending(5, "another allocation of the instance is within its lease")
             else:
                 self._findings.passed(5)
+
+    def _apart(self, active: list[str]) -> str:
+        """Whether allocations of one instance stem from as many uses of its request's id: "surely", "perhaps", or ""."""
+        answers = self._answers
+        named = [answers.promised[identity] for identity in active if identity in answers.promised]
+        if len({(promise.partition, promise.offset) for promise in named}) < len(named):
+            return ""
+        others = [identity for identity in active if identity not in answers.promised]
+        lost = set() if answers.whole else self._older
+        known = all(identity in answers.unsure or hash(identity) in lost for identity in others)
+        return "surely" if not others else "perhaps" if known else ""
 
     # -- grants -------------------------------------------------------------------------------------------------------------------------
 
@@ -118,6 +135,7 @@ class Changes:
         """The earliest report that is left: what it shows may be older than the log."""
         assert view.facts is not None, "a view of a report has facts"
         self._ever.update(map(hash, view.held))
+        self._older.update(hash(i) for i, held in view.held.items() if held.allocation.state == "active")
         for name, used in view.used.items():
             if used <= view.facts.capacity(name):
                 self._findings.passed(1)
@@ -192,6 +210,8 @@ class Changes:
         self._findings.figures["became_active"] += 1
         if gap or identity in answers.promised:
             self._findings.passed(2)
+        elif identity in answers.unsure:
+            self._findings.unprovable(2, AT_THE_EDGE)
         elif identity in answers.void:
             void = answers.void[identity]
             where = f"{void.partition}/{void.offset}"

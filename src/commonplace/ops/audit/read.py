@@ -62,6 +62,7 @@ def options_for(settings: Settings, brokers: int) -> Options:
     return Options(
         heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
         deadline_default_ms=settings.scheduler.deadline_ms_default,
+        idempotency_window_ms=int(settings.scheduler.idempotency_window_s * 1000),
         skew_ms=0 if brokers == 1 else SEVERAL_BROKERS_SKEW_MS,
     )
 
