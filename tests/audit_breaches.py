@@ -155,6 +155,24 @@ def allocation_that_lost_is_confirmed(p: Pool) -> tuple[str, int]:
     return "hosts", p.confirmed("r-1", "a-2")
 
 
+@breaks(2, "which no effective decision on ghost names")
+def allocation_of_a_request_that_was_never_made_is_confirmed(p: Pool) -> tuple[str, int]:
+    p.delta(settled=p.take(p.claim("ghost", "a-1")))
+    return later(p, "hosts", p.confirmed("ghost", "a-1"))
+
+
+@breaks(2, "which no effective decision on r-1 names")
+def allocation_is_confirmed_before_anything_is_decided(p: Pool) -> tuple[str, int]:
+    p.request("r-0")
+    p.decide("r-0")
+    p.retain("decisions", 1)
+    p.request("r-9")
+    p.decide("r-9", result="rejected")
+    p.request("r-1", deadline_ms=600_000)  # claimed once all older decisions that are left are known
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    return later(p, "hosts", p.confirmed("r-1", "a-1"))
+
+
 @breaks(2, "which only the void decision")
 def allocation_of_a_void_decision_on_an_id_used_again_is_confirmed(p: Pool) -> tuple[str, int]:
     p.placed("r-1", "a-1")

@@ -367,6 +367,42 @@ def test_an_id_used_again_for_the_same_may_be_answered_as_before_or_anew() -> No
         assert report.tallies[2].checked == 2
 
 
+def test_an_instance_placed_twice_is_unprovable_where_its_first_decision_is_gone() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    at = p.heartbeats(60_000)
+    p.used_again(WINDOW_MS, "r-1", "a-2", project="blue")
+    p.confirmed("r-1", "a-2")
+    p.retain("decisions", 1)
+    compact(p, at)
+    report = clean(p)
+    assert (report.tallies[2].unprovable, report.tallies[5].unprovable) == (1, 1)
+
+
+@pytest.mark.parametrize("gone", [0, 1], ids=["to come", "gone"])
+def test_what_becomes_active_before_its_decision_is_read_is_pending_and_where_decisions_are_gone_unprovable(
+    gone: int,
+) -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.retain("decisions", 1)
+    p.low["decisions"] = gone
+    p.confirmed("r-1", "a-1")
+    tally = clean(p).tallies[2]
+    assert (tally.pending, tally.unprovable) == (2 - gone, gone)
+
+
+def test_a_decision_of_a_later_version_may_name_what_becomes_active() -> None:
+    p = pool()
+    p.request("r-1")
+    p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    p.put("decisions", "r-1", {"type": "decision", "v": 2})
+    p.confirmed("r-1", "a-1")
+    p.heartbeats(120_000)
+    assert unprovable(clean(p)) == {2: 2}
+
+
 def test_slack_covers_a_lapse_that_is_told_late() -> None:
     p = pool()
     p.placed("r-1", "a-1")

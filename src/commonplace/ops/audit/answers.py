@@ -25,6 +25,7 @@ RequestKey = tuple[int, str]
 
 Stands = Literal["effective", "void", "either"]
 
+LOST = "decisions of that time are gone by retention, or of a later version"
 AT_THE_EDGE = "the id was used again as its idempotency window ended"
 
 
@@ -80,7 +81,8 @@ class Answers:
         self.void: dict[str, Promise] = {}
         self.unsure: dict[str, Promise] = {}
         self.grants: dict[tuple[int, int], list[Promise]] = {}
-        self.decided: set[str] = set()
+        self.decided: dict[str, int] = {}  # request → log time of its newest effective decision
+        self._newer: set[int] = set()  # partitions with decisions of a later version
         self.places = Places(decisions.log.name, findings, options)
 
     @property
@@ -151,6 +153,8 @@ class Answers:
         if record is None:
             record = self._decisions.broken(entry, "a decision without a value")
         if isinstance(record, Broken):
+            if record.newer:
+                self._newer.add(entry.partition)
             return
         if entry.key != record.request.encode("utf-8", "replace"):
             self._decisions.broken(entry, "its key is not the request it answers")
@@ -188,7 +192,7 @@ class Answers:
         else:
             ms = entry.timestamp_ms
             self.effective[key] = Effective(entry.offset, ms, said, record.content, ms, stands == "effective", newest)
-            self.decided.add(record.request)
+            self.decided[record.request] = max(ms, self.decided.get(record.request, 0))
             figures[record.result] += 1
             self._decisions.applied()
         if record.result == "placed":
@@ -291,7 +295,7 @@ class Answers:
             findings.pending(2, "request is within its deadline")
             findings.figures["requests_pending"] += 1
         elif self._may_be_lost(partition, asked.timestamp_ms):
-            findings.unprovable(2, "decisions of that time are gone by retention")
+            findings.unprovable(2, LOST)
         else:
             what = (
                 "has no decision"
@@ -301,9 +305,18 @@ class Answers:
             text = f"request {request} {what} {(newest_ms - asked.timestamp_ms) / 1000:.0f} s after it was made"
             findings.violated(2, text, self._requests.log.name, partition, asked.offset)
 
+    def may_be_lost(self, request: str, since_ms: int) -> bool:
+        """Whether a decision on a request, written after that time, may have been there and was not read."""
+        partitions = self._decisions.log.high
+        made_ms = since_ms + self._options.skew_ms
+        made = [p for p in partitions if any(a.timestamp_ms <= made_ms for a in self.asked.get((p, request), ()))]
+        return any(self._may_be_lost(partition, since_ms) for partition in made or partitions)
+
     def _may_be_lost(self, partition: int, timestamp_ms: int) -> bool:
-        """Whether a decision written after that time may have been there and is gone."""
+        """Whether a decision written after that time may have been there and was not read."""
         seen = self._decisions.seen
+        if partition in self._newer:
+            return True
         if seen.whole(partition):
             return False
         return timestamp_ms < self._first_ms.get(partition, 1 << 62) or seen.gone(partition) > 0

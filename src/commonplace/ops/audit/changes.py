@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Set
 
-from commonplace.ops.audit.answers import AT_THE_EDGE, Answers, Promise
+from msgspec import Struct
+
+from commonplace.ops.audit.answers import AT_THE_EDGE, LOST, Answers, Promise
 from commonplace.ops.audit.chain import FAR_MS, Chain
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
@@ -11,13 +13,27 @@ from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, becomes
 from commonplace.ops.audit.wire import Allocation, Delta, Snapshot
 
 
+class Unnamed(Struct, frozen=True):
+    """An allocation that became active and that no effective decision names; `surely`: none can come that does."""
+
+    host: str
+    allocation: str
+    request: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    claimed_ms: int
+    surely: bool
+
+
 class Changes:
     """Judge of the reports of all hosts."""
 
     def __init__(self, topic: str, answers: Answers, findings: Findings, options: Options) -> None:
         self._topic, self._answers, self._findings, self._options = topic, answers, findings, options
         self._lease_slack_ms = options.slack_ms + options.heartbeat_ms
-        self._older: set[int] = set()  # of those that were active in the earliest report left
+        self._unnamed: list[Unnamed] = []
+        self._older: set[int] = set()  # of those that became active when decisions that are gone may have named them
         self._ever: set[int] = set()  # hashes of the ids of all allocations ever shown: ids are never reused
 
     def judge(self, entry: Entry, chain: Chain, record: Snapshot | Delta, view: View, told: Told, blind: str) -> None:
@@ -31,7 +47,7 @@ class Changes:
         for identity in view.held.keys() - (before.held.keys() if before is not None else set()):
             places.shown(chain.name, view.held[identity].allocation)
         if before is None:
-            self._first_sight(entry, chain, view)
+            self._first_sight(entry, chain, view, told)
             return
         excuse = blind or ("settled entries were omitted" if record.settled_omitted else "")
         for identity in before.held.keys() - view.held.keys():
@@ -40,7 +56,7 @@ class Changes:
         added = view.held.keys() - before.held.keys()
         for identity in added:
             self._appeared(entry, chain, view.held[identity].allocation, told, excuse)
-        self._states(entry, chain, before, view, told.whole)
+        self._states(entry, chain, before, view, told)
         unweighed = added - told.weighed
         if unweighed:
             self._capacity(entry, chain, before, view, unweighed, blind)
@@ -61,6 +77,20 @@ class Changes:
             self._answers.places.ended(entry, held.allocation, sure=False)
             if held.allocation.origin != "found" and identity in self._answers.promised:
                 self._violated(3, entry, f"{chain.name} was forgotten while it held {identity}")
+
+    def unnamed(self, newest_ms: int) -> None:
+        """At the end all decisions are known; their ends were captured before those of `hosts`, so the youngest may be missing."""
+        for one in self._unnamed:
+            if self._answers.may_be_lost(one.request, one.claimed_ms):
+                self._findings.unprovable(2, LOST)
+                self._older.add(hash(one.allocation))
+            elif not one.surely and one.timestamp_ms > newest_ms - self._options.grace_ms:
+                self._findings.pending(
+                    2, "what became active is younger than the grace, and its decision perhaps than the audit"
+                )
+            else:
+                text = f"{one.host} made {one.allocation} active, which no effective decision on {one.request} names"
+                self._findings.violated(2, text, self._topic, one.partition, one.offset)
 
     def doubles(self, chains: Iterable[Chain]) -> None:
         """At the end an instance has one allocation; another one may only be on its way out."""
@@ -131,7 +161,7 @@ class Changes:
 
     # -- allocations --------------------------------------------------------------------------------------------------------------------
 
-    def _first_sight(self, entry: Entry, chain: Chain, view: View) -> None:
+    def _first_sight(self, entry: Entry, chain: Chain, view: View, told: Told) -> None:
         """The earliest report that is left: what it shows may be older than the log."""
         assert view.facts is not None, "a view of a report has facts"
         self._ever.update(map(hash, view.held))
@@ -141,7 +171,7 @@ class Changes:
                 self._findings.passed(1)
             else:
                 self._findings.unprovable(1, "the report before is gone, so the inventory may have shrunk")
-        self._restart_leases(entry, chain, view, known=False)
+        self._restart_leases(entry, chain, view, told, known=False)
 
     def _vanished(self, entry: Entry, chain: Chain, allocation: Allocation, told: Told, excuse: str) -> None:
         if allocation.origin == "found":
@@ -171,18 +201,18 @@ class Changes:
         else:
             self._violated(6, entry, f"{chain.name} holds {allocation.id}, which no claim that it settled explains")
 
-    def _states(self, entry: Entry, chain: Chain, before: View, view: View, whole: Set[str]) -> None:
+    def _states(self, entry: Entry, chain: Chain, before: View, view: View, told: Told) -> None:
         """An allocation's content never changes, nor does it become leased again; active is only what an effective decision names.
 
-        What replaces another becomes `whole` once that is gone, of cpus and devices by number those of the two.
+        What replaces another becomes whole once that is gone, of cpus and devices by number those of the two.
         """
         for identity, held in view.held.items():
             was = before.held.get(identity)
             if was is held or held.allocation.origin == "found":
                 continue
             active = was is not None and was.allocation.state == "active"
-            grown = was is not None and identity in whole and becomes(was.allocation, held.allocation)
-            stunted = was is not None and identity in whole and was.allocation.becomes is not None
+            grown = was is not None and identity in told.whole and becomes(was.allocation, held.allocation)
+            stunted = was is not None and identity in told.whole and was.allocation.becomes is not None
             if was is not None and (was.hash != held.hash or stunted) and not grown:
                 self._violated(6, entry, f"{chain.name} changed the content of {identity}")
             if was is not None and grown:
@@ -192,7 +222,7 @@ class Changes:
             if active and held.allocation.state == "leased":
                 self._violated(5, entry, f"{chain.name} turned {identity} from active to leased")
             if held.allocation.state == "active" and not active:
-                self._became_active(entry, chain, held, view.gap)
+                self._became_active(entry, chain, held, told, view.gap)
 
     def _numbers_kept(self, entry: Entry, chain: Chain, before: View, part: Allocation, whole: Allocation) -> None:
         """What replaced another has of cpus and devices by number only what one of the two had."""
@@ -204,7 +234,7 @@ class Changes:
                     6, entry, f"{chain.name} gave {whole.id} {name}, which neither it nor {part.replaces} had"
                 )
 
-    def _became_active(self, entry: Entry, chain: Chain, held: Held, gap: bool) -> None:
+    def _became_active(self, entry: Entry, chain: Chain, held: Held, told: Told, gap: bool) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
         answers, identity, request = self._answers, held.allocation.id, held.allocation.request
         self._findings.figures["became_active"] += 1
@@ -218,10 +248,15 @@ class Changes:
             self._violated(
                 2, entry, f"{chain.name} made {identity} active, which only the void decision at {where} names"
             )
-        elif request in answers.decided:
-            self._violated(
-                2, entry, f"{chain.name} made {identity} active, which no effective decision on {request} names"
+        else:
+            lease = chain.leases.get(identity)
+            claimed_ms = lease.claimed_ms if lease else told.granted_ms(identity)
+            bound_ms = (
+                answers.decided.get(request, -self._options.idempotency_window_ms) + self._options.idempotency_window_ms
             )
+            surely = entry.timestamp_ms <= bound_ms
+            at = (entry.partition, entry.offset, entry.timestamp_ms)
+            self._unnamed.append(Unnamed(chain.name, identity, request, *at, claimed_ms, surely))
 
     def _capacity(self, entry: Entry, chain: Chain, before: View, view: View, added: Set[str], blind: str) -> None:
         """After a grant use is within capacity, unless the inventory shrank or instances were found in the same report."""
@@ -272,18 +307,18 @@ class Changes:
         if chain.fresh or blind:
             if blind and leases:
                 self._findings.unprovable(5, blind)
-            self._restart_leases(entry, chain, view, known=not blind)
+            self._restart_leases(entry, chain, view, told, known=not blind)
             return
         for identity, lease_ms in told.renewed.items():
             if identity in leases and identity in view.held:
-                full_ms = view.held[identity].allocation.lease_ms
-                leases[identity] = Lease(now_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms))
+                full_ms, claimed_ms = view.held[identity].allocation.lease_ms, leases[identity].claimed_ms
+                leases[identity] = Lease(now_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms), claimed_ms)
         for identity in [i for i in leases if i not in view.held or view.held[i].allocation.state == "active"]:
             del leases[identity]
             self._findings.passed(5)
         for identity, held in view.held.items():
             if held.allocation.state == "leased" and identity not in leases:
-                leases[identity] = _full(now_ms, held)
+                leases[identity] = _full(now_ms, held, told.granted_ms(identity))
                 chain.due_ms = min(chain.due_ms, leases[identity].latest_ms)
         if now_ms > chain.due_ms + self._lease_slack_ms:
             self._overdue(entry, chain)
@@ -297,23 +332,29 @@ class Changes:
                     entry,
                     f"{chain.name} still holds {identity} leased {over_ms / 1000:.0f} s after its lease ran out",
                 )
-                chain.leases[identity] = Lease(lease.earliest_ms, FAR_MS)  # told once
+                chain.leases[identity] = Lease(lease.earliest_ms, FAR_MS, lease.claimed_ms)  # told once
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
-    def _restart_leases(self, entry: Entry, chain: Chain, view: View, *, known: bool) -> None:
+    def _restart_leases(self, entry: Entry, chain: Chain, view: View, told: Told, *, known: bool) -> None:
         """Leases run in full from here at the latest; where what lies before is not known they may end at any time."""
-        leased = (held for held in view.held.values() if held.allocation.state == "leased")
-        full = {held.allocation.id: _full(entry.timestamp_ms, held) for held in leased}
-        chain.leases = full if known else {identity: Lease(0, lease.latest_ms) for identity, lease in full.items()}
+        since = {identity: lease.claimed_ms for identity, lease in chain.leases.items()}
+        leases = {
+            identity: _full(entry.timestamp_ms, held, since.get(identity) or told.granted_ms(identity))
+            for identity, held in view.held.items()
+            if held.allocation.state == "leased"
+        }
+        chain.leases = (
+            leases if known else {name: Lease(0, lease.latest_ms, lease.claimed_ms) for name, lease in leases.items()}
+        )
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
     def _violated(self, invariant: int, entry: Entry, text: str) -> None:
         self._findings.violated(invariant, text, self._topic, entry.partition, entry.offset)
 
 
-def _full(now_ms: int, held: Held) -> Lease:
+def _full(now_ms: int, held: Held, claimed_ms: int) -> Lease:
     end_ms = now_ms + held.allocation.lease_ms
-    return Lease(end_ms, end_ms)
+    return Lease(end_ms, end_ms, claimed_ms)
 
 
 def _found(name: str, before: View, view: View) -> int:

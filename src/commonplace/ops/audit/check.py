@@ -41,7 +41,7 @@ def check(
     newest_ms = max(intake.newest_ms for intake in intakes.values())
     judge(hosts.stays, intakes["hosts"].log.name, elsewhere or {}, findings, options)
     answers.settle(newest_ms)
-    hosts.settle()
+    hosts.settle(newest_ms)
     answers.places.settle("control" in intakes and intakes["control"].seen.whole(0))
     for kind, intake in intakes.items():
         intake.settle(quarantine, newest_ms, options, answers.refused if kind == "requests" else ())

@@ -1,7 +1,7 @@
 """The claims log, read only as far as the host reports that answer it, so that few claims are held at a time."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from commonplace.ops.audit.evidence import Entry
 from commonplace.ops.audit.findings import Findings
@@ -10,13 +10,20 @@ from commonplace.ops.audit.intake import Intake
 from commonplace.ops.audit.wire import Broken, Claim
 
 
+class Claimed(NamedTuple):
+    """A claim and its log time."""
+
+    record: Claim
+    timestamp_ms: int
+
+
 class Claims:
     """Claims by host and offset, until the host's watermark has passed them."""
 
     def __init__(self, intake: Intake, findings: Findings) -> None:
         self._intake, self._findings = intake, findings
         self._records: Iterator[tuple[Entry, Any]] = iter(intake)
-        self._held: dict[str, dict[int, Claim]] = {}
+        self._held: dict[str, dict[int, Claimed]] = {}
         self._read = {partition: low - 1 for partition, low in intake.log.low.items()}
         self._partitions: dict[str, int] = {}
         self._over = False
@@ -40,7 +47,7 @@ class Claims:
         """Whether the record at `offset` of the host's partition is gone."""
         return self._intake.seen.lost(self.partition(host), offset)
 
-    def at(self, host: str, offset: int) -> Claim | None:
+    def at(self, host: str, offset: int) -> Claimed | None:
         """The claim for `host` at `offset`, if there is one."""
         self._advance(self.partition(host), offset)
         return self._held.get(host, {}).get(offset)
@@ -83,7 +90,7 @@ class Claims:
                     self._intake.applied()
                     figures[type(record).__name__.lower() + "s"] += 1
                     if isinstance(record, Claim):
-                        self._held.setdefault(record.host, {})[entry.offset] = record
+                        self._held.setdefault(record.host, {})[entry.offset] = Claimed(record, entry.timestamp_ms)
             yield entry.partition, entry.offset
         self._over = True
 

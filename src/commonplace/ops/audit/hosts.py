@@ -229,8 +229,9 @@ class Hosts:
 
     # -- the end ------------------------------------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Judge what only the end shows: one allocation per instance, and grants at positions where nothing was read."""
+    def settle(self, newest_ms: int) -> None:
+        """Judge what only the end shows: what no decision names, instances held twice, and grants at positions where nothing was read."""
+        self._changes.unnamed(newest_ms)
         self._changes.doubles(self.chains.values())
         for (partition, offset), promises in self._answers.grants.items():
             lost = self._intake.seen.lost(partition, offset)

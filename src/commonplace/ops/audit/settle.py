@@ -31,17 +31,19 @@ class Place(Struct, frozen=True):
 
 
 class Lease(Struct, frozen=True, gc=False):
-    """When a lease may lapse at the earliest and at the latest, in log time without slack."""
+    """When a lease may lapse at the earliest and at the latest, in log time without slack; `claimed_ms`: since when there is one, or 0."""
 
     earliest_ms: int
     latest_ms: int
+    claimed_ms: int = 0
 
 
 class Told(Struct):
     """What the settled entries say became of allocations.
 
     `weighed` were held against capacity at their grant; `renewed` gives the length of the new lease where the claim is known;
-    `whole` took the place of what they replace; `claims` are those of what was granted.
+    `whole` took the place of what they replace; `claims` are those of what was granted; `claimed_ms` has the log times of those and of
+    renewals.
     """
 
     granted: set[str] = field(default_factory=set)
@@ -50,6 +52,11 @@ class Told(Struct):
     whole: set[str] = field(default_factory=set)
     renewed: dict[str, int] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
+    claimed_ms: dict[str, int] = field(default_factory=dict)
+
+    def granted_ms(self, allocation: str) -> int:
+        """Log time of the claim by which an allocation was granted, 0 where that is not told."""
+        return self.claimed_ms.get(allocation, 0) if allocation in self.granted else 0
 
 
 class Replay:
@@ -75,7 +82,10 @@ class Replay:
             group = list(entries)
             if offset > record.claims_through:
                 self._violated(6, f"settles the claim at {offset}, beyond its own watermark {record.claims_through}")
-            claim = self._claims.at(self.place.host, offset) if known_topic and offset >= 0 else None
+            claimed = self._claims.at(self.place.host, offset) if known_topic and offset >= 0 else None
+            claim = claimed.record if claimed is not None else None
+            if claimed is not None and verdict in ("granted", "renewed"):
+                self.told.claimed_ms.update((asked.id, claimed.timestamp_ms) for asked in claimed.record.allocations)
             match verdict:
                 case "granted":
                     self._granted(group, claim, self._why_missing(offset, known_topic))
