@@ -555,6 +555,15 @@ def later(p: Pool, topic: str, offset: int) -> tuple[str, int]:
     return topic, offset
 
 
+def flood(p: Pool, bad: int, told: int) -> None:
+    """So much garbage within a second, and the notices of as much of it."""
+    first = p.put("claims", "h1", b"{garbage")
+    for _ in range(bad - 1):
+        p.put("claims", "h1", b"{garbage")
+    for offset in range(first, first + told):
+        p.quarantine("claims", offset)
+
+
 @breaks(10, "nobody quarantined it")
 def garbage_claim_is_skipped(p: Pool) -> tuple[str, int]:
     return later(p, "claims", p.put("claims", "h1", b"{garbage"))
@@ -602,6 +611,14 @@ def quarantine_names_another_place(p: Pool) -> tuple[str, int]:
     at = p.put("claims", "h1", b"{garbage")
     p.quarantine("claims", at + 1)
     p.quarantine("requests", at)
+    return later(p, "claims", at)
+
+
+@breaks(10, "nobody quarantined it")
+def garbage_is_skipped_long_before_so_much_comes_that_not_all_is_quarantined(p: Pool) -> tuple[str, int]:
+    at = p.put("claims", "h1", b"{garbage")
+    p.tick(60_000)
+    flood(p, 150, 100)
     return later(p, "claims", at)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_breaches import BREACHES, Breach, later
+from audit_breaches import BREACHES, Breach, flood, later
 from audit_logs import HEARTBEAT_MS, LEASE_MS, WINDOW_MS, Pool, digest, name_of, pool, settled
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.ops import audit
@@ -462,6 +462,15 @@ def test_bad_record_older_than_what_retention_left_of_quarantine_is_unprovable()
     p.quarantine("claims", 77)
     p.retain("quarantine", 1)
     assert unprovable(p.audit()) == {10: 1}
+
+
+@pytest.mark.parametrize(("told", "dropped"), [(100, 50), (99, 0)])
+def test_garbage_faster_than_a_reader_may_quarantine_it_is_unprovable(told: int, dropped: int) -> None:
+    p = pool()
+    flood(p, 150, told)
+    p.heartbeats(60_000)
+    tally = p.audit().tallies[10]
+    assert (tally.unprovable, tally.violated) == (dropped, 0 if dropped else 51)
 
 
 def test_bad_request_that_was_refused_needs_no_quarantine_record() -> None:

@@ -24,7 +24,7 @@ def check(
     """
     options = options or Options()
     findings = Findings()
-    quarantine = Quarantine(logs.get("quarantine"))
+    quarantine = Quarantine(logs.get("quarantine"), options)
     intakes = {kind: Intake(kind, logs[kind], quarantine, findings) for kind in (*REQUIRED, "control") if kind in logs}
     answers = Answers(intakes["requests"], intakes["decisions"], findings, options)
     answers.read()

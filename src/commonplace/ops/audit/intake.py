@@ -1,13 +1,17 @@
 """Reading of one topic with its account: every record is applied, superseded or quarantined (invariant 10)."""
 
+from collections import deque
 from collections.abc import Container, Iterator
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from commonplace.ops.audit.evidence import Entry, Log, Options, Seen
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.wire import Broken, Quarantined, read
+
+FLOOD_MS: Final = 2_000
+"""Log time within which the notices of one of a writer's seconds stand, as the seconds of two clocks overlap and a send takes time."""
 
 
 class Bad(Struct, frozen=True):
@@ -21,9 +25,12 @@ class Bad(Struct, frozen=True):
 
 
 class Quarantine:
-    """Which records were quarantined, and since when that is known."""
+    """Which records were quarantined, since when that is known, and when a writer may have had more to say than it may."""
 
-    def __init__(self, log: Log | None) -> None:
+    def __init__(self, log: Log | None, options: Options) -> None:
+        self._options = options
+        self._floods: list[tuple[int, int]] = []  # log times from the first to the last notice of one
+        newest: dict[str, deque[int]] = {}  # writer → log times of as many notices as it may write in a second
         self.places: dict[str, set[tuple[int, int]]] = {}
         self.since_ms = 0
         self.read = 0
@@ -34,6 +41,21 @@ class Quarantine:
             record = read("quarantine", entry.value or b"")
             if isinstance(record, Quarantined):
                 self.places.setdefault(record.topic, set()).add((record.partition, record.offset))
+                times = newest.setdefault(record.by, deque(maxlen=options.quarantined_per_s_max))
+                times.append(entry.timestamp_ms)
+                if len(times) == times.maxlen and times[-1] - times[0] <= FLOOD_MS:
+                    self._flood(times[0], times[-1])
+
+    def _flood(self, first_ms: int, last_ms: int) -> None:
+        if self._floods and first_ms <= self._floods[-1][1]:
+            first_ms, last_ms = self._floods[-1][0], max(last_ms, self._floods[-1][1])
+            self._floods.pop()
+        self._floods.append((first_ms, last_ms))
+
+    def may_be_dropped(self, written_ms: int) -> bool:
+        """Whether a writer had written as many notices as it may in a second when it read a bad record of that log time."""
+        read_ms = written_ms + self._options.grace_ms
+        return any(first <= read_ms and written_ms <= last + FLOOD_MS for first, last in self._floods)
 
     def of(self, topic: str) -> Container[tuple[int, int]]:
         return self.places.get(topic, set())
@@ -99,6 +121,8 @@ class Intake:
                 findings.passed(10)
             elif bad.timestamp_ms < quarantine.since_ms:
                 findings.unprovable(10, "quarantine records of that time are gone by retention")
+            elif quarantine.may_be_dropped(bad.timestamp_ms):
+                findings.unprovable(10, "a reader quarantined as many a second as it may, and only counted the rest")
             elif bad.timestamp_ms > newest_ms - options.grace_ms:
                 findings.pending(10, "bad record is younger than the grace")
             else:

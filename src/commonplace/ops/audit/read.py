@@ -63,6 +63,7 @@ def options_for(settings: Settings, brokers: int) -> Options:
         heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
         deadline_default_ms=settings.scheduler.deadline_ms_default,
         idempotency_window_ms=int(settings.scheduler.idempotency_window_s * 1000),
+        quarantined_per_s_max=settings.limits.quarantined_per_s_max,
         skew_ms=0 if brokers == 1 else SEVERAL_BROKERS_SKEW_MS,
     )
 

@@ -341,6 +341,7 @@ class Quarantined(Struct, tag="quarantined", tag_field="type", kw_only=True):
     topic: Text128
     partition: Integer
     offset: Integer
+    by: Text128 = ""
 
 
 class Flavor(Struct, tag="flavor", tag_field="type", kw_only=True):
