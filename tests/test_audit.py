@@ -464,6 +464,20 @@ def test_bad_record_older_than_what_retention_left_of_quarantine_is_unprovable()
     assert unprovable(p.audit()) == {10: 1}
 
 
+def test_a_notice_of_a_topic_that_was_made_anew_says_nothing_of_what_stands_there_now() -> None:
+    p = pool()
+    p.quarantine("requests", 0)
+    p.quarantine("claims", 1)
+    p.tick(60_000)
+    p.placed("r-1", "a-1")
+    at = p.put("claims", "h1", b"{garbage")
+    p.heartbeats(60_000)
+    report = p.audit()
+    assert report.tallies[2].checked == 1
+    assert violations(report) == [(10, name_of("claims"), at)]
+    assert p.audit(skew_ms=120_000).tallies[10].violated == 0
+
+
 @pytest.mark.parametrize(("told", "dropped"), [(100, 50), (99, 0)])
 def test_garbage_faster_than_a_reader_may_quarantine_it_is_unprovable(told: int, dropped: int) -> None:
     p = pool()

@@ -31,7 +31,7 @@ class Quarantine:
         self._options = options
         self._floods: list[tuple[int, int]] = []  # log times from the first to the last notice of one
         newest: dict[str, deque[int]] = {}  # writer → log times of as many notices as it may write in a second
-        self.places: dict[str, set[tuple[int, int]]] = {}
+        self.places: dict[str, dict[tuple[int, int], int]] = {}  # topic → place → log time of its newest notice
         self.since_ms = 0
         self.read = 0
         for entry in log.records if log else ():
@@ -40,7 +40,9 @@ class Quarantine:
                 self.since_ms = entry.timestamp_ms
             record = read("quarantine", entry.value or b"")
             if isinstance(record, Quarantined):
-                self.places.setdefault(record.topic, set()).add((record.partition, record.offset))
+                places = self.places.setdefault(record.topic, {})
+                place = (record.partition, record.offset)
+                places[place] = max(entry.timestamp_ms, places.get(place, 0))
                 times = newest.setdefault(record.by, deque(maxlen=options.quarantined_per_s_max))
                 times.append(entry.timestamp_ms)
                 if len(times) == times.maxlen and times[-1] - times[0] <= FLOOD_MS:
@@ -57,8 +59,10 @@ class Quarantine:
         read_ms = written_ms + self._options.grace_ms
         return any(first <= read_ms and written_ms <= last + FLOOD_MS for first, last in self._floods)
 
-    def of(self, topic: str) -> Container[tuple[int, int]]:
-        return self.places.get(topic, set())
+    def names(self, topic: str, partition: int, offset: int, timestamp_ms: int) -> bool:
+        """Whether a notice names that record, and not one that stood there before the topic was made anew: such a notice is older."""
+        noticed_ms = self.places.get(topic, {}).get((partition, offset))
+        return noticed_ms is not None and noticed_ms + self._options.skew_ms >= timestamp_ms
 
 
 class Intake:
@@ -68,7 +72,7 @@ class Intake:
         self.kind, self.log, self.seen = kind, log, Seen(log.low)
         self.bad: list[Bad] = []
         self.newest_ms = 0
-        self._quarantined = quarantine.of(log.name)
+        self._quarantine = quarantine
         self._findings = findings
         self._count = {"read": 0, "applied": 0, "superseded": 0, "quarantined": 0, "newer": 0}
 
@@ -83,7 +87,7 @@ class Intake:
             record = read(self.kind, entry.value) if entry.value is not None else None
             if isinstance(record, Broken):
                 self._broken(entry, record)
-            elif (entry.partition, entry.offset) in self._quarantined:
+            elif self._quarantine.names(self.log.name, entry.partition, entry.offset, entry.timestamp_ms):
                 record = Broken("quarantined by a reader")
                 count["quarantined"] += 1
             yield entry, record
@@ -117,7 +121,7 @@ class Intake:
         findings, name = self._findings, self.log.name
         for bad in self.bad:
             place = (bad.partition, bad.offset)
-            if place in self._quarantined or place in answered:
+            if place in answered or quarantine.names(name, *place, bad.timestamp_ms):
                 findings.passed(10)
             elif bad.timestamp_ms < quarantine.since_ms:
                 findings.unprovable(10, "quarantine records of that time are gone by retention")
