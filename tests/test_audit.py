@@ -220,6 +220,42 @@ def test_omitted_settled_entries_make_what_they_would_explain_unprovable() -> No
     assert unprovable(p.audit()) == {3: 1}
 
 
+def test_a_renewal_that_the_report_omits_makes_the_lease_unprovable() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.tick(200_000)
+    p.host().through = p.claim("r-1", "a-1", mode="renew")
+    p.delta(settled_omitted=1)
+    p.heartbeats(200_000)
+    report = p.audit()
+    assert violations(report) == []
+    assert unprovable(report) == {5: 1}
+    assert report.figures["settled_omitted"] == 1
+    p.heartbeats(LEASE_MS)
+    assert [number for number, _, _ in violations(p.audit())] == [5]
+
+
+def test_a_resize_whose_confirm_the_report_omits_is_unprovable() -> None:
+    p = pool()
+    p.placed("r-1", "a-1", vcpu=2)
+    p.confirmed("r-1", "a-1")
+    part = {"id": "a-2", "request": "r-2", "index": 0, "resources": {"VCPU": 1}}
+    whole = part | {"resources": {"VCPU": 3}}
+    p.request("r-2")
+    claim = p.claim("r-2", allocations=[part | {"replaces": "a-1", "becomes": {"resources": {"VCPU": 3}}}])
+    p.decide("r-2", ("a-2", p.delta(settled=p.take(claim))))
+    p.host().through = p.ask("confirm", "r-2", "a-2")
+    p.end("released", "a-1")
+    p.host().held["a-2"] = whole | {"state": "active", "lease_ms": LEASE_MS}
+    p.delta(settled_omitted=2)
+    report = p.audit()
+    assert violations(report) == []
+    assert unprovable(report) == {3: 1, 6: 1}
+    p.host().held["a-2"] = p.host().held["a-2"] | {"resources": {"VCPU": 4}}
+    at = p.delta(settled_omitted=1)
+    assert violations(p.audit()) == [(6, name_of("hosts"), at)]
+
+
 # --- what is allowed -------------------------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,8 @@ class Changes:
         if before is None:
             self._first_sight(entry, chain, view, told)
             return
+        if record.settled_omitted:
+            self._findings.figures["settled_omitted"] += record.settled_omitted
         excuse = blind or ("settled entries were omitted" if record.settled_omitted else "")
         for identity in before.held.keys() - view.held.keys():
             places.ended(entry, before.held[identity].allocation, sure=not excuse)
@@ -56,14 +58,14 @@ class Changes:
         added = view.held.keys() - before.held.keys()
         for identity in added:
             self._appeared(entry, chain, view.held[identity].allocation, told, excuse)
-        self._states(entry, chain, before, view, told)
+        self._states(entry, chain, before, view, told, excuse)
         unweighed = added - told.weighed
         if unweighed:
             self._capacity(entry, chain, before, view, unweighed, blind)
         for identity in added:
             if view.held[identity].allocation.cells:
                 self._numbers(entry, chain, view, view.held[identity].allocation)
-        self._leases(entry, chain, view, told, blind)
+        self._leases(entry, chain, view, told, blind, excuse)
 
     def unseen(self, entry: Entry) -> None:
         """A report whose state is not known is no evidence of a grant, and none against it."""
@@ -201,7 +203,7 @@ class Changes:
         else:
             self._violated(6, entry, f"{chain.name} holds {allocation.id}, which no claim that it settled explains")
 
-    def _states(self, entry: Entry, chain: Chain, before: View, view: View, told: Told) -> None:
+    def _states(self, entry: Entry, chain: Chain, before: View, view: View, told: Told, excuse: str) -> None:
         """An allocation's content never changes, nor does it become leased again; active is only what an effective decision names.
 
         What replaces another becomes whole once that is gone, of cpus and devices by number those of the two.
@@ -211,11 +213,14 @@ class Changes:
             if was is held or held.allocation.origin == "found":
                 continue
             active = was is not None and was.allocation.state == "active"
-            grown = was is not None and identity in told.whole and becomes(was.allocation, held.allocation)
-            stunted = was is not None and identity in told.whole and was.allocation.becomes is not None
+            known = identity in told.whole
+            grown = was is not None and (known or excuse) and becomes(was.allocation, held.allocation)
+            stunted = was is not None and known and was.allocation.becomes is not None
             if was is not None and (was.hash != held.hash or stunted) and not grown:
                 self._violated(6, entry, f"{chain.name} changed the content of {identity}")
             if was is not None and grown:
+                if not known:
+                    self._findings.unprovable(6, excuse)
                 self._numbers_kept(entry, chain, before, was.allocation, held.allocation)
             elif was is not None and was.allocation.assigned != held.allocation.assigned:
                 self._violated(6, entry, f"{chain.name} gave {identity} other cpus or devices than before")
@@ -301,21 +306,26 @@ class Changes:
 
     # -- leases -------------------------------------------------------------------------------------------------------------------------
 
-    def _leases(self, entry: Entry, chain: Chain, view: View, told: Told, blind: str) -> None:
-        """No leased allocation outlives its lease, counted anew from each start and renewal."""
+    def _leases(self, entry: Entry, chain: Chain, view: View, told: Told, blind: str, excuse: str) -> None:
+        """No leased allocation outlives its lease, counted anew from each start and renewal; `excuse`: why some may not be told."""
         now_ms, leases = entry.timestamp_ms, chain.leases
         if chain.fresh or blind:
             if blind and leases:
                 self._findings.unprovable(5, blind)
             self._restart_leases(entry, chain, view, told, known=not blind)
             return
+        for identity in [i for i in leases if i not in view.held or view.held[i].allocation.state == "active"]:
+            del leases[identity]
+            self._findings.passed(5)
+        if excuse:
+            if leases:
+                self._findings.unprovable(5, excuse)
+            self._restart_leases(entry, chain, view, told, known=False)
+            return
         for identity, lease_ms in told.renewed.items():
             if identity in leases and identity in view.held:
                 full_ms, claimed_ms = view.held[identity].allocation.lease_ms, leases[identity].claimed_ms
                 leases[identity] = Lease(now_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms), claimed_ms)
-        for identity in [i for i in leases if i not in view.held or view.held[i].allocation.state == "active"]:
-            del leases[identity]
-            self._findings.passed(5)
         for identity, held in view.held.items():
             if held.allocation.state == "leased" and identity not in leases:
                 leases[identity] = _full(now_ms, held, told.granted_ms(identity))
