@@ -16,6 +16,9 @@ from commonplace.core.codec import Bad, decode, encode
 from commonplace.ops import audit
 from commonplace.ops.audit import AuditReport, hashes, wire
 from commonplace.ops.audit.evidence import Seen
+from commonplace.ops.audit.read import options_for
+from commonplace.sections import AgentSettings, LimitsSettings, SchedulerSettings
+from commonplace.settings import Settings
 from test_golden import RECORDS
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "hash.json").read_text())
@@ -445,7 +448,25 @@ def test_slack_covers_a_lapse_that_is_told_late() -> None:
     p.tick(LEASE_MS + 5_000)
     p.delta()
     clean(p)
-    assert violations(p.audit(slack_ms=0, heartbeat_ms=0)) == [(5, name_of("hosts"), 3)]
+    assert violations(p.audit(slack_ms=0, heartbeat_ms=0, lapse_ms=0)) == [(5, name_of("hosts"), 3)]
+
+
+def test_the_tolerances_are_those_that_agents_and_schedulers_of_the_pool_run_with() -> None:
+    agent = AgentSettings(heartbeat_interval_s=7, lapse_interval_s=120)
+    scheduler = SchedulerSettings(deadline_ms_default=5_000, idempotency_window_s=60)
+    limits = LimitsSettings(quarantined_per_s_max=3)
+    options = options_for(Settings(agent=agent, scheduler=scheduler, limits=limits), brokers=3)
+    assert (options.heartbeat_ms, options.lapse_ms) == (7_000, 120_000)
+    assert (options.deadline_default_ms, options.idempotency_window_ms) == (5_000, 60_000)
+    assert (options.quarantined_per_s_max, options.skew_ms) == (3, 1_000)
+
+
+def test_a_lease_may_lapse_so_much_later_as_the_agent_looks_for_those_that_ran_out() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.heartbeats(LEASE_MS + 100_000)
+    assert [number for number, _, _ in violations(p.audit())] == [5]
+    clean(p, lapse_ms=120_000)
 
 
 def test_skew_covers_brokers_whose_clocks_differ() -> None:

@@ -186,7 +186,7 @@ def played(pool: Pool, scenario: list[tuple[Any, ...]]) -> None:
 def run(scenario: list[tuple[Any, ...]]) -> Any:
     pool = Pool()
     played(pool, scenario)
-    return pool.audit(slack_ms=STEP_MS + 1_000, heartbeat_ms=STEP_MS, grace_ms=FOREVER_MS)
+    return pool.audit(slack_ms=STEP_MS + 1_000, heartbeat_ms=STEP_MS, lapse_ms=0, grace_ms=FOREVER_MS)
 
 
 @settings(deadline=None, max_examples=150)

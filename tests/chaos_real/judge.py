@@ -50,6 +50,7 @@ def judge(directory: Path, settings: Settings) -> Verdict:
     options = audit.Options(
         slack_ms=SLACK_MS,
         heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
+        lapse_ms=int(settings.agent.lapse_interval_s * 1000),
         deadline_default_ms=settings.scheduler.deadline_ms_default,
         idempotency_window_ms=int(settings.scheduler.idempotency_window_s * 1000),
     )

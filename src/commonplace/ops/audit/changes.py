@@ -31,7 +31,7 @@ class Changes:
 
     def __init__(self, topic: str, answers: Answers, findings: Findings, options: Options) -> None:
         self._topic, self._answers, self._findings, self._options = topic, answers, findings, options
-        self._lease_slack_ms = options.slack_ms + options.heartbeat_ms
+        self._lease_slack_ms = options.slack_ms + options.heartbeat_ms + options.lapse_ms
         self._unnamed: list[Unnamed] = []
         self._older: set[int] = set()  # of those that became active when decisions that are gone may have named them
         self._ever: set[int] = set()  # hashes of the ids of all allocations ever shown: ids are never reused

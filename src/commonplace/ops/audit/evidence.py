@@ -38,13 +38,15 @@ class Options(Struct, frozen=True):
     """Tolerances of the audit, in milliseconds of log time.
 
     `deadline_default_ms` is the scheduler's, for requests that name none. `slack_ms` is granted to deadlines and leases; `heartbeat_ms`
-    more to leases, because a lapse is told by the next report only. `grace_ms` is the time a reader has to quarantine a bad record; it
-    writes at most `quarantined_per_s_max` notices and only counts the rest. `idempotency_window_ms` is the schedulers': past it, and the
-    slack, a repeated id is a new request. `skew_ms` is how far the clocks of brokers may differ: 0 where there is one broker.
+    and `lapse_ms` more to leases, because agents look for those that ran out only so often and the next report tells. `grace_ms` is the
+    time a reader has to quarantine a bad record; it writes at most `quarantined_per_s_max` notices and only counts the rest.
+    `idempotency_window_ms` is the schedulers': past it, and the slack, a repeated id is a new request. `skew_ms` is how far the clocks of
+    brokers may differ: 0 where there is one broker.
     """
 
     slack_ms: int = 30_000
     heartbeat_ms: int = 20_000
+    lapse_ms: int = 5_000
     deadline_default_ms: int = 30_000
     grace_ms: int = 30_000
     quarantined_per_s_max: int = 100

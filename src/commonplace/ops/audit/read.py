@@ -61,6 +61,7 @@ def options_for(settings: Settings, brokers: int) -> Options:
     """Tolerances that fit the settings: what agents and schedulers of this pool run with by default."""
     return Options(
         heartbeat_ms=int(settings.agent.heartbeat_interval_s * 1000),
+        lapse_ms=int(settings.agent.lapse_interval_s * 1000),
         deadline_default_ms=settings.scheduler.deadline_ms_default,
         idempotency_window_ms=int(settings.scheduler.idempotency_window_s * 1000),
         quarantined_per_s_max=settings.limits.quarantined_per_s_max,
