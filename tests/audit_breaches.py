@@ -272,6 +272,26 @@ def lease_lapses_too_early(p: Pool) -> tuple[str, int]:
     return "hosts", p.delta(settled=p.end("lapsed", "a-1"))
 
 
+@breaks(3, "before its lease is over")
+def renewed_lease_lapses_too_early(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.tick(200_000)
+    p.host().through = p.claim("r-1", "a-1", mode="renew")
+    p.delta(settled=[settled("renewed", "a-1", p.host().through)])
+    p.tick(200_000)
+    return "hosts", p.delta(settled=p.end("lapsed", "a-1"))
+
+
+@breaks(3, "before its lease is over")
+def restarted_agent_lets_a_lease_lapse_too_early(p: Pool) -> tuple[str, int]:
+    p.placed("r-1", "a-1")
+    p.tick(200_000)
+    p.start()
+    p.snapshot()
+    p.tick(200_000)
+    return "hosts", p.delta(settled=p.end("lapsed", "a-1"))
+
+
 @breaks(3, "was forgotten while it held a-1")
 def host_is_forgotten_with_a_placed_allocation(p: Pool) -> tuple[str, int]:
     p.placed("r-1", "a-1")

@@ -469,6 +469,51 @@ def test_a_lease_may_lapse_so_much_later_as_the_agent_looks_for_those_that_ran_o
     clean(p, lapse_ms=120_000)
 
 
+def test_a_lease_counts_from_its_claim_however_late_the_report_of_it() -> None:
+    p = pool()
+    p.request("r-1")
+    claim = p.claim("r-1", "a-1")
+    p.tick(60_000)  # the broker is away: the ledger has taken the claim, and reports when it is back
+    p.decide("r-1", ("a-1", p.delta(settled=p.take(claim))))
+    p.tick(LEASE_MS - 59_000)
+    p.delta(settled=p.end("lapsed", "a-1"))
+    clean(p)
+
+
+def test_a_renewed_lease_counts_from_its_renewal_however_late_the_report_of_it() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.tick(200_000)
+    p.host().through = p.claim("r-1", "a-1", mode="renew")
+    p.tick(60_000)
+    p.delta(settled=[settled("renewed", "a-1", p.host().through)])
+    p.tick(LEASE_MS - 59_000)
+    p.delta(settled=p.end("lapsed", "a-1"))
+    clean(p)
+
+
+def test_a_lease_counts_from_the_start_of_the_agent_however_late_its_first_report() -> None:
+    p = pool()
+    p.placed("r-1", "a-1")
+    p.start()
+    p.tick(60_000)
+    p.snapshot()
+    p.tick(LEASE_MS - 59_000)
+    p.delta(settled=p.end("lapsed", "a-1"))
+    clean(p)
+
+
+def test_an_amount_of_0_that_was_claimed_is_neither_held_nor_missed() -> None:
+    p = pool()
+    p.request("r-1")
+    claim = p.claim("r-1", allocations=[{"id": "a-1", "request": "r-1", "resources": {"VCPU": 1, "DISK_GB": 0}}])
+    entries = p.take(claim)
+    p.host().held["a-1"]["resources"] = {"VCPU": 1}
+    p.decide("r-1", ("a-1", p.delta(settled=entries)))
+    p.delta(settled=p.take(p.claim("r-2", "a-2")))  # expects what the ledger holds
+    clean(p)
+
+
 def test_skew_covers_brokers_whose_clocks_differ() -> None:
     p = pool()
     p.request("r-1")

@@ -13,7 +13,7 @@ class Chain:
 
     __slots__ = (
         "base", "base_generation", "blind", "claims_through", "claims_topic", "due_ms", "epoch", "fresh", "generation", "gone", "hash",
-        "leases", "name", "offset", "partition", "removed", "view",
+        "leases", "name", "offset", "partition", "removed", "started_ms", "view",
     )  # fmt: skip
 
     def __init__(self, name: str, partition: int, view: View | None) -> None:
@@ -30,6 +30,7 @@ class Chain:
         self.claims_topic, self.claims_through = "", -1
         self.leases: dict[str, Lease] = {}
         self.due_ms = FAR_MS
+        self.started_ms = 0  # log time of the epoch's start record, where it is known
 
     def follow(self, record: Snapshot | Delta, offset: int, gone: int, view: View | None) -> None:
         """Go on to a report that was judged; None: its state is not known."""
@@ -48,8 +49,9 @@ class Chain:
         """The host was taken out by an operator: it holds nothing, and that is known."""
         self.view, self.base, self.blind, self.leases, self.due_ms, self.removed = View(), None, "", {}, FAR_MS, True
 
-    def open(self, epoch: int) -> None:
+    def open(self, epoch: int, started_ms: int = 0) -> None:
         """Begin an epoch: no delta can rest on a snapshot that it has not sent."""
+        self.started_ms = started_ms
         self.epoch, self.generation, self.base_generation, self.base, self.fresh, self.removed = (
             epoch,
             -1,

@@ -324,11 +324,13 @@ class Changes:
             return
         for identity, lease_ms in told.renewed.items():
             if identity in leases and identity in view.held:
-                full_ms, claimed_ms = view.held[identity].allocation.lease_ms, leases[identity].claimed_ms
-                leases[identity] = Lease(now_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms), claimed_ms)
+                full_ms, began_ms = view.held[identity].allocation.lease_ms, told.claimed_ms.get(identity, 0)
+                earliest_ms, latest_ms = began_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms)
+                leases[identity] = Lease(earliest_ms, latest_ms, leases[identity].claimed_ms)
         for identity, held in view.held.items():
             if held.allocation.state == "leased" and identity not in leases:
-                leases[identity] = _full(now_ms, held, told.granted_ms(identity))
+                claimed_ms = told.granted_ms(identity)
+                leases[identity] = _full(claimed_ms, now_ms, held, claimed_ms)
                 chain.due_ms = min(chain.due_ms, leases[identity].latest_ms)
         if now_ms > chain.due_ms + self._lease_slack_ms:
             self._overdue(entry, chain)
@@ -346,25 +348,24 @@ class Changes:
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
     def _restart_leases(self, entry: Entry, chain: Chain, view: View, told: Told, *, known: bool) -> None:
-        """Leases run in full from here at the latest; where what lies before is not known they may end at any time."""
+        """Leases run in full from the start to here; where what lies before is not known they may end at any time."""
         since = {identity: lease.claimed_ms for identity, lease in chain.leases.items()}
-        leases = {
-            identity: _full(entry.timestamp_ms, held, since.get(identity) or told.granted_ms(identity))
+        began_ms = chain.started_ms if known else 0
+        chain.leases = {
+            identity: _full(began_ms, entry.timestamp_ms, held, since.get(identity) or told.granted_ms(identity))
             for identity, held in view.held.items()
             if held.allocation.state == "leased"
         }
-        chain.leases = (
-            leases if known else {name: Lease(0, lease.latest_ms, lease.claimed_ms) for name, lease in leases.items()}
-        )
         chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
     def _violated(self, invariant: int, entry: Entry, text: str) -> None:
         self._findings.violated(invariant, text, self._topic, entry.partition, entry.offset)
 
 
-def _full(now_ms: int, held: Held, claimed_ms: int) -> Lease:
-    end_ms = now_ms + held.allocation.lease_ms
-    return Lease(end_ms, end_ms, claimed_ms)
+def _full(began_ms: int, told_ms: int, held: Held, claimed_ms: int) -> Lease:
+    """A lease that began between two log times; 0: any time before."""
+    length_ms = held.allocation.lease_ms
+    return Lease(began_ms + length_ms, told_ms + length_ms, claimed_ms)
 
 
 def _found(name: str, before: View, view: View) -> int:

@@ -67,7 +67,7 @@ class Hosts:
                 record = self._intake.broken(entry, wrong)
         if isinstance(record, Broken):
             if kind == "start" and record.newer:
-                chain.open(entry.offset)  # it fences, in every version
+                chain.open(entry.offset, entry.timestamp_ms)  # it fences, in every version
             if kind == "start" or epoch >= chain.epoch:
                 chain.blind = "a record that cannot be used lies between"
                 if kind == "snapshot":
@@ -96,7 +96,7 @@ class Hosts:
 
     def _start(self, entry: Entry, chain: Chain, record: Start) -> None:
         self._no_report(entry, "a start record")
-        chain.open(entry.offset)
+        chain.open(entry.offset, entry.timestamp_ms)
         self._findings.figures["starts"] += 1
         if record.removed:
             self._changes.forgotten(entry, chain)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from commonplace.ops.audit.claims import Claims
 from commonplace.ops.audit.evidence import Options
@@ -236,7 +237,9 @@ class Replay:
         return ""
 
     def _take(self, offset: int, asked: Allocation) -> None:
-        """Put a granted allocation into the state."""
+        """Put a granted allocation into the state, as a ledger holds it: without amounts of 0."""
+        if not all(asked.resources.values()):
+            asked = replace(asked, resources={name: amount for name, amount in asked.resources.items() if amount})
         if not self.blind and asked.id in self.now.held:
             self._violated(6, f"grants {asked.id} by the claim at {offset} although it holds it")
         shown = self.after.held.get(asked.id)
@@ -303,7 +306,7 @@ class Replay:
             elif (
                 lease
                 and allocation not in self.told.renewed
-                and self.place.timestamp_ms + options.slack_ms < lease.earliest_ms
+                and self.place.timestamp_ms + options.slack_ms + options.skew_ms < lease.earliest_ms
             ):
                 early_s = (lease.earliest_ms - self.place.timestamp_ms) / 1000
                 self._violated(3, f"lets {allocation} lapse {early_s:.0f} s before its lease is over")
