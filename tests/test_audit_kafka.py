@@ -2,13 +2,16 @@
 
 import json
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from audit_logs import CLAIMS_ID, Pool
 from cli import assert_one_line, run
-from commonplace.kafka import client, topics
+from commonplace.errors import CommonplaceError, ExitCode
+from commonplace.kafka import client, lookups, topics
 from commonplace.kafka.topics import Topics, specs
 from commonplace.ops import audit
 from commonplace.ops.audit import read
@@ -115,8 +118,8 @@ def test_retention_that_overtakes_the_audit_leaves_facts_unprovable(
     claims = Topics(settings.topics.prefix, settings.topics.pool).claims
     captured = read._log
 
-    def overtaken(consumer: Consumer, name: str, topic_id: str, partitions: int) -> audit.Log:
-        log = captured(consumer, name, topic_id, partitions)
+    def overtaken(consumer: Consumer, at: Settings, name: str, topic_id: str, partitions: int) -> audit.Log:
+        log = captured(consumer, at, name, topic_id, partitions)
         if name == claims:
             delete_before(settings.bootstrap, claims, 0, gone)
         return log
@@ -125,6 +128,65 @@ def test_retention_that_overtakes_the_audit_leaves_facts_unprovable(
     report = audit.run(settings)
     assert report.clean, report.to_dict()
     assert report.tallies[6].unprovable == 1
+
+
+class Refusing:
+    """A consumer of one record at offset 0, whose broker refuses look-ups and reads in some ways first."""
+
+    def __init__(self, lookups: list[int], reads: list[int]) -> None:
+        self.lookups, self.reads = lookups, reads
+
+    def get_watermark_offsets(self, place: object, timeout: float) -> tuple[int, int]:
+        if self.lookups:
+            raise KafkaException(KafkaError(self.lookups.pop(0)))
+        return 0, 1
+
+    def poll(self, timeout: float) -> object:
+        error = KafkaError(self.reads.pop(0)) if self.reads else None
+        place = None if error else 0
+        return SimpleNamespace(
+            **{name: (lambda said=said: said) for name, said in {
+                "error": error, "partition": place, "offset": place, "timestamp": (1, 7), "key": b"k", "value": b"v", "topic": None,
+            }.items()}
+        )  # fmt: skip
+
+    def consume(self, most: int, timeout: float) -> list[object]:
+        return []
+
+    def assign(self, places: object) -> None:
+        pass
+
+    incremental_unassign = assign
+
+    def list_topics(self, topic: str, timeout: float) -> None:
+        pass
+
+
+def test_what_a_broker_refuses_in_passing_is_asked_and_read_again() -> None:
+    consumer: Any = Refusing(
+        [KafkaError.NOT_LEADER_FOR_PARTITION], [KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN]
+    )
+    log = read._log(consumer, Settings(), "claims", "", 1)
+    assert (log.low, log.high) == ({0: 0}, {0: 1})
+    assert list(log.records) == [audit.Entry(0, 0, 7, b"k", b"v")]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [(KafkaError.TOPIC_AUTHORIZATION_FAILED, ExitCode.DENIED), (KafkaError._TRANSPORT, ExitCode.NOT_READY)],
+)
+def test_a_refusal_and_a_broker_that_stays_away_are_told_by_their_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, code: int, exit_code: ExitCode
+) -> None:
+    monkeypatch.setattr(read, "SILENCE_S", -1.0)
+    monkeypatch.setattr(lookups, "TIMEOUT_S", -1.0)
+    consumer: Any = Refusing([code], [code])
+    with pytest.raises(CommonplaceError) as told:
+        read._log(consumer, Settings(), "claims", "", 1)
+    assert told.value.exit_code == exit_code
+    with pytest.raises(CommonplaceError) as told:
+        list(read._records(consumer, Settings(), "claims", {0: 0}, {0: 1}))
+    assert told.value.exit_code == exit_code
 
 
 @pytest.mark.real_kafka

@@ -24,7 +24,7 @@ Row = tuple[int, int, bytes | None, bytes | None]
 
 def ends(consumer: Consumer, settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """The end offset of each partition now; raises `BrokerUnavailable` without an answer."""
-    return {p: _watermarks(consumer, settings, topic, p)[1] for p in partitions}
+    return {p: watermarks(consumer, settings, topic, p)[1] for p in partitions}
 
 
 def since(
@@ -34,7 +34,7 @@ def since(
 
     The embedded broker has no lookup by time and answers with its end, so callers ask it for the start.
     """
-    starts = {p: _watermarks(consumer, settings, topic, p) for p in partitions}
+    starts = {p: watermarks(consumer, settings, topic, p) for p in partitions}
     if log_time_ms is None:
         return {p: low for p, (low, _) in starts.items()}
     wanted = [TopicPartition(topic, p, max(0, log_time_ms)) for p in starts]
@@ -127,7 +127,8 @@ def _wanted(messages: list[Message], left: dict[int, int], settings: Settings) -
     yield from found.items()
 
 
-def _watermarks(consumer: Consumer, settings: Settings, topic: str, partition: int) -> tuple[int, int]:
+def watermarks(consumer: Consumer, settings: Settings, topic: str, partition: int) -> tuple[int, int]:
+    """Where a partition begins and ends; asked again as `lookups.answer` does. Raises `TimedOut` where nobody says."""
     place = TopicPartition(topic, partition)
     found = lookups.answer(
         consumer, settings, topic, lambda asker, timeout_s: asker.get_watermark_offsets(place, timeout=timeout_s)

@@ -1,11 +1,13 @@
 """The audit's shell: reads the raw topics of a pool up to the ends captured at start, and hands them to `check`."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from commonplace.errors import CommonplaceError, TimedOut
+from commonplace.errors import TimedOut
+from commonplace.frontend import history
 from commonplace.kafka import client, topics
 from commonplace.ops.audit.check import check
 from commonplace.ops.audit.evidence import Entry, Log, Options
@@ -16,13 +18,16 @@ BATCH_RECORDS: Final = 5_000
 """Most records taken from the client at once: few enough to stay small, enough to amortise the call."""
 
 SILENCE_S: Final = 30.0
-"""How long a partition that has more records may give none, and how long a look-up may take, before the audit gives up."""
+"""How long a partition that has more records may give none before the audit gives up."""
 
 CAPTURED: Final = ("decisions", "requests", "hosts", "claims", "control", "quarantine")
 """Order in which ends are captured: what a record points back to is captured after it (a decision's grant, a report's claim)."""
 
 OVERTAKEN: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 """How librdkafka says that a position is gone, told to reset none by itself."""
+
+PLACED: Final = {*OVERTAKEN, KafkaError._PARTITION_EOF}
+"""What it says of a place in the log; all else is of the way there."""
 
 SEVERAL_BROKERS_SKEW_MS: Final = 1_000
 """How far the clocks of several brokers may differ: log times of two topics may come from two of them."""
@@ -31,8 +36,8 @@ SEVERAL_BROKERS_SKEW_MS: Final = 1_000
 def run(settings: Settings, options: Options | None = None) -> AuditReport:
     """Audit the pool that the settings name; blocks until all is read.
 
-    Raises `BrokerUnavailable` without a broker, `TopicsNotReady` where a topic is missing or breaks a rule, `TimedOut` where
-    reading stalls.
+    Raises `BrokerUnavailable` without a broker, also one that goes and stays away, `TopicsNotReady` where a topic is missing or breaks a
+    rule, `Denied` where ACLs refuse, `TimedOut` where reading stalls.
     """
     broker, facts, _ = topics.require_topics(settings, CAPTURED)
     settings = client.settings_for(settings, broker)
@@ -44,13 +49,13 @@ def run(settings: Settings, options: Options | None = None) -> AuditReport:
         for kind in CAPTURED:
             name = getattr(names, kind)
             consumers.append(client.consumer(settings, required={"enable.partition.eof": True}))
-            logs[kind] = _log(consumers[-1], name, facts[name].topic_id, facts[name].partitions)
+            logs[kind] = _log(consumers[-1], settings, name, facts[name].topic_id, facts[name].partitions)
         elsewhere = {}
         for pool, theirs in topics.pools(settings).items():
             if pool != settings.topics.pool:
                 name = topics.Topics(settings.topics.prefix, pool).hosts
                 consumers.append(client.consumer(settings, required={"enable.partition.eof": True}))
-                elsewhere[pool] = _log(consumers[-1], name, "", theirs.topics.hosts_partitions)
+                elsewhere[pool] = _log(consumers[-1], settings, name, "", theirs.topics.hosts_partitions)
         return check(logs, options, elsewhere)
     finally:
         for consumer in consumers:
@@ -69,27 +74,35 @@ def options_for(settings: Settings, brokers: int) -> Options:
     )
 
 
-def _log(consumer: Consumer, name: str, topic_id: str, partitions: int) -> Log:
+def _log(consumer: Consumer, settings: Settings, name: str, topic_id: str, partitions: int) -> Log:
     low, high = {}, {}
     for partition in range(partitions):
-        low[partition], high[partition] = _watermarks(consumer, name, partition)
-    return Log(name, topic_id, low, high, _records(consumer, name, low, high))
+        low[partition], high[partition] = history.watermarks(consumer, settings, name, partition)
+    return Log(name, topic_id, low, high, _records(consumer, settings, name, low, high))
 
 
-def _records(consumer: Consumer, name: str, low: dict[int, int], high: dict[int, int]) -> Iterator[Entry]:
+def _records(
+    consumer: Consumer, settings: Settings, name: str, low: dict[int, int], high: dict[int, int]
+) -> Iterator[Entry]:
     """All records of a topic up to the captured ends; assigned when first asked for, so that no topic is fetched ahead of its turn."""
     position = {partition: start for partition, start in low.items() if start < high[partition]}
     consumer.assign([TopicPartition(name, partition, start) for partition, start in position.items()])
+    heard_s = time.monotonic()
     while position:
         for message in _batch(consumer, name, position):
-            partition, offset, error = message.partition(), message.offset(), message.error()
+            error = message.error()
+            if error is not None and error.code() not in PLACED:
+                history.check(message, settings)
+                if time.monotonic() - heard_s > SILENCE_S:
+                    raise client.explained(KafkaException(error), settings)
+                continue
+            heard_s = time.monotonic()
+            partition, offset = message.partition(), message.offset()
             assert partition is not None, "what an assigned partition gives has a partition"
             assert offset is not None, "what an assigned partition gives has an offset"
             if error is not None and error.code() in OVERTAKEN:
-                _skip_to_start(consumer, name, partition, position, high)
+                _skip_to_start(consumer, settings, name, partition, position, high)
                 continue
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                raise _failed(name, partition, error)
             if partition not in position:
                 continue  # it was read to its captured end, and goes on
             if error is None and offset < high[partition]:
@@ -112,30 +125,18 @@ def _batch(consumer: Consumer, name: str, position: dict[int, int]) -> Sequence[
 
 
 def _skip_to_start(
-    consumer: Consumer, name: str, partition: int, position: dict[int, int], high: dict[int, int]
+    consumer: Consumer, settings: Settings, name: str, partition: int, position: dict[int, int], high: dict[int, int]
 ) -> None:
     """Retention overtook the audit: go on with what is left; the gap in the offsets makes the rest unprovable."""
     if partition not in position:
         return
-    low, _ = _watermarks(consumer, name, partition)
+    low, _ = history.watermarks(consumer, settings, name, partition)
     consumer.incremental_unassign([TopicPartition(name, partition)])
     if low >= high[partition]:
         del position[partition]
         return
     position[partition] = low
     consumer.incremental_assign([TopicPartition(name, partition, low)])
-
-
-def _watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=SILENCE_S)
-    except KafkaException as e:
-        raise _failed(name, partition, e.args[0]) from e
-    return low, high
-
-
-def _failed(name: str, partition: int, error: KafkaError) -> CommonplaceError:
-    return CommonplaceError(f"{name} [{partition}] cannot be read: {error.str()}")
 
 
 def _bytes(data: str | bytes | None) -> bytes | None:
