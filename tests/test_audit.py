@@ -406,6 +406,20 @@ def test_an_id_used_again_for_the_same_may_be_answered_as_before_or_anew() -> No
         assert report.tallies[2].checked == 2
 
 
+def test_what_was_refused_as_a_used_id_is_placed_when_it_is_asked_again_past_the_window() -> None:
+    p = pool()
+    p.request("r-1")
+    p.decide("r-1")
+    p.heartbeats(WINDOW_MS * 2 // 3)
+    p.request("r-1", project="blue")
+    p.decide("r-1", result="rejected", reason="id_reused", content=digest("r-1", project="blue"))
+    p.used_again(WINDOW_MS * 2 // 3, "r-1", "a-1", project="blue")
+    p.confirmed("r-1", "a-1")
+    report = clean(p)
+    assert unprovable(report) == {}
+    assert (report.figures["requests_repeated"], report.tallies[2].checked) == (1, 3)
+
+
 def test_an_instance_placed_twice_is_unprovable_where_its_first_decision_is_gone() -> None:
     p = pool()
     p.placed("r-1", "a-1")

@@ -30,14 +30,13 @@ AT_THE_EDGE = "the id was used again as its idempotency window ended"
 
 
 class Asked(Struct, gc=False):
-    """A record of a request. `excused`: it was quarantined; `repeated`: it says again what is asked already; neither needs an answer."""
+    """The first record of one content of a request. `excused`: it was quarantined and needs no answer."""
 
     digest: str
     offset: int
     timestamp_ms: int
     deadline_ms: int
     excused: bool = False
-    repeated: bool = False
     count_min: int = 0
     where: Where | None = None
 
@@ -73,6 +72,7 @@ class Answers:
     def __init__(self, requests: Intake, decisions: Intake, findings: Findings, options: Options) -> None:
         self._requests, self._decisions, self._findings, self._options = requests, decisions, findings, options
         self.asked: dict[RequestKey, list[Asked]] = {}
+        self._again: dict[tuple[int, int], Asked] = {}  # by their places: records that say again what is asked already
         self.effective: dict[RequestKey, Effective] = {}  # the newest
         self.refused: set[tuple[int, int]] = set()  # positions of requests that were rejected
         self._reused: dict[tuple[int, str, str], int] = {}  # partition, request, content → when it was last told so
@@ -130,17 +130,15 @@ class Answers:
     def _add(self, entry: Entry, build: Build, *, excused: bool) -> bool:
         """Note a record of a request; returns whether it asks for something new."""
         digest = request_digest(build)
-        records = self.asked.setdefault((entry.partition, build.id), [])
-        repeated = any(
-            asked.digest == digest and not asked.repeated and not self._past(entry.timestamp_ms, asked.timestamp_ms)
-            for asked in records
-        )
         deadline_ms = build.deadline_ms or self._options.deadline_default_ms
         where = where_of(build, entry.timestamp_ms)
-        records.append(
-            Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, repeated, build.count_min, where)
-        )
-        return not repeated
+        asked = Asked(digest, entry.offset, entry.timestamp_ms, deadline_ms, excused, build.count_min, where)
+        contents = self.asked.setdefault((entry.partition, build.id), [])
+        if any(one.digest == digest and not self._past(asked.timestamp_ms, one.timestamp_ms) for one in contents):
+            self._again[entry.partition, entry.offset] = asked
+            return False
+        contents.append(asked)
+        return True
 
     def _past(self, at_ms: int, since_ms: int) -> bool:
         """Whether window and slack are over for sure."""
@@ -200,8 +198,10 @@ class Answers:
 
     def _asked_at(self, key: RequestKey, record: Decision) -> Asked | None:
         """The record that a decision says it answers."""
-        here = record.position.offset if record.position.partition == key[0] else -1
-        return next((asked for asked in self.asked.get(key, ()) if asked.offset == here), None)
+        here = (record.position.partition, record.position.offset)
+        if here[0] != key[0]:
+            return None
+        return next((asked for asked in self.asked.get(key, ()) if asked.offset == here[1]), self._again.get(here))
 
     def _stands(self, entry: Entry, asked: Asked | None, newest: Effective | None) -> Stands:
         """Whether a decision that differs from those before it on its id is effective, void, or may be either."""
@@ -226,8 +226,8 @@ class Answers:
         if indexes != list(range(record.count)) and not partly:
             text = f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}"
             self._findings.violated(3, text, self._decisions.log.name, entry.partition, entry.offset)
-        records = [known for known in self.asked.get((entry.partition, record.request), ()) if not known.repeated]
-        asked = asked or (records[0] if len(records) == 1 else None)
+        contents = self.asked.get((entry.partition, record.request), ())
+        asked = asked or (contents[0] if len(contents) == 1 else None)
         if stands == "effective" and asked is not None and asked.digest == record.content and asked.where:
             self.places.decided(entry, record, asked.where)
         into = {"effective": self.promised, "void": self.void, "either": self.unsure}[stands]
@@ -254,10 +254,10 @@ class Answers:
 
     def settle(self, newest_ms: int) -> None:
         """Judge invariant 2 of every request and decision, once all is read and the newest log time is known."""
-        for (partition, request), records in self.asked.items():
+        for (partition, request), contents in self.asked.items():
             decided = list(uses(self.effective.get((partition, request))))
-            for at, asked in enumerate(records):
-                if not asked.excused and not asked.repeated:
+            for at, asked in enumerate(contents):
+                if not asked.excused:
                     self._settle(partition, request, asked, decided, at == 0, newest_ms)
         whole = {partition: self._requests.seen.whole(partition) for partition in self._requests.log.high}
         for (partition, request), newest in self.effective.items():
@@ -276,9 +276,8 @@ class Answers:
         findings, options = self._findings, self._options
         before = next((known for known in decided if known.timestamp_ms < asked.timestamp_ms), None)
         again = before is not None and asked.timestamp_ms > before.timestamp_ms + options.idempotency_window_ms
-        since_ms = (
-            asked.timestamp_ms - options.skew_ms if again else 0
-        )  # an answer to an earlier use is none to this one
+        # an answer to an earlier use is none to this one
+        since_ms = asked.timestamp_ms - options.skew_ms if again else 0
         answers = [
             known.sure
             for known in decided

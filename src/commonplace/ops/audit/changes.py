@@ -256,10 +256,8 @@ class Changes:
         else:
             lease = chain.leases.get(identity)
             claimed_ms = lease.claimed_ms if lease else told.granted_ms(identity)
-            bound_ms = (
-                answers.decided.get(request, -self._options.idempotency_window_ms) + self._options.idempotency_window_ms
-            )
-            surely = entry.timestamp_ms <= bound_ms
+            decided_ms = answers.decided.get(request)
+            surely = decided_ms is not None and entry.timestamp_ms <= decided_ms + self._options.idempotency_window_ms
             at = (entry.partition, entry.offset, entry.timestamp_ms)
             self._unnamed.append(Unnamed(chain.name, identity, request, *at, claimed_ms, surely))
 
