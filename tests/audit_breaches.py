@@ -194,7 +194,7 @@ def allocation_of_a_decision_that_a_paused_owner_writes_past_the_window_is_confi
 def id_used_again_past_the_window_gets_no_answer(p: Pool) -> tuple[str, int]:
     p.request("r-1")
     p.decide("r-1")
-    at = p.used_again(WINDOW_MS + 60_000, "r-1")
+    at = p.used_again(WINDOW_MS + 60_000, "r-1", project="blue")
     p.heartbeats(120_000)
     return "requests", at
 

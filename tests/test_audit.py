@@ -406,6 +406,15 @@ def test_an_id_used_again_for_the_same_may_be_answered_as_before_or_anew() -> No
         assert report.tallies[2].checked == 2
 
 
+def test_a_request_said_again_past_the_window_needs_an_answer_of_its_own() -> None:
+    p = pool()
+    p.request("r-1")
+    p.decide("r-1")
+    at = p.used_again(WINDOW_MS + 60_000, "r-1")
+    p.heartbeats(120_000)
+    assert violations(p.audit()) == [(2, name_of("requests"), at)]
+
+
 def test_what_was_refused_as_a_used_id_is_placed_when_it_is_asked_again_past_the_window() -> None:
     p = pool()
     p.request("r-1")

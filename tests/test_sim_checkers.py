@@ -19,6 +19,7 @@ OTHERWISE = {  # the audit files under another invariant, or takes for a breach 
     "request_is_never_decided": 4,
     "request_is_passed_over_for_another": 4,
     "reused_id_gets_no_answer": 4,
+    "id_used_again_past_the_window_gets_no_answer": 4,
     "watermark_lies_beyond_the_log": 10,
     "watermark_goes_back": 10,
     "garbage_decision_is_skipped": 0,  # who owns no request of that time never reads it
