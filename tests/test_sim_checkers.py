@@ -80,6 +80,15 @@ def lapse(p: Watched, allocation: str) -> None:
     p.delta(settled=p.end("lapsed", allocation))
 
 
+def answers_with_what_lapsed(p: Watched, request: str, allocation: str) -> None:
+    p.checkers.assigned("r1", 0)
+    p.request(request)
+    at = p.delta(settled=p.take(p.claim(request, allocation)))
+    p.tick(2 * LEASE_MS)
+    lapse(p, allocation)
+    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
+
+
 @breaks(2, "is confirmed, which no effective decision names")
 def confirm_without_a_decision(p: Watched) -> None:
     p.delta(settled=p.take(p.claim("r-1", "a-1")))
@@ -156,12 +165,7 @@ def replica_answers_with_a_lease_that_ran_out(p: Watched) -> None:
 
 @breaks(3, "which h1 holds no more")
 def replica_answers_with_an_allocation_that_lapsed(p: Watched) -> None:
-    p.checkers.assigned("r1", 0)
-    p.request("r-1")
-    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
-    p.tick(2 * LEASE_MS)
-    lapse(p, "a-1")
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-1", ("a-1", at))].value or b"", p.now_ms)
+    answers_with_what_lapsed(p, "r-1", "a-1")
 
 
 @breaks(4, "has no decision")
@@ -318,6 +322,23 @@ def restarted_agent_resumes_at_the_end(p: Watched) -> None:
 @breaks(10, "accounts for 3 applied")
 def replica_loses_count(p: Watched) -> None:
     p.checkers.accounts("r1", 4, {"applied": 3})
+
+
+# --- what an excuse must not swallow ------------------------------------------------------------------------------------------------------
+
+
+@breaks(3, "no report stands there")
+def grant_is_made_up_after_reports_were_lost(p: Watched) -> None:
+    hosts_topic_loses_its_tail(p)
+    p.request("r-3")
+    p.claim("r-3", "a-3")
+    p.decide("r-3", ("a-3", 99))
+
+
+@breaks(3, "which h1 holds no more")
+def replica_answers_with_what_lapsed_after_reports_were_lost(p: Watched) -> None:
+    hosts_topic_loses_its_tail(p)
+    answers_with_what_lapsed(p, "r-3", "a-3")
 
 
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])

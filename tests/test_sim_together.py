@@ -105,3 +105,14 @@ def test_a_value_counts_by_what_was_known_when_the_claim_was_made() -> None:
     assert story.found == []
     story.place("h0", **SKEW)
     assert story.found == ["q3 is number 3 of group g at rack a, another has had 0: more than 1 apart"]
+
+
+def test_a_group_of_which_records_were_lost_is_not_judged_and_any_other_is() -> None:
+    story = Story()
+    story.judge.doubtful.add("lost")
+    story.place("h0", **AFFINITY)
+    story.place("h1", **AFFINITY)
+    assert len(story.found) == 1
+    story.judge.doubtful.add("g")
+    story.place("h2", **AFFINITY)
+    assert len(story.found) == 1

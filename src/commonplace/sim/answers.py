@@ -3,7 +3,7 @@
 A request id is one request per partition: the same id under a flavor of another partition is another request.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -84,7 +84,9 @@ class Answers:
         self.windowless = False  # the broker's clock jumped: which ids may be used again nobody can say
         self.lossy = False  # acknowledged decisions were lost: what was effective may have changed
         self.groups: Together | None = None
-        self.hosts_lossy = False  # reports were lost: grants may not stand where decisions find them
+        self.unfound: set[str] = (
+            set()
+        )  # allocations claimed before reports were lost: grants may not stand where decisions find them
 
     # -- requests -----------------------------------------------------------------------------------------------------------------------
 
@@ -189,17 +191,15 @@ class Answers:
             self.void.pop(placed.allocation, None)
         self._grants(record, "", here)
         asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
-        lost = (
-            self.lossy or self.hosts_lossy or self.gone
-        )  # of requests that are gone what was claimed is left, till it lapses
+        lost = self.lossy or self.gone  # of requests that are gone what was claimed is left, till it lapses
         if self.groups is not None and asked is not None and asked.group and not lost:
             self.groups.decided(asked, record, here)
 
     def _grants(self, record: Decision, what: str, here: Place) -> None:
         """Each allocation must be shown by the report that the decision names, and that report must have counted."""
-        if self.hosts_lossy:
-            return
         for placed in record.placed:
+            if placed.allocation in self.unfound:
+                continue
             partition, offset = placed.grant.partition, placed.grant.offset
             grant = ("hosts", partition, offset)
             report = self._reports.get(partition, {}).get(offset)
@@ -226,6 +226,18 @@ class Answers:
                 text = f"a claim of {claim.request} on {claim.host} names {allocation.id}, "
                 text += f"which a claim of {first.request} on {first.host} named before"
                 self._findings.violated(5, text, here, where)
+
+    def lose_reports(self, partition: int) -> None:
+        """Reports were lost: what was claimed before need not be shown any more, nor the groups of it be known."""
+        for identity, (claim, (_, where, _)) in self.claims.items():
+            if where == partition and identity not in self.unfound:
+                self.unfound.add(identity)
+                self.doubt(allocation.group for allocation in claim.allocations)
+
+    def doubt(self, groups: Iterable[str]) -> None:
+        """Records about members of these groups were lost: where the next one is to be nobody can say."""
+        if self.groups is not None:
+            self.groups.doubtful.update(groups)
 
     def forgotten(self, request: str) -> bool:
         """Whether a clock that jumped ahead may have let the first use of an id be forgotten: then its second is a request of its own."""

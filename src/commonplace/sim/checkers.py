@@ -268,7 +268,7 @@ class Checkers:
 
     def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool = False) -> None:
         """A replica hands a decision to its outbox; `again`: one that it or somebody else wrote before (invariants 3 and 7)."""
-        self.owners.decides(replica, partition, value, now_ms, again=again, judged=not self.answers.hosts_lossy)
+        self.owners.decides(replica, partition, value, now_ms, again=again)
 
     def claims(self, allocation: str) -> None:
         """A replica hands a claim or a renewal to its outbox."""

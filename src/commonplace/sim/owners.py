@@ -71,15 +71,16 @@ class Owners:
 
     # -- decisions ------------------------------------------------------------------------------------------------------------------
 
-    def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool, judged: bool) -> None:
-        """A replica hands a decision to its outbox; `again`: one that was written before; `judged`: hosts has lost nothing."""
+    def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool) -> None:
+        """A replica hands a decision to its outbox; `again`: one that was written before."""
         if partition not in self._since.get(replica, ()):
             self._findings.violated(7, f"{replica} decides on requests {partition}, which it knows not to be its own")
-        record = None if again or not judged else decode("decisions", value)
+        record = None if again else decode("decisions", value)
         if isinstance(record, Decision) and record.result == "placed":
             for placed in record.placed:
                 host = self._find(placed.host)
-                if host is not None and not host.blind and not host.gap and host.partition not in self.lossy:
+                known = placed.allocation not in self._answers.unfound
+                if known and host is not None and not host.blind and not host.gap and host.partition not in self.lossy:
                     self._surely_held(replica, record, host, placed.allocation, now_ms)
 
     def _surely_held(self, replica: str, record: Decision, host: Host, identity: str, now_ms: int) -> None:

@@ -368,7 +368,7 @@ class Reports:
         `stands` tells of an offset below `end` whether compaction left it. It may have taken what only a lost record replaced: who read
         that before still has it, and who comes later does not.
         """
-        self._answers.hosts_lossy = True
+        self._answers.lose_reports(partition)
         self._seen.lost_hosts.add(partition)
         kept = [raw for raw in self._raws[partition] if raw[0] < end]
         lost = [host for host in self.hosts.values() if host.partition == partition]

@@ -22,6 +22,7 @@ class Together:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
         self._granted: dict[str, dict[str, str]] = {}  # group → allocation → host that granted it, decided or not
+        self.doubtful: set[str] = set()  # groups of which records were lost
         self.forged: set[str] = set()  # hosts under whose keys somebody wrote: what they hold nobody could know
         self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
         self._knew: dict[str, frozenset[str]] = {}  # allocation → what its replica knew so when it claimed it first
@@ -40,7 +41,7 @@ class Together:
     def decided(self, build: Build, decision: Decision, here: Place) -> None:
         """A request of a group was effectively placed."""
         before = self._members.setdefault(build.group, [])
-        doubtful = any(host in self.forged for host, _ in before)
+        doubtful = build.group in self.doubtful or any(host in self.forged for host, _ in before)
         if build.group_policy == "affinity" and not doubtful:
             self._affinity(build, decision, before, here)
         if build.max_skew and decision.placed and not doubtful:
