@@ -341,6 +341,37 @@ def replica_answers_with_what_lapsed_after_reports_were_lost(p: Watched) -> None
     answers_with_what_lapsed(p, "r-3", "a-3")
 
 
+@breaks(10, "passed over the claims record at 1")
+def claim_is_passed_over_by_a_ledger_that_was_started_after_reports_were_lost(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("hosts", 2)
+    p.start()
+    p.snapshot()
+    p.host().through = p.claim("r-2", "a-2")
+    p.delta()
+
+
+@breaks(10, "passed over the claims record at 3")
+def claim_is_passed_over_once_those_are_behind_whose_offsets_were_given_again(p: Watched) -> None:
+    claims_are_cut_and_read_from_their_start(p)
+    p.host().through = p.claim("r-3", "a-3")
+    p.delta()
+
+
+@breaks(7, "before it has read back the first snapshot")
+def agent_takes_claims_before_its_snapshot_stands_after_reports_were_lost(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("hosts", 2)
+    agent_takes_claims_before_its_snapshot_stands(p)
+
+
+@breaks(10, "a key that is no host's")
+def nobody_puts_a_bad_report_aside_after_reports_were_lost(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("hosts", 2)
+    p.put("hosts", "no host's", b"{")
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -488,6 +519,22 @@ def claims_topic_is_made_anew(p: Watched) -> None:
     at = p.delta(settled=p.take(p.claim("r-2", "a-2")), claims_topic="another")
     p.decide("r-2", ("a-2", at))
     p.delta(settled=p.activate("a-2", p.ask("confirm", "r-2", "a-2")), claims_topic="another")
+
+
+@legal
+def claims_are_cut_and_read_from_their_start(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.forget("claims", 1)
+    p.delta()
+    p.start()
+    p.host().through = -1
+    p.snapshot()
+    p.request("r-2")
+    entries = p.take(p.claim("r-2", "a-2"))
+    at = p.delta(settled=[settled("ignored", "a-1", 0), *entries])
+    p.decide("r-2", ("a-2", at))
+    p.placed("r-4", "a-4")
 
 
 @legal

@@ -108,6 +108,8 @@ class Checkers:
         elif topic == "claims":
             for partition in range(self.partitions):
                 self._lose_claims(partition, 0)
+            self._seen.lost_hosts = dict.fromkeys(self._seen.lost_hosts, -1)
+            self._seen.cut_claims = dict.fromkeys(self._seen.cut_claims, -1)
         elif topic == "requests":
             for partition in range(self.request_partitions):
                 self._lose_requests(partition, 0)
@@ -127,7 +129,10 @@ class Checkers:
             self.reports.lose(partition, end, lambda offset: left is None or offset in left)
         elif topic == "claims":
             self._lose_claims(partition, end)
-            self._seen.cut_claims.add(partition)
+            for host in self.hosts.values():
+                if host.partition == partition:
+                    host.anew = False
+                    self._seen.cut_claims[host.name] = max(was - 1, self._seen.cut_claims.get(host.name, -1))
         elif topic == "requests":
             self._lose_requests(partition, end)
             self.answers.skipped[partition] = max(was, self.answers.skipped.get(partition, 0))
@@ -282,8 +287,8 @@ class Checkers:
         """An agent begins to take claims for hosts in these epochs, having read their partition of `hosts` to `position` (rule 5)."""
         for name, epoch in epochs.items():
             host = self.hosts.get(name)
-            if host is None or host.epoch != epoch or host.partition in self._seen.lost_hosts:
-                continue  # a later start record stands: it will read of it
+            if host is None or host.epoch != epoch or (name in self._seen.lost_hosts and not host.anew):
+                continue  # a later start record stands, or its own was lost: it will read of it
             if host.reported != epoch or host.opened_at >= position:
                 text = f"{agent} takes claims of {name} at {position} of hosts, "
                 text += f"before it has read back the first snapshot of its epoch {epoch}"

@@ -83,7 +83,7 @@ class Host:
     """
 
     __slots__ = (
-        "_digest", "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from",
+        "_digest", "anew", "at_ms", "base", "base_facts", "base_gap", "base_generation", "blind", "builds", "claims", "claims_from",
         "epoch", "facts", "fresh", "gap", "generation", "held", "history", "leases", "low", "name", "offset", "opened_at",
         "outbid", "partition", "removed", "reported", "said", "said_hash", "stale", "started_ms", "sum", "through", "through_void", "topic",
     )  # fmt: skip
@@ -106,6 +106,7 @@ class Host:
         )
         self.blind = ""
         self.fresh = False
+        self.anew = False  # a start record stands since its reports or claims were lost
         self.topic, self.through = "", -1
         # of reports by fenced agents since the last one that counts: a past for whoever starts next
         self.through_void = -1

@@ -66,7 +66,9 @@ class Reports:
                 host.spoil(delta=kind == "delta", why=wrong)
                 host.note(offset)
                 self._forged(host)
-                if not (isinstance(record, Bad) and record.newer):
+                # agents of a topic before write on until they notice, perhaps before anybody reads the new one
+                before = host.name in self._seen.lost_hosts and not host.anew
+                if not before and not (isinstance(record, Bad) and record.newer):
                     self._seen.must_set_aside("hosts", partition, offset, wrong)
         elif isinstance(record, Start):
             self._start(host, record, offset, at_ms)
@@ -80,7 +82,7 @@ class Reports:
         host = self.hosts.get(name)
         if host is None:
             host = self.hosts[name] = Host(name, partition)
-            host.blind = "reports were lost" if partition in self._seen.lost_hosts else ""
+            host.blind = "reports were lost" if name in self._seen.lost_hosts else ""
         known = (host, kind, epoch)
         if key is not None:
             self._keys[key] = known
@@ -102,6 +104,7 @@ class Reports:
         if (record.removed or host.reported < 0) and all(other.reported < 0 for other in others):
             self._seen.excuse_claims(host.partition)
         host.start(offset, at_ms, removed=record.removed)
+        host.anew = True
         host.claims_from = self._seen.ends.get(("claims", host.partition), 0)
         host.low = self._seen.lows.get(host.partition, 0)
         host.note(offset)
@@ -236,7 +239,9 @@ class Reports:
         before, leases = host.held, host.leases
         seen = self._seen
         foreign = record.claims_topic != seen.ids.get("claims", record.claims_topic)
-        unsure = foreign or host.partition in seen.lost_hosts or host.partition in seen.cut_claims
+        if host.anew and not host.fresh:
+            seen.passed(host.name, host.through)
+        unsure = foreign or host.name in seen.lost_hosts or host.name in seen.cut_claims
         judge = Judge(
             host,
             record,
@@ -313,7 +318,7 @@ class Reports:
         """The watermark lies in the log, never goes back within an epoch, and goes on where the epoch before stopped."""
         if (
             record.claims_topic != self._seen.ids.get("claims", record.claims_topic)
-            or host.partition in self._seen.cut_claims
+            or host.name in self._seen.cut_claims
         ):
             return
         here, end = ("hosts", host.partition, offset), self._seen.ends.get(("claims", host.partition), 0)
@@ -369,10 +374,11 @@ class Reports:
         that before still has it, and who comes later does not.
         """
         self._answers.lose_reports(partition)
-        self._seen.lost_hosts.add(partition)
         kept = [raw for raw in self._raws[partition] if raw[0] < end]
         lost = [host for host in self.hosts.values() if host.partition == partition]
-        claims = {host.name: host.claims for host in lost}
+        claims, before = {host.name: host.claims for host in lost}, self._seen.lost_hosts
+        through = {h.name: max(h.through, h.through_void, before.get(h.name, -1)) for h in lost}
+        self._seen.lost_hosts = before | through
         for host in lost:
             del self.hosts[host.name]
         self._keys = {key: known for key, known in self._keys.items() if known[0].partition != partition}
@@ -385,6 +391,8 @@ class Reports:
         for host in self.hosts.values():
             if host.partition == partition:
                 host.blind, host.claims = "reports were lost", claims.get(host.name, host.claims)
+                host.anew = False
+        self._seen.lost_hosts |= through  # which the fold may have passed
         newest = {key: offset for offset, _, key, _ in kept}
         for key, offset in newest.items():
             if key in self._keys and not stands(offset):

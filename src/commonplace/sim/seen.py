@@ -19,8 +19,10 @@ class Seen:
         self.ends: dict[tuple[str, int], int] = {}
         self.lows: dict[int, int] = {}  # claims partition → first offset kept
         self.lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
-        self.cut_claims: set[int] = set()  # those of them whose offsets were given again
-        self.lost_hosts: set[int] = set()  # the same of hosts
+        # host → the watermark at which reports of it were lost, or claims whose offsets were given again: who starts it anew may take
+        # a second time what lies below
+        self.lost_hosts: dict[str, int] = {}
+        self.cut_claims: dict[str, int] = {}
         self.bad: dict[Place, str] = {}  # records that somebody must put aside
         self.set_aside: set[Place] = set()
 
@@ -28,8 +30,12 @@ class Seen:
         """No host of a partition is known: whoever comes next begins at the end of its claims."""
         self.bad = {place: why for place, why in self.bad.items() if place[:2] != ("claims", partition)}
 
+    def passed(self, host: str, through: int) -> None:
+        """A ledger that was started since has taken the claims up to there: what was answered twice lies behind it."""
+        for lost in (self.lost_hosts, self.cut_claims):
+            if lost.get(host, through + 1) <= through:
+                del lost[host]
+
     def must_set_aside(self, topic: str, partition: int, offset: int, why: str) -> None:
         """Nobody can use a record: whoever reads it says so."""
-        if topic == "hosts" and partition in self.lost_hosts:
-            return  # agents of the topic before write on until they notice, perhaps before anybody reads the new one
         self.bad[topic, partition, offset] = why
