@@ -372,6 +372,41 @@ def nobody_puts_a_bad_report_aside_after_reports_were_lost(p: Watched) -> None:
     p.put("hosts", "no host's", b"{")
 
 
+@breaks(4, "is committed, the request r-2 at 1 has no decision")
+def offset_is_committed_before_its_decision_after_decisions_were_lost(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("decisions", 0)
+    p.request("r-2")
+    p.checkers.commits(0, 2)
+
+
+@breaks(4, "request r-2 has no decision")
+def request_is_never_decided_after_decisions_were_lost(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("decisions", 0)
+    p.request("r-2")
+
+
+@breaks(2, "the caller of r-2 was told placed ['b-2']")
+def frontend_returns_a_void_decision_after_another_was_lost(p: Watched) -> None:
+    lost_decision_is_made_anew(p)
+    p.placed("r-2", "b-1")
+    at = p.delta(settled=p.take(p.claim("r-2", "b-2")))
+    p.checkers.told(0, p.decision(p.decide("r-2", ("b-2", at))))
+
+
+@breaks(2, "is confirmed, which no effective decision names")
+def confirm_without_a_decision_after_one_that_nobody_believes(p: Watched) -> None:
+    p.checkers.injecting = True
+    p.put(
+        "decisions",
+        "h1",
+        {"type": "decision", "v": 1, "request": "g3", "result": "expired", "position": {"partition": 0, "offset": 0}},
+    )
+    p.checkers.injecting = False
+    confirm_without_a_decision(p)
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -565,6 +600,18 @@ def requests_and_decisions_are_lost(p: Watched) -> None:
     p.decide("r-2")
     p.forget("decisions", 0)
     p.decide("r-2", result="expired")
+
+
+@legal
+def lost_decision_is_made_anew(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.forget("decisions", 0)
+    p.request("r-1", deadline_ms=60_000)
+    at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    again = p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000))
+    p.checkers.told(0, p.decision(again))
+    p.delta(settled=p.end("released", "a-1", release_loser(p, "r-1", "a-1")))
+    p.confirmed("r-1", "a-2")
 
 
 @legal

@@ -82,7 +82,9 @@ class Answers:
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
         self.windowless = False  # the broker's clock jumped: which ids may be used again nobody can say
-        self.lossy = False  # acknowledged decisions were lost: what was effective may have changed
+        self.undone: set[RequestKey] = (
+            set()
+        )  # whose effective decision was lost, or forged: another one may be effective now
         self.groups: Together | None = None
         self.unfound: set[str] = (
             set()
@@ -156,7 +158,7 @@ class Answers:
         partition, request = effective.key
         contents = self.asked.get(effective.key)
         if contents is None:
-            if record.reason != "invalid" and not self.lossy:
+            if record.reason != "invalid":
                 self._findings.violated(
                     2, f"decision answers request {request}, which was never made on this partition", here
                 )
@@ -168,7 +170,7 @@ class Answers:
         if there != request and not self.gone and record.reason != "invalid":
             text = f"decision on {request} names offset {record.position.offset}, where request {there} stands"
             self._findings.violated(2, text, here)
-        if record.content and all(digest(asked.build) != record.content for asked in contents) and not self.lossy:
+        if record.content and all(digest(asked.build) != record.content for asked in contents):
             self._findings.violated(
                 2, f"decision on {request} answers content {record.content}, which nobody submitted", here
             )
@@ -191,7 +193,7 @@ class Answers:
             self.void.pop(placed.allocation, None)
         self._grants(record, "", here)
         asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
-        lost = self.lossy or self.gone  # of requests that are gone what was claimed is left, till it lapses
+        lost = self.gone  # of requests that are gone what was claimed is left, till it lapses
         if self.groups is not None and asked is not None and asked.group and not lost:
             self.groups.decided(asked, record, here)
 
@@ -239,20 +241,44 @@ class Answers:
         if self.groups is not None:
             self.groups.doubtful.update(groups)
 
+    def lose_decisions(self, partition: int, end: int) -> None:
+        """Decisions were lost from `end` on: who reads on decides anew what they had decided."""
+        for key, effective in self.effective.items():
+            if key[0] == partition and effective.offset >= end:
+                self._undo(key)
+
+    def forged(self, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """A record that a fault wrote: a decision under its request's key is effective like any."""
+        record = decode("decisions", value or b"")
+        if isinstance(record, Decision) and key == record.request.encode():
+            self._undo((partition, record.request))
+
+    def _undo(self, key: RequestKey) -> None:
+        self.undone.add(key)
+        self.doubt(asked.build.group for asked in self.asked.get(key, ()))
+
+    def undecided_again(self, request: str) -> bool:
+        """Whether an effective decision on the request was lost, or forged."""
+        return any(key[1] == request for key in self.undone)
+
     def forgotten(self, request: str) -> bool:
-        """Whether a clock that jumped ahead may have let the first use of an id be forgotten: then its second is a request of its own."""
+        """Whether another decision than the first may be effective: that was lost, or a clock jumped ahead and let the first use of the id
+        be forgotten, so that its second is a request of its own.
+        """
+        if self.undecided_again(request):
+            return True
         return self.windowless and any(key[1] == request and len(uses) > 1 for key, uses in self.asked.items())
 
     def confirm(self, request: str, allocation: str, here: Place) -> None:
         """Only what an effective decision names is ever confirmed."""
-        if allocation not in self.promised and not self.lossy and not self.forgotten(request):
+        if allocation not in self.promised and not self.forgotten(request):
             self._findings.violated(
                 2, f"{allocation} of {request} is confirmed, which no effective decision names", here
             )
 
     def release_of_loser(self, request: str, allocation: str, here: Place) -> None:
         """A loser is released only once the effective decision stands, and never what that names."""
-        if self.lossy:
+        if self.undecided_again(request):
             return
         effective = self.by_request.get(request)
         if not effective:
@@ -266,7 +292,7 @@ class Answers:
 
     def told(self, partition: int, request: str, result: str, placed: frozenset[str], reason: str = "") -> None:
         """A frontend gave its caller this answer."""
-        if self.lossy or self.windowless or reason == ID_REUSED:
+        if (partition, request) in self.undone or self.windowless or reason == ID_REUSED:
             return
         effective = self.effective.get((partition, request))
         if effective is None:
@@ -280,7 +306,7 @@ class Answers:
     def committed(self, partition: int, offset: int) -> None:
         """All requests below a committed offset have a decision in the log."""
         undecided = self.undecided.get(partition)
-        if not undecided or self.lossy:
+        if not undecided:
             return
         for at, key in undecided.items():
             if at >= offset:
@@ -299,8 +325,6 @@ class Answers:
 
     def settle(self, deadline: Callable[[Build], int], calm_ms: int) -> None:
         """Every request has its answer, in time once faults stopped; a used id with other content was told so."""
-        if self.lossy:
-            return
         for key, contents in self.asked.items():
             effective, here = self.effective.get(key), ("requests", key[0], contents[0].offset)
             if key in self.gone:
@@ -318,7 +342,7 @@ class Answers:
                 )
             for other in contents:
                 content = digest(other.build)
-                if self.windowless:
+                if self.windowless or key in self.undone:
                     break
                 if other.passed_over:
                     continue

@@ -114,7 +114,8 @@ class Checkers:
             for partition in range(self.request_partitions):
                 self._lose_requests(partition, 0)
         elif topic == "decisions":
-            self.answers.lossy = True
+            for partition in range(self.request_partitions):
+                self.answers.lose_decisions(partition, 0)
 
     def truncated(self, topic: str, partition: int, end: int, left: Collection[int] | None = None) -> None:
         """An unclean election lost what stood from `end` on; `left` are the offsets that compaction had left below, None for all."""
@@ -137,7 +138,7 @@ class Checkers:
             self._lose_requests(partition, end)
             self.answers.skipped[partition] = max(was, self.answers.skipped.get(partition, 0))
         elif topic == "decisions":
-            self.answers.lossy = True
+            self.answers.lose_decisions(partition, end)
 
     def clock_jumped(self) -> None:
         """The broker's clock jumped: log times tell no more which ids may be used again."""
@@ -229,8 +230,8 @@ class Checkers:
             self._seen.must_set_aside("requests", partition, raw[0], wrong)
 
     def _decision_record(self, partition: int, raw: Raw) -> None:
-        if self._seen.injecting and not isinstance(decode("decisions", raw[3] or b""), Bad):
-            self.answers.lossy = True  # a forged decision is effective like any
+        if self._seen.injecting:
+            self.answers.forged(partition, raw[2], raw[3])
             return
         self.answers.decision(
             partition, *raw
@@ -396,14 +397,15 @@ class Checkers:
             return
         promise = answers.promised.get(identity)
         if promise is None:
-            if not answers.lossy and not answers.forgotten(allocation.request):
+            if not answers.forgotten(allocation.request):
                 findings.violated(
                     2, f"{host.name} holds {identity} of {allocation.request}, which no effective decision names", here
                 )
         elif (
             promise.effective.key in answers.cancelled
             and not answers.windowless
-            and not answers.lossy  # else an owner may cancel by another decision than its submitter was told and confirmed
+            # else an owner may cancel by another decision than its submitter was told and confirmed
+            and promise.effective.key not in answers.undone
             and host.partition not in self._seen.lost_claims
             and not answers.gone
         ):

@@ -107,8 +107,8 @@ class Owners:
 
     def settle(self, calm_ms: int) -> None:
         """A loser that lapses in a calm, though whoever claimed it still owns its request and knows the decision, was never released."""
-        if self._answers.windowless or self._answers.lossy:
-            return  # decisions may be forgotten by the log time that they have, or lost
+        if self._answers.windowless:
+            return  # decisions may be forgotten by the log time that they have
         for identity, (at_ms, here) in self.lapses.items():
             replica = identity.rpartition("-")[0]
             if at_ms < calm_ms or identity in self._given_up or replica not in self._since:
@@ -126,5 +126,6 @@ class Owners:
         """The effective decision on the request of an allocation that it does not name, if there is just one."""
         claim, _ = self._answers.claims.get(identity, (None, None))
         effective = self._answers.by_request.get(claim.request, []) if claim is not None else []
-        if len(effective) == 1 and identity not in effective[0].placed and effective[0].key not in self._answers.gone:
+        unknown = self._answers.gone | self._answers.undone
+        if len(effective) == 1 and identity not in effective[0].placed and effective[0].key not in unknown:
             yield effective[0].key, effective[0].offset, effective[0].at_ms

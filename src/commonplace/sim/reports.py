@@ -279,7 +279,7 @@ class Reports:
     def _became_active(self, host: Host, allocation: Any, gap: bool | None, here: Place) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
         answers, identity = self._answers, allocation.id
-        if allocation.origin == "found" or gap or answers.lossy or identity in answers.promised:
+        if allocation.origin == "found" or gap or identity in answers.promised:
             return
         if answers.forgotten(allocation.request):
             return
