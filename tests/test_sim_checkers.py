@@ -407,6 +407,26 @@ def confirm_without_a_decision_after_one_that_nobody_believes(p: Watched) -> Non
     confirm_without_a_decision(p)
 
 
+@breaks(2, "the caller of r-1 was told placed ['a-2']")
+def frontend_returns_a_void_decision_after_the_clock_jumped_a_little(p: Watched) -> None:
+    p.checkers.clock_jumped(-30_000)
+    p.checkers.clock_jumped(2_000)
+    frontend_returns_a_void_decision(p)
+
+
+@breaks(2, "owns it still, and let it lapse")
+def replica_lets_its_loser_lapse_after_the_clock_jumped_a_little(p: Watched) -> None:
+    p.checkers.clock_jumped(30_000)
+    replica_lets_its_loser_lapse(p)
+
+
+@breaks(3, "whose lease on h1 ran out")
+def replica_answers_too_late_with_what_it_claimed_after_its_clock_stood_still(p: Watched) -> None:
+    p.checkers.froze("r1")
+    p.checkers.claims("r1", "a-1")
+    replica_answers_with_a_lease_that_ran_out(p)
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -615,6 +635,17 @@ def lost_decision_is_made_anew(p: Watched) -> None:
 
 
 @legal
+def id_is_used_again_after_the_clock_jumped_past_its_window(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.delta(settled=p.end("released", "a-1", p.ask("release", "r-1", "a-1")))
+    p.checkers.clock_jumped(3_600_000)
+    p.request("r-1", deadline_ms=60_000)
+    at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
+    p.checkers.told(0, p.decision(p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000))))
+    p.confirmed("r-1", "a-2")
+
+
+@legal
 def host_is_forgotten_and_comes_back(p: Watched) -> None:
     p.delta(settled=p.end("released", *forgotten(p)))
     p.start(removed=True)
@@ -687,6 +718,14 @@ def replica_answers_with_what_it_renewed(p: Watched) -> None:
 
 
 @legal
+def replica_whose_clock_stood_still_does_not_know_that_the_lease_is_over(p: Watched) -> None:
+    p.checkers.claims("r1", "a-1")
+    p.checkers.froze("r1")
+    replica_answers_with_a_lease_that_ran_out(p)
+    lapse(p, "a-1")
+
+
+@legal
 def loser_lapses_whose_release_was_lost_or_whose_owner_changed(p: Watched) -> None:
     p.checkers.assigned("r1.1", 0)
     p.placed("r-1", "a-1")
@@ -703,7 +742,7 @@ def loser_lapses_whose_release_was_lost_or_whose_owner_changed(p: Watched) -> No
 def loser_lapses_whose_renewal_waited_in_an_outbox_while_its_owner_changed(p: Watched) -> None:
     p.placed("r-1", "a-1")
     p.confirmed("r-1", "a-1")
-    p.checkers.claims("r1.1-2")
+    p.checkers.claims("r1.1", "r1.1-2")
     p.tick(1)
     p.placed("r-2", "a-2")
     p.checkers.assigned("r1.1", 0)

@@ -81,7 +81,7 @@ class Answers:
         self.skipped: dict[
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
-        self.windowless = False  # the broker's clock jumped: which ids may be used again nobody can say
+        self.windowless = False  # the broker's clock jumped far: which ids may be used again nobody can say
         self.undone: set[RequestKey] = (
             set()
         )  # whose effective decision was lost, or forged: another one may be effective now

@@ -21,6 +21,9 @@ from commonplace.sim.reports import Reports
 from commonplace.sim.seen import Raw, Seen
 from commonplace.sim.together import Together
 
+JUMPS_MAX_MS: Final = 300_000
+"""By how much the broker's clock may jump in all, so that log times still tell which ids may be used again: of a window of 15 minutes,
+of which a schedule's work takes some six."""
 LEASE_SLACK_MS: Final = 60_000
 """Default of how long after its lease a leased allocation may still be reported at the end: reading, reporting, a heartbeat."""
 
@@ -42,6 +45,7 @@ class Checkers:
         self.owners.lossy = self._seen.lost_claims
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
         self._flavors: dict[str, list[Flavor]] = {}  # every one that ever stood under a name
+        self._jumped_ms = 0  # the broker's clock, there and back
         self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self._takers: dict[str, Callable[[int, Raw], None]] = {
             "hosts": self.reports.take,
@@ -140,9 +144,10 @@ class Checkers:
         elif topic == "decisions":
             self.answers.lose_decisions(partition, end)
 
-    def clock_jumped(self) -> None:
-        """The broker's clock jumped: log times tell no more which ids may be used again."""
-        self.answers.windowless = True
+    def clock_jumped(self, ms: int) -> None:
+        """The broker's clock jumped: past some minutes log times tell no more which ids may be used again."""
+        self._jumped_ms += abs(ms)
+        self.answers.windowless = self._jumped_ms > JUMPS_MAX_MS
 
     def expired(self, topic: str, partition: int, begin: int) -> None:
         """Retention took what stood before `begin`."""
@@ -276,9 +281,13 @@ class Checkers:
         """A replica hands a decision to its outbox; `again`: one that it or somebody else wrote before (invariants 3 and 7)."""
         self.owners.decides(replica, partition, value, now_ms, again=again)
 
-    def claims(self, allocation: str) -> None:
+    def froze(self, replica: str) -> None:
+        """A replica's clock stands still for a while."""
+        self.owners.froze(replica)
+
+    def claims(self, replica: str, allocation: str) -> None:
         """A replica hands a claim or a renewal to its outbox."""
-        self.owners.claims(allocation)
+        self.owners.claims(replica, allocation)
 
     def releases(self, value: bytes) -> None:
         """A replica hands a release to its outbox (invariant 2)."""

@@ -150,7 +150,7 @@ def _offsets_gone(world: World, fault: plan.Fault) -> bool:
 def _clock_jump(world: World, fault: plan.Fault) -> bool:
     """The broker's clock jumps by `ms`."""
     world.broker_ahead_ms += fault.ms
-    world.checkers.clock_jumped()
+    world.checkers.clock_jumped(fault.ms)
     return True
 
 

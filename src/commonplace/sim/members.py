@@ -72,7 +72,6 @@ class Process:
         self.inbox: list[tuple[int, Done, int]] = []
         self.wake_ms = NEVER
         self._flush_ms = NEVER
-        self.frozen = False  # its clock once stood still
         drift = world.config.drift
         self.rate = 1_000 + (round((2 * self.random() - 1) * drift) if drift else 0)
         self._clock_base, self._clock_at = int(self.random() * CLOCK_SPREAD_MS), world.now
@@ -102,7 +101,7 @@ class Process:
         now = self.world.now
         self.paused_ms = max(self.paused_ms, until_ms)
         if frozen:
-            self.frozen, self._thaw_ms = True, until_ms
+            self._thaw_ms = until_ms
             self._clock_base, self._clock_at = self.clock() - (until_ms - now) * self.rate // 1_000, now
         self.wake(until_ms)
 

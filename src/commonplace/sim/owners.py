@@ -10,7 +10,7 @@ from commonplace.core.codec import decode
 from commonplace.core.records import Claim, Decision, Release
 from commonplace.sim.answers import Answers, parse
 from commonplace.sim.findings import Findings, Place
-from commonplace.sim.model import Host
+from commonplace.sim.model import FAR_MS, Host
 
 
 class Owners:
@@ -24,9 +24,9 @@ class Owners:
         ] = {}  # replica → request partition → how many records stood when it was told
         self._serving: dict[str, int] = {}
         self._sent: dict[str, dict[str, int]] = {}  # allocation → name of a replica → its last claim or renewal of it
-        self._handed: dict[
-            str, int
-        ] = {}  # allocation → when its last claim or renewal went to an outbox, which may be later
+        # allocation → replica → when its last claim or renewal of it went to an outbox, which may be later
+        self._handed: dict[str, dict[str, int]] = {}
+        self._froze: dict[str, int] = {}  # replica → when its clock stood still last
         self._given_up: set[str] = set()  # allocations that some owner handed a release for
         self.lapses: dict[str, tuple[int, Place]] = {}  # allocation → when its lapse was reported, and where
         self.lossy: Collection[int] = ()  # partitions of claims that lost records
@@ -59,9 +59,14 @@ class Owners:
         for allocation in claim.allocations:
             self._sent.setdefault(allocation.id, {})[claim.replica] = self._records
 
-    def claims(self, allocation: str) -> None:
+    def claims(self, replica: str, allocation: str) -> None:
         """A replica hands a claim or a renewal to its outbox."""
-        self._handed[allocation] = self._records
+        self._handed.setdefault(allocation, {})[replica] = self._records
+
+    def froze(self, replica: str) -> None:
+        """A replica's clock stands still for a while."""
+        self._records += 1
+        self._froze[replica] = self._records
 
     def releases(self, value: bytes) -> None:
         """A replica hands a release to its outbox."""
@@ -79,9 +84,14 @@ class Owners:
         if isinstance(record, Decision) and record.result == "placed":
             for placed in record.placed:
                 host = self._find(placed.host)
-                known = placed.allocation not in self._answers.unfound
+                # else the ledger's answer to the confirm is what counts
+                known = placed.allocation not in self._answers.unfound and self._timed(replica, placed.allocation)
                 if known and host is not None and not host.blind and not host.gap and host.partition not in self.lossy:
                     self._surely_held(replica, record, host, placed.allocation, now_ms)
+
+    def _timed(self, replica: str, allocation: str) -> bool:
+        """Whether a replica can know that a lease is over: its clock did not stand still since it claimed or renewed it."""
+        return self._handed.get(allocation, {}).get(replica, FAR_MS) >= self._froze.get(replica, 0)
 
     def _surely_held(self, replica: str, record: Decision, host: Host, identity: str, now_ms: int) -> None:
         """A replica answers only while it knows that the lease runs: by its own claim or renewal of this life."""
@@ -117,7 +127,8 @@ class Owners:
                 since = self._since[replica].get(key[0])
                 sent = self._sent.get(identity, {})
                 # what was in an outbox when it lost the partition may stand there only once it owns it again
-                asked = min(self._handed.get(identity, self._records), *sent.values()) if sent else -1
+                handed = max(self._handed.get(identity, {}).values(), default=self._records)
+                asked = min(handed, *sent.values()) if sent else -1
                 if since is not None and since < asked and decided_ms < calm_ms:
                     text = f"{replica} claimed {identity} for {key[1]} and owns it still, and let it lapse: the decision does not name it"
                     self._findings.violated(2, text, here, ("decisions", key[0], offset))

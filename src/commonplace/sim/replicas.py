@@ -263,6 +263,8 @@ class ReplicaProcess(Process):
         """Stop until then; a heartbeat follows."""
         self.world.group_now()
         super().pause(until_ms, frozen)
+        if frozen:
+            self.world.checkers.froze(self.nonce)
         self.world.missed()
         self.ask_group_at(until_ms + 1 + int(self.random() * self.world.beat_ms))
 
@@ -409,7 +411,7 @@ class ReplicaProcess(Process):
 
     def _send_claim(self, effect: SendClaim) -> None:
         allocation = effect.allocation
-        self.world.checkers.claims(allocation)
+        self.world.checkers.claims(self.nonce, allocation)
         kind = "renew" if allocation in self.replica.placer.renewals else "claim"
         self.send(
             kind,
@@ -430,8 +432,7 @@ class ReplicaProcess(Process):
 
     def _send_decision(self, effect: SendDecision) -> None:
         token = effect.token
-        # one whose clock stood still can't know that a lease is over: the ledger's answer to the confirm is what counts
-        again = effect.result == "again" or self.frozen
+        again = effect.result == "again"
         self.world.checkers.decides(self.nonce, effect.partition, effect.value, self.world.true_ms(), again=again)
         self.send(
             "decision", "decisions", effect.partition, effect.key, effect.value,

@@ -220,6 +220,11 @@ class World:
         """The time that has really passed, on the broker's clock if that had never jumped: checkers count in it."""
         return BROKER_EPOCH_MS + self.now
 
+    def newest_ms(self) -> int:
+        """The latest log time of any record, which a clock that was put back has yet to come up with."""
+        logs = (topic.everything(n) for topic in self.topics.values() for n in range(topic.partitions))
+        return max((raw[1] for log in logs for raw in log), default=0)
+
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(
