@@ -427,6 +427,49 @@ def replica_answers_too_late_with_what_it_claimed_after_its_clock_stood_still(p:
     replica_answers_with_a_lease_that_ran_out(p)
 
 
+@breaks(4, "request r-1 has no decision")
+def lost_request_is_asked_again_and_never_decided(p: Watched) -> None:
+    p.request("r-1")
+    p.forget("requests", 0)
+    p.request("r-2")
+    p.decide("r-2")
+    p.request("r-1")
+
+
+@breaks(2, "names offset 1, where request r-2 stands")
+def decision_names_another_request_after_one_was_lost(p: Watched) -> None:
+    p.request("r-0")
+    p.forget("requests", 0)
+    p.request("r-1")
+    p.request("r-2")
+    p.decide("r-1", position={"partition": 0, "offset": 1})
+
+
+@breaks(2, "which was cancelled")
+def cancelled_request_keeps_its_instance_after_another_was_lost(p: Watched) -> None:
+    p.request("r-0")
+    p.forget("requests", 0)
+    p.request("r-2")
+    p.decide("r-2")
+    cancelled_request_keeps_its_instance(p)
+
+
+@breaks(4, "stands nowhere")
+def acknowledged_request_stands_nowhere_though_another_was_lost(p: Watched) -> None:
+    p.request("r-0")
+    p.forget("requests", 0)
+    acknowledged_request_is_lost(p)
+
+
+@breaks(4, "request r-1 has no decision")
+def request_of_a_topic_that_was_made_anew_is_never_decided(p: Watched) -> None:
+    p.request("r-0")
+    p.request("r-0")
+    p.forget("requests", 0)
+    p.again("requests", "another")
+    p.request("r-1")
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -643,6 +686,22 @@ def id_is_used_again_after_the_clock_jumped_past_its_window(p: Watched) -> None:
     at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
     p.checkers.told(0, p.decision(p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000))))
     p.confirmed("r-1", "a-2")
+
+
+@legal
+def lost_request_is_asked_again(p: Watched) -> None:
+    p.request("r-1")
+    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
+    p.put("requests", "m1.small", {"type": "cancel", "v": 1, "id": "r-1", "flavor": "m1.small"})
+    p.forget("requests", 0)
+    p.request("r-2", deadline_ms=60_000)  # where the first stood, and below what may be committed
+    p.tick(LEASE_MS // 2)
+    p.request("r-3")
+    p.decide("r-3")
+    p.request("r-1")
+    p.decide("r-1", ("a-1", at), position={"partition": 0, "offset": 0}, confirm_within_ms=LEASE_MS)
+    p.tick(LEASE_MS // 2)
+    lapse(p, "a-1")
 
 
 @legal

@@ -53,12 +53,12 @@ class Promise(Struct, frozen=True, gc=False):
 
 
 class Asked(Struct, gc=False):
-    """The first record of one content of a request; `passed_over` where after a truncation all of it stands below what was committed."""
+    """The first record of one content of a request that stands; `gone` where it was lost, or written anew below what was committed."""
 
     build: Build
     offset: int
     at_ms: int
-    passed_over: bool = False
+    gone: bool = False
 
 
 class Answers:
@@ -77,7 +77,9 @@ class Answers:
         self.reused: set[tuple[RequestKey, str]] = set()
         self.claims: dict[str, tuple[Claim, Place]] = {}  # allocation → the first claim that asked for it
         self.released: set[str] = set()
-        self.gone: set[RequestKey] = set()  # requests whose records were lost
+        self.lost: dict[
+            RequestKey, dict[int, int]
+        ] = {}  # request → where records of it stood that were lost → log time
         self.skipped: dict[
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
@@ -99,24 +101,42 @@ class Answers:
             return record.reason
         if not _may_stand_under((key or b"").decode(errors="replace"), record):
             return "key is not its flavor or group"
-        at = (partition, record.id)
+        at, gone = (partition, record.id), offset < self.skipped.get(partition, 0)
         if isinstance(record, Cancel):
-            if at in self.asked:
+            if at in self.asked and not gone and not self.gone(at):
                 self.cancelled.setdefault(at, offset)
             return ""
         contents = self.asked.setdefault(at, [])
-        passed_over = offset < self.skipped.get(partition, 0)
-        if passed_over and not contents:
-            self.gone.add(at)
         known = next((asked for asked in contents if asked.build == record), None)
         if known is None:
-            contents.append(Asked(record, offset, at_ms, passed_over))
-        else:
-            known.passed_over &= passed_over
-        if at not in self.effective or len(contents) > 1:
+            contents.append(Asked(record, offset, at_ms, gone))
+        elif known.gone and not gone:  # its submitter asked again
+            self.lost.setdefault(at, {}).setdefault(known.offset, known.at_ms)
+            known.offset, known.at_ms, known.gone = offset, at_ms, False
+        if not gone and (at not in self.effective or len(contents) > 1):
             self.undecided.setdefault(partition, {})[offset] = at
         self.builds.setdefault(partition, {})[offset] = record.id
         return ""
+
+    def gone(self, key: RequestKey) -> bool:
+        """Whether no record of a request stands where anybody reads it: then it is owed nothing."""
+        return all(asked.gone for asked in self.asked.get(key, ()))
+
+    def lose_requests(self, partition: int, end: int) -> None:
+        """Requests that are gone need no decision; their ids stay known, because decisions on them may still come.
+
+        What was claimed for them is left, until it lapses: of their groups nobody can say where the next one is to be.
+        """
+        for at, contents in self.asked.items():
+            for asked in contents if at[0] == partition else ():
+                if asked.offset >= end and not asked.gone:
+                    asked.gone = True
+                    self.lost.setdefault(at, {})[asked.offset] = asked.at_ms
+                    self.doubt((asked.build.group,))
+        self.cancelled = {at: offset for at, offset in self.cancelled.items() if at[0] != partition or offset < end}
+        for offset in [offset for offset in self.builds.get(partition, {}) if offset >= end]:
+            del self.builds[partition][offset]
+            self.undecided.get(partition, {}).pop(offset, None)
 
     # -- decisions ----------------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +187,8 @@ class Answers:
         for offset in [offset for offset, key in open_here.items() if key == effective.key]:
             del open_here[offset]
         there = self.builds.get(partition, {}).get(record.position.offset, request)
-        if there != request and not self.gone and record.reason != "invalid":
+        lost = self.lost.get(effective.key, {})
+        if there != request and record.position.offset not in lost and record.reason != "invalid":
             text = f"decision on {request} names offset {record.position.offset}, where request {there} stands"
             self._findings.violated(2, text, here)
         if record.content and all(digest(asked.build) != record.content for asked in contents):
@@ -187,14 +208,14 @@ class Answers:
         if contents and all(asked.build.count != record.count for asked in contents):
             text = f"decision says {record.request} asked for {record.count}, it asked for {contents[0].build.count}"
             self._findings.violated(3, text, here)
-        submitted_ms = contents[0].at_ms if contents else -(1 << 62)
+        first_ms = min((asked.at_ms for asked in contents or ()), default=-(1 << 62))
+        submitted_ms = self.lost.get(effective.key, {}).get(record.position.offset, first_ms)
         for placed in record.placed:
             self.promised[placed.allocation] = Promise(effective, placed.host, submitted_ms + record.confirm_within_ms)
             self.void.pop(placed.allocation, None)
         self._grants(record, "", here)
         asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
-        lost = self.gone  # of requests that are gone what was claimed is left, till it lapses
-        if self.groups is not None and asked is not None and asked.group and not lost:
+        if self.groups is not None and asked is not None and asked.group:
             self.groups.decided(asked, record, here)
 
     def _grants(self, record: Decision, what: str, here: Place) -> None:
@@ -311,13 +332,13 @@ class Answers:
         for at, key in undecided.items():
             if at >= offset:
                 return
-            if key not in self.effective and key not in self.gone and not self._used_elsewhere(key, offset):
+            if key not in self.effective and not self._used_elsewhere(key, offset):
                 text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
                 self._findings.violated(4, text, ("requests", partition, at))
 
     def _used_elsewhere(self, key: RequestKey, end: int = 1 << 62) -> bool:
         """Whether every content that came under a key below `end` was told that its id was used, by a request on another partition."""
-        contents = [asked for asked in self.asked.get(key, []) if asked.offset < end]
+        contents = [asked for asked in self.asked.get(key, []) if asked.offset < end and not asked.gone]
         told = all((key, digest(asked.build)) in self.reused for asked in contents)
         return told and any(partition != key[0] and request == key[1] for partition, request in self.asked)
 
@@ -325,10 +346,11 @@ class Answers:
 
     def settle(self, deadline: Callable[[Build], int], calm_ms: int) -> None:
         """Every request has its answer, in time once faults stopped; a used id with other content was told so."""
-        for key, contents in self.asked.items():
-            effective, here = self.effective.get(key), ("requests", key[0], contents[0].offset)
-            if key in self.gone:
+        for key, every in self.asked.items():
+            contents = [asked for asked in every if not asked.gone]
+            if not contents:
                 continue
+            effective, here = self.effective.get(key), ("requests", key[0], contents[0].offset)
             if effective is None:
                 if not self._used_elsewhere(key):
                     self._findings.violated(4, f"request {key[1]} has no decision", here)
@@ -344,8 +366,6 @@ class Answers:
                 content = digest(other.build)
                 if self.windowless or key in self.undone:
                     break
-                if other.passed_over:
-                    continue
                 if effective.content not in ("", content) and (key, content) not in self.reused:
                     text = f"request {key[1]} came with a used id and other content, and was never told so"
                     self._findings.violated(4, text, ("requests", key[0], other.offset))

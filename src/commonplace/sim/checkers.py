@@ -116,7 +116,8 @@ class Checkers:
             self._seen.cut_claims = dict.fromkeys(self._seen.cut_claims, -1)
         elif topic == "requests":
             for partition in range(self.request_partitions):
-                self._lose_requests(partition, 0)
+                self.answers.lose_requests(partition, 0)
+            self.answers.skipped.clear()
         elif topic == "decisions":
             for partition in range(self.request_partitions):
                 self.answers.lose_decisions(partition, 0)
@@ -139,7 +140,7 @@ class Checkers:
                     host.anew = False
                     self._seen.cut_claims[host.name] = max(was - 1, self._seen.cut_claims.get(host.name, -1))
         elif topic == "requests":
-            self._lose_requests(partition, end)
+            self.answers.lose_requests(partition, end)
             self.answers.skipped[partition] = max(was, self.answers.skipped.get(partition, 0))
         elif topic == "decisions":
             self.answers.lose_decisions(partition, end)
@@ -157,19 +158,6 @@ class Checkers:
             unread = [at for at in self._seen.bad if at[:2] == (topic, partition) and taken < at[2] < begin]
             for place in unread:  # nobody can put aside what nobody could read
                 del self._seen.bad[place]
-
-    def _lose_requests(self, partition: int, end: int) -> None:
-        """Requests that are gone need no decision; their ids stay known, because decisions on them may still come."""
-        answers = self.answers
-        for at in [
-            at
-            for at, contents in answers.asked.items()
-            if at[0] == partition and any(a.offset >= end for a in contents)
-        ]:
-            answers.gone.add(at)
-        for offset in [offset for offset in answers.builds.get(partition, {}) if offset >= end]:
-            del answers.builds[partition][offset]
-            answers.undecided.get(partition, {}).pop(offset, None)
 
     def _lose_claims(self, partition: int, end: int) -> None:
         """Confirms and releases may be among what is gone, and old claims be read a second time."""
@@ -366,7 +354,7 @@ class Checkers:
         self.owners.settle(calm_ms)
         known = {request for _, request in answers.asked}
         for request in submitted:
-            if request not in known and not answers.gone:
+            if request not in known:
                 findings.violated(4, f"request {request} was acknowledged and stands nowhere")
         instances: dict[tuple[str, str, int], list[tuple[Host, Any]]] = {}
         for host in self.hosts.values():
@@ -416,7 +404,7 @@ class Checkers:
             # else an owner may cancel by another decision than its submitter was told and confirmed
             and promise.effective.key not in answers.undone
             and host.partition not in self._seen.lost_claims
-            and not answers.gone
+            and not answers.gone(promise.effective.key)
         ):
             at = promise.effective.key
             text = f"{host.name} holds {identity} of {allocation.request}, which was cancelled"

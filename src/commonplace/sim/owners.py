@@ -137,6 +137,7 @@ class Owners:
         """The effective decision on the request of an allocation that it does not name, if there is just one."""
         claim, _ = self._answers.claims.get(identity, (None, None))
         effective = self._answers.by_request.get(claim.request, []) if claim is not None else []
-        unknown = self._answers.gone | self._answers.undone
-        if len(effective) == 1 and identity not in effective[0].placed and effective[0].key not in unknown:
-            yield effective[0].key, effective[0].offset, effective[0].at_ms
+        if len(effective) == 1 and identity not in effective[0].placed:
+            key = effective[0].key
+            if key not in self._answers.undone and key not in self._answers.lost:
+                yield key, effective[0].offset, effective[0].at_ms
