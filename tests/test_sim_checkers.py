@@ -470,6 +470,44 @@ def request_of_a_topic_that_was_made_anew_is_never_decided(p: Watched) -> None:
     p.request("r-1")
 
 
+@breaks(3, "before its lease is over")
+def lease_of_a_claim_lapses_too_early_after_others_were_lost(p: Watched) -> None:
+    claims_are_cut_and_read_from_their_start(p)
+    p.placed("r-5", "a-5")
+    lapse(p, "a-5")
+
+
+@breaks(2, "made a-3 of r-3 active, which no effective decision names")
+def allocation_is_confirmed_without_a_decision_after_a_gap(p: Watched) -> None:
+    gap_after_retention(p)
+    p.delta(settled=p.take(p.claim("r-3", "a-3")))
+    p.confirmed("r-3", "a-3")
+
+
+@breaks(10, "passed over the claims record at 2")
+def claim_is_passed_over_after_a_gap(p: Watched) -> None:
+    gap_after_retention(p)
+    p.host().through = p.claim("r-3", "a-3")
+    p.snapshot(gap=True)
+
+
+@breaks(5, "has 2 allocations")
+def instance_is_held_twice_at_the_end_after_a_gap(p: Watched) -> None:
+    gap_after_retention(p)
+    p.placed("r-3", "a-3")
+    p.delta(settled=p.take(p.claim("r-3", "a-4")))
+
+
+@breaks(3, "whose lease on h1 ran out")
+def replica_answers_with_a_lease_that_ran_out_after_a_gap(p: Watched) -> None:
+    gap_after_retention(p)
+    p.checkers.assigned("r1", 0)
+    p.request("r-3")
+    at = p.delta(settled=p.take(p.claim("r-3", "a-3")))
+    p.tick(2 * LEASE_MS)
+    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-3", ("a-3", at))].value or b"", p.now_ms)
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -849,3 +887,17 @@ def test_checkers_share_only_decoding_with_the_core() -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("commonplace.core"):
                 assert node.module.rpartition(".")[2] in allowed, f"{name} imports {node.module}"
                 assert node.module != "commonplace.core.hashing" or [a.name for a in node.names] == ["digest64"]
+
+
+def test_host_under_whose_keys_somebody_wrote_is_known_again_by_its_next_good_report() -> None:
+    p = watched()
+    groups = p.checkers.answers.groups
+    assert groups is not None
+    p.checkers.injecting = True
+    p.put("hosts", "h1/0", b"{")
+    p.checkers.injecting = False
+    assert groups.forged == {"h1"}
+    p.delta()
+    assert groups.forged == {"h1"}  # its snapshot is still bad
+    p.snapshot()
+    assert groups.forged == set()

@@ -116,3 +116,17 @@ def test_a_group_of_which_records_were_lost_is_not_judged_and_any_other_is() -> 
     story.judge.doubtful.add("g")
     story.place("h2", **AFFINITY)
     assert len(story.found) == 1
+
+
+def test_members_are_hidden_by_what_is_forged_until_the_host_reports_again() -> None:
+    story = Story()
+    story.judge.granted("g", "q1-0", "h0")
+    story.judge.forge("h0")
+    story.place("h0", **AFFINITY)
+    story.place("h1", **AFFINITY)
+    assert story.found == []
+    story.judge.granted("other", "a", "h0")
+    story.judge.forged.discard("h0")
+    assert story.judge.doubtful == {"g", "other"}
+    story.judge.granted("later", "b", "h0")
+    assert story.judge.doubtful == {"g", "other"}

@@ -77,20 +77,15 @@ class Answers:
         self.reused: set[tuple[RequestKey, str]] = set()
         self.claims: dict[str, tuple[Claim, Place]] = {}  # allocation → the first claim that asked for it
         self.released: set[str] = set()
-        self.lost: dict[
-            RequestKey, dict[int, int]
-        ] = {}  # request → where records of it stood that were lost → log time
+        self.lost: dict[RequestKey, dict[int, int]] = {}  # request → offsets of its lost records → log time
         self.skipped: dict[
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
         self.windowless = False  # the broker's clock jumped far: which ids may be used again nobody can say
-        self.undone: set[RequestKey] = (
-            set()
-        )  # whose effective decision was lost, or forged: another one may be effective now
+        self.undone: set[RequestKey] = set()  # whose effective decision was lost, or forged: another may be now
         self.groups: Together | None = None
-        self.unfound: set[str] = (
-            set()
-        )  # allocations claimed before reports were lost: grants may not stand where decisions find them
+        # allocations claimed before reports were lost: grants may not stand where decisions find them
+        self.unfound: set[str] = set()
 
     # -- requests -----------------------------------------------------------------------------------------------------------------------
 
@@ -252,10 +247,13 @@ class Answers:
 
     def lose_reports(self, partition: int) -> None:
         """Reports were lost: what was claimed before need not be shown any more, nor the groups of it be known."""
-        for identity, (claim, (_, where, _)) in self.claims.items():
-            if where == partition and identity not in self.unfound:
-                self.unfound.add(identity)
-                self.doubt(allocation.group for allocation in claim.allocations)
+        found = self.claimed_on(partition) - self.unfound
+        self.unfound |= found
+        self.doubt(allocation.group for identity in found for allocation in self.claims[identity][0].allocations)
+
+    def claimed_on(self, partition: int) -> set[str]:
+        """Allocations that were ever claimed on hosts of a partition."""
+        return {identity for identity, (_, here) in self.claims.items() if here[1] == partition}
 
     def doubt(self, groups: Iterable[str]) -> None:
         """Records about members of these groups were lost: where the next one is to be nobody can say."""

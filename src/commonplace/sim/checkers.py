@@ -41,8 +41,7 @@ class Checkers:
         reports: dict[int, dict[int, Report]] = {p: {} for p in range(partitions)}
         self.answers = Answers(self._findings, reports)
         self.answers.groups = Together(self._findings, self.hosts)
-        self.owners = Owners(self._findings, self.answers, self.hosts.get)
-        self.owners.lossy = self._seen.lost_claims
+        self.owners = Owners(self._seen, self._findings, self.answers, self.hosts.get)
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
         self._flavors: dict[str, list[Flavor]] = {}  # every one that ever stood under a name
         self._jumped_ms = 0  # the broker's clock, there and back
@@ -161,7 +160,7 @@ class Checkers:
 
     def _lose_claims(self, partition: int, end: int) -> None:
         """Confirms and releases may be among what is gone, and old claims be read a second time."""
-        self._seen.lost_claims.add(partition)
+        self._seen.lost_claims |= self.answers.claimed_on(partition)
         self._seen.lows[partition] = min(self._seen.lows.get(partition, 0), end)
         for host in self.hosts.values():
             if host.partition == partition:
@@ -365,10 +364,11 @@ class Checkers:
                 instances.setdefault((allocation.flavor, allocation.request, allocation.index), []).append(
                     (host, allocation)
                 )
-                if not host.gap and host.name not in dead:
+                if allocation.id not in self._seen.gapped and host.name not in dead:
                     self._settled_allocation(host, allocation, now_ms, here)
         for (_, request, index), holders in instances.items():
-            if len(holders) > 1 and not any(host.gap or host.name in dead for host, _ in holders):
+            gapped = any(allocation.id in self._seen.gapped for _, allocation in holders)
+            if len(holders) > 1 and not gapped and not any(host.name in dead for host, _ in holders):
                 where = ", ".join(
                     f"{allocation.id} ({allocation.state}) on {host.name}" for host, allocation in holders[:4]
                 )
@@ -403,7 +403,7 @@ class Checkers:
             and not answers.windowless
             # else an owner may cancel by another decision than its submitter was told and confirmed
             and promise.effective.key not in answers.undone
-            and host.partition not in self._seen.lost_claims
+            and identity not in self._seen.lost_claims
             and not answers.gone(promise.effective.key)
         ):
             at = promise.effective.key

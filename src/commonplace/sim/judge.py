@@ -49,6 +49,7 @@ class Judge:
         self.sum = host.sum
         self.blind = host.blind
         self.foreign = foreign  # its watermark is of a claims topic that is no more
+        self.gap = record.gap and host.fresh  # retention had taken claims that it had not read, perhaps
         self.unsure = unsure  # topics lost records: a claim may be answered that was answered before
         self.facts = [facts] if facts is host.facts or host.reported < 0 else [host.facts, facts]
         self.unordered: list[int] = []
@@ -81,7 +82,7 @@ class Judge:
         if self.foreign or not claims or claims[0].offset > through:
             return
         told = {entry.offset for entry in self.record.settled}
-        excused = self.blind or self.unsure or self.record.settled_omitted or self.record.gap or self.host.reported < 0
+        excused = self.blind or self.unsure or self.record.settled_omitted or self.gap or self.host.reported < 0
         while claims and claims[0].offset <= through:
             asked = claims.popleft()
             self.answered[asked.offset] = asked
@@ -333,12 +334,7 @@ class Judge:
                 self._violated(6, f"changed the content of {identity}")
             if was.state == "active" and shown.state == "leased" and identity not in self.granted:  # else ended before
                 self._violated(5, f"turned {identity} from active to leased")
-            if (
-                was.state == "leased"
-                and shown.state == "active"
-                and identity not in self.confirmed
-                and not self.record.gap
-            ):
+            if was.state == "leased" and shown.state == "active" and identity not in self.confirmed and not self.gap:
                 self._violated(2, f"made {identity} active, and says not that it was confirmed")
 
     def _follow_leases(self) -> None:

@@ -4,20 +4,21 @@ The world tells who was told what, and what a replica hands to its outbox: who d
 seen in the log. A replica is named by its nonce, which begins the ids of its allocations, so that each of its lives is another one.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from commonplace.core.codec import decode
 from commonplace.core.records import Claim, Decision, Release
 from commonplace.sim.answers import Answers, parse
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import FAR_MS, Host
+from commonplace.sim.seen import Seen
 
 
 class Owners:
     """Replicas as the world knows them."""
 
-    def __init__(self, findings: Findings, answers: Answers, find: Callable[[str], Host | None]) -> None:
-        self._findings, self._answers, self._find = findings, answers, find
+    def __init__(self, seen: Seen, findings: Findings, answers: Answers, find: Callable[[str], Host | None]) -> None:
+        self._seen, self._findings, self._answers, self._find = seen, findings, answers, find
         self._records = 0  # counted, so that things can be told before from after
         self._since: dict[
             str, dict[int, int]
@@ -29,7 +30,6 @@ class Owners:
         self._froze: dict[str, int] = {}  # replica → when its clock stood still last
         self._given_up: set[str] = set()  # allocations that some owner handed a release for
         self.lapses: dict[str, tuple[int, Place]] = {}  # allocation → when its lapse was reported, and where
-        self.lossy: Collection[int] = ()  # partitions of claims that lost records
 
     def serves(self, replica: str, positions: Mapping[int, int], ends: Mapping[int, int]) -> None:
         """A replica begins to serve, having read `hosts` to `positions`; `ends` were the ends when it started.
@@ -84,13 +84,17 @@ class Owners:
         if isinstance(record, Decision) and record.result == "placed":
             for placed in record.placed:
                 host = self._find(placed.host)
-                # else the ledger's answer to the confirm is what counts
-                known = placed.allocation not in self._answers.unfound and self._timed(replica, placed.allocation)
-                if known and host is not None and not host.blind and not host.gap and host.partition not in self.lossy:
+                if host is not None and not host.blind and self._told(replica, placed.allocation):
                     self._surely_held(replica, record, host, placed.allocation, now_ms)
 
-    def _timed(self, replica: str, allocation: str) -> bool:
-        """Whether a replica can know that a lease is over: its clock did not stand still since it claimed or renewed it."""
+    def _told(self, replica: str, allocation: str) -> bool:
+        """Whether a replica can know what became of a lease: nothing about it was lost, and its clock ran on since its claim or renewal.
+
+        Else the ledger's answer to the confirm is what counts.
+        """
+        lost = self._answers.unfound, self._seen.lost_claims, self._seen.gapped
+        if any(allocation in some for some in lost):
+            return False
         return self._handed.get(allocation, {}).get(replica, FAR_MS) >= self._froze.get(replica, 0)
 
     def _surely_held(self, replica: str, record: Decision, host: Host, identity: str, now_ms: int) -> None:

@@ -160,6 +160,8 @@ class Reports:
             host.blind = FORGED
             self._forged(host)
         else:
+            if self._answers.groups is not None:
+                self._answers.groups.forged.discard(host.name)
             self._judge(host, record, after, facts, offset, at_ms)
             self._watermark(host, record, offset)
         self._follow(host, record, after, facts, total, offset, at_ms)
@@ -219,9 +221,8 @@ class Reports:
         return False
 
     def _forged(self, host: Host) -> None:
-        """Somebody wrote under a host's keys: what it holds readers cannot know until its agent's next snapshot, if there is one."""
         if self._seen.injecting and self._answers.groups is not None:
-            self._answers.groups.forged.add(host.name)
+            self._answers.groups.forge(host.name)
 
     def _judge(
         self, host: Host, record: Snapshot | Delta, after: dict[str, Any], facts: Any, offset: int, at_ms: int
@@ -236,8 +237,9 @@ class Reports:
         def violated(invariant: int, text: str) -> None:
             self._findings.violated(invariant, f"{host.name} {text}", here)
 
-        before, leases = host.held, host.leases
-        seen = self._seen
+        before, leases, seen = host.held, host.leases, self._seen
+        if record.gap and (host.fresh or not host.gap):
+            seen.gapped.update(after)
         foreign = record.claims_topic != seen.ids.get("claims", record.claims_topic)
         if host.anew and not host.fresh:
             seen.passed(host.name, host.through)
@@ -266,20 +268,20 @@ class Reports:
                     if allocation.group and self._answers.groups is not None:
                         self._answers.groups.granted(allocation.group, identity, host.name)
                 if allocation.state == "active" and (was is None or was.state != "active"):
-                    self._became_active(host, allocation, record.gap or host.gap, here)
+                    self._became_active(host, allocation, here)
 
     def _new_allocation(self, host: Host, identity: str, claim: int, here: Place) -> None:
         """No claims record is granted twice. Two equal records are two claims: their second grant lapses like any loser."""
         before = self._granted.get(identity)
-        if before is not None and claim >= 0 and before[1] == claim and host.partition not in self._seen.lost_claims:
+        if before is not None and claim >= 0 and before[1] == claim and identity not in self._seen.lost_claims:
             text = f"{host.name} grants the claim at {claim} a second time: it holds {identity} again"
             self._findings.violated(5, text, here, before[0])
         self._granted[identity] = (here, claim)
 
-    def _became_active(self, host: Host, allocation: Any, gap: bool | None, here: Place) -> None:
+    def _became_active(self, host: Host, allocation: Any, here: Place) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
         answers, identity = self._answers, allocation.id
-        if allocation.origin == "found" or gap or identity in answers.promised:
+        if allocation.origin == "found" or identity in self._seen.gapped or identity in answers.promised:
             return
         if answers.forgotten(allocation.request):
             return
@@ -291,7 +293,7 @@ class Reports:
         """A lease ends neither before its time nor past a confirm that came in time, nor before the decision's word is over."""
         self._owners.lapses[identity] = (judge.at_ms, here)
         lease = leases.get(identity)
-        if lease is None or host.blind or host.partition in self._seen.lost_claims:
+        if lease is None or host.blind or identity in self._seen.lost_claims:
             return
         identity_renewed = judge.renewed.get(identity)
         held = judge.before.get(identity)

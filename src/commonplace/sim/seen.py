@@ -18,7 +18,10 @@ class Seen:
         self.ids: dict[str, str] = {}  # topic → its id
         self.ends: dict[tuple[str, int], int] = {}
         self.lows: dict[int, int] = {}  # claims partition → first offset kept
-        self.lost_claims: set[int] = set()  # partitions of claims that lost acknowledged records
+        # allocations claimed before claims were lost: confirms and releases of them may be among these
+        self.lost_claims: set[str] = set()
+        # allocations held when retention had taken claims: they are kept, whatever these said
+        self.gapped: set[str] = set()
         # host → the watermark at which reports of it were lost, or claims whose offsets were given again: who starts it anew may take
         # a second time what lies below
         self.lost_hosts: dict[str, int] = {}

@@ -22,8 +22,8 @@ class Together:
         self._findings, self._hosts = findings, hosts
         self._members: dict[str, list[tuple[str, str]]] = {}  # group → host and allocation
         self._granted: dict[str, dict[str, str]] = {}  # group → allocation → host that granted it, decided or not
-        self.doubtful: set[str] = set()  # groups of which records were lost
-        self.forged: set[str] = set()  # hosts under whose keys somebody wrote: what they hold nobody could know
+        self.doubtful: set[str] = set()  # groups of which records were lost, or hidden
+        self.forged: set[str] = set()  # hosts under whose keys somebody wrote, till their next good report
         self._known: dict[str, set[str]] = {}  # replica → hosts that it has claimed on: it knows these for sure
         self._knew: dict[str, frozenset[str]] = {}  # allocation → what its replica knew so when it claimed it first
 
@@ -37,11 +37,18 @@ class Together:
     def granted(self, group: str, allocation: str, host: str) -> None:
         """A ledger granted an allocation of a group."""
         self._granted.setdefault(group, {})[allocation] = host
+        if host in self.forged:
+            self.doubtful.add(group)
+
+    def forge(self, host: str) -> None:
+        """Somebody wrote under a host's keys: whoever reads that, however late, sees no member of a group there."""
+        self.forged.add(host)
+        self.doubtful |= {group for group, granted in self._granted.items() if host in granted.values()}
 
     def decided(self, build: Build, decision: Decision, here: Place) -> None:
         """A request of a group was effectively placed."""
         before = self._members.setdefault(build.group, [])
-        doubtful = build.group in self.doubtful or any(host in self.forged for host, _ in before)
+        doubtful = build.group in self.doubtful
         if build.group_policy == "affinity" and not doubtful:
             self._affinity(build, decision, before, here)
         if build.max_skew and decision.placed and not doubtful:
