@@ -508,6 +508,20 @@ def replica_answers_with_a_lease_that_ran_out_after_a_gap(p: Watched) -> None:
     p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-3", ("a-3", at))].value or b"", p.now_ms)
 
 
+@breaks(1, "grants the claim at 1 past capacity: 6 + 4 of 8 VCPU")
+def claim_past_capacity_is_granted_and_not_told(p: Watched) -> None:
+    p.placed("r-1", "a-1", vcpu=6)
+    p.take(p.claim("r-2", "a-2", vcpu=4))
+    p.delta(settled_omitted=1)
+
+
+@breaks(6, "grants the claim at 1 although 1 instances are there and 1 may be")
+def claim_past_the_limit_of_instances_is_granted_and_not_told(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.take(p.claim("r-2", "a-2", instances_max=1))
+    p.delta(settled_omitted=1)
+
+
 @pytest.mark.parametrize(("invariant", "words", "story"), BROKEN, ids=[story.__name__ for _, _, story in BROKEN])
 def test_broken_invariant_is_found(invariant: int, words: str, story: Story) -> None:
     p = watched()
@@ -740,6 +754,16 @@ def lost_request_is_asked_again(p: Watched) -> None:
     p.decide("r-1", ("a-1", at), position={"partition": 0, "offset": 0}, confirm_within_ms=LEASE_MS)
     p.tick(LEASE_MS // 2)
     lapse(p, "a-1")
+
+
+@legal
+def claim_fits_beside_what_ended_before_it_and_nothing_is_told(p: Watched) -> None:
+    p.placed("r-1", "a-1", vcpu=6)
+    p.end("released", "a-1", p.ask("release", "r-1", "a-1"))
+    p.take(p.claim("r-2", "a-2", vcpu=4, instances_max=1))
+    p.request("r-2")
+    p.decide("r-2", ("a-2", p.delta(settled_omitted=2)))
+    p.confirmed("r-2", "a-2")
 
 
 @legal

@@ -151,12 +151,7 @@ class Judge:
             self._violated(6, f"says that the claim at {offset} was for {min(stray)}, which it is not")
         if not self.blind:
             self._on_state(offset, claim)
-            wrong = next(self._misfits(claim), "")
-            if wrong:
-                self._violated(6, f"grants the claim at {offset} although {wrong}")
-            over = self._over(claim)
-            if over:
-                self._violated(1, f"grants the claim at {offset} past capacity: {over}")
+            self._fits(offset, claim)
         for allocation in claim.allocations:
             if allocation.id in self.now and not self.blind:
                 self._violated(6, f"grants {allocation.id} by the claim at {offset} although it holds it")
@@ -167,6 +162,14 @@ class Judge:
             self._add(shown if shown is not None and alike else allocation)
             self.granted[allocation.id] = self.answered[offset].at_ms
             self.by_claim[allocation.id] = offset
+
+    def _fits(self, offset: int, claim: Claim) -> None:
+        wrong = next(self._misfits(claim), "")
+        if wrong:
+            self._violated(6, f"grants the claim at {offset} although {wrong}")
+        over = self._over(claim)
+        if over:
+            self._violated(1, f"grants the claim at {offset} past capacity: {over}")
 
     def _once_asked(self, identity: str) -> Allocation | None:
         """An allocation as the first claim asked for it: where reports were lost, claims that they answered are answered again."""
@@ -291,12 +294,23 @@ class Judge:
             self.confirmed.discard(entry.allocation)  # it may be granted anew
 
     def _guess_omitted(self) -> None:
-        """The list of settled entries was full: what is not told may have been granted, confirmed or ended as the claims allow."""
+        """The list of settled entries was full: what is not told may have been granted, confirmed or ended as the claims allow.
+
+        What ended may have been gone before any grant, so a claim must fit beside what is still there.
+        """
+        for identity in self.now.keys() - self.after.keys():
+            self._drop(identity)
         told = {entry.offset for entry in self.record.settled}
         for offset, (_, at_ms, record) in self.answered.items():
             if offset in told:
                 continue
             if isinstance(record, Claim):
+                anew = record.mode != "renew" and all(
+                    a.id in self.after and a.id not in self.now and not (a.replaces or a.becomes)
+                    for a in record.allocations
+                )
+                if anew and not self.blind and not self.unsure:
+                    self._fits(offset, record)
                 for allocation in record.allocations:
                     shown = self.after.get(allocation.id)
                     if shown is not None and record.mode == "renew":
@@ -306,8 +320,6 @@ class Judge:
                         self.granted[allocation.id] = at_ms
             elif isinstance(record, Confirm):
                 self.confirmed.add(record.allocation)
-        for identity in self.now.keys() - self.after.keys():
-            self._drop(identity)
 
     # -- the outcome --------------------------------------------------------------------------------------------------------------------
 
