@@ -188,6 +188,15 @@ def acknowledged_request_is_lost(p: Watched) -> None:
     p.checkers.settled(p.now_ms, {"r-1": Build(id="r-1", flavor="m1.small")})
 
 
+@breaks(5, "later than its lease was over, without faults")
+def lease_lapses_long_after_it_was_over(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    calm_ms = p.now_ms
+    p.tick(2 * LEASE_MS)
+    lapse(p, "a-1")
+    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+
+
 @breaks(5, "has 2 allocations")
 def instance_is_held_twice_at_the_end(p: Watched) -> None:
     p.placed("r-1", "a-1")
@@ -198,6 +207,12 @@ def instance_is_held_twice_at_the_end(p: Watched) -> None:
 def allocation_id_is_claimed_again(p: Watched) -> None:
     p.claim("r-1", "a-1")
     p.claim("r-2", "a-1")
+
+
+@breaks(6, "which is not what its flavor asks for")
+def claim_takes_less_than_its_flavor_asks_for(p: Watched) -> None:
+    p.put("control", "flavor/m1.small", {"type": "flavor", "v": 1, "name": "m1.small", "resources": {"VCPU": 2}})
+    p.placed("r-1", "a-1", vcpu=1)
 
 
 @breaks(6, "written before its start record")
@@ -792,6 +807,20 @@ def lease_is_renewed_and_lapses_then(p: Watched) -> None:
 
 
 @legal
+def lease_lapses_late_while_faults_go_on_or_after_its_agent_started_anew(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.placed("r-2", "a-2")
+    p.tick(2 * LEASE_MS)
+    lapse(p, "a-1")
+    calm_ms = p.now_ms
+    p.start()
+    p.snapshot()
+    p.tick(LEASE_MS)
+    lapse(p, "a-2")
+    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+
+
+@legal
 def confirm_comes_too_late(p: Watched) -> None:
     p.placed("r-1", "a-1")
     p.tick(LEASE_MS + 1)
@@ -799,6 +828,14 @@ def confirm_comes_too_late(p: Watched) -> None:
     late = p.ask("confirm", "r-1", "a-1")
     p.host().through = late
     p.delta(settled=[settled("late", "a-1", late)])
+
+
+@legal
+def claim_takes_what_its_flavor_asked_for_before_it_was_set_anew(p: Watched) -> None:
+    for vcpu in (2, 4):
+        p.put("control", "flavor/m1.small", {"type": "flavor", "v": 1, "name": "m1.small", "resources": {"VCPU": vcpu}})
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
 
 
 @legal

@@ -78,6 +78,16 @@ def test_a_segment_is_closed_by_age_at_the_next_append_only() -> None:
     assert offsets(made) == [1, 2]
 
 
+def test_once_the_active_segment_is_closed_a_pass_comes_to_all_that_was_written() -> None:
+    made = topic(Rules(compact=True, delete_retention_ms=100), "a", "b", "a", "-b")
+    assert made.clean(0, 1_000) == 0
+    for _ in range(2):  # the second finds it empty
+        made.roll(0)
+    assert made.clean(0, 1_000) == 2
+    assert made.clean(0, 1_100) == 1
+    assert (offsets(made), made.append(0, b"a", b"v", 1_100)) == ([2], 4)
+
+
 def test_a_compacted_topic_takes_no_record_without_a_key() -> None:
     with pytest.raises(NoKey):
         Topic("t", 1, COMPACT).append(0, None, b"v", 0)

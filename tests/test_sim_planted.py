@@ -22,6 +22,7 @@ from commonplace.core.ledger import Ledger
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
 from commonplace.core.resources import Inventory
+from commonplace.core.work import Work
 from commonplace.sim.agents import AgentProcess
 from commonplace.sim.batch import CHUNK, run_seeds
 from commonplace.sim.hunt import RANGES, clean_processes, hunt
@@ -33,7 +34,7 @@ from commonplace.sim.world import World
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
     Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Readback,
-    ReplicaProcess, World,
+    ReplicaProcess, Work, World,
     cells, hashing, hosts, keeper, placing, replacing,
 )  # fmt: skip
 

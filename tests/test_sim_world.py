@@ -24,7 +24,7 @@ from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.decoding import changed, remembered
 from commonplace.sim.draw import MIXED, ON_RECORDS, PROFILES, draw
-from commonplace.sim.run import run, run_seed
+from commonplace.sim.run import lived, run, run_seed
 from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
 
@@ -151,6 +151,22 @@ def test_a_range_is_the_same_in_one_process_and_in_two() -> None:
     assert round(alone.virtual_s, 3) == round(shared.virtual_s, 3)
     alone.virtual_s = shared.virtual_s = 0.0
     assert alone == shared
+
+
+def test_few_ledgers_leave_out_what_they_settled() -> None:
+    drawn = Counter(draw(seed).config.settled_max for seed in range(1_000))
+    assert drawn[0] < 50
+    assert drawn[1] + drawn[3] < 150
+    assert all(drawn[settled_max] for settled_max in (0, 1, 3))
+
+
+def test_the_last_reader_meets_what_compaction_leaves_in_the_end() -> None:
+    for seed in range(1, 6):
+        world = lived(draw(seed, "agents"))
+        for partition in range(world.config.partitions):
+            left = world.topics["hosts"].read(partition, 0, 1 << 30)[0]
+            assert len({key for _, _, key, _ in left}) == len(left)
+            assert all(value is not None for *_, value in left)
 
 
 # --- shared records ------------------------------------------------------------------------------------------------------

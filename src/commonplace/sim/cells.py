@@ -35,9 +35,13 @@ def amounts_of(allocation: Allocation) -> Amounts:
 
 
 def as_asked(allocation: Allocation, flavors: Iterable[Flavor], cells: Mapping[str, wire.HostCell]) -> bool:
-    """Whether what a claim takes in all, and of a host's cells, is what one of the flavors asks for."""
+    """Whether what a claim takes in all, and of a host's cells, is what one of the flavors asks for.
+
+    A host without cells may have had some when it was ranked: it was forgotten since, or a report was forged in its name.
+    """
     whole = allocation.becomes or allocation
-    return any(_same(whole.resources, flavor.resources) and _laid(whole, flavor, cells) for flavor in flavors)
+    alike = (flavor for flavor in flavors if _same(whole.resources, flavor.resources))
+    return any(not cells or _laid(whole, flavor, cells) for flavor in alike)
 
 
 def _same(one: Amounts, other: Amounts) -> bool:

@@ -27,6 +27,9 @@ of which a schedule's work takes some six."""
 LEASE_SLACK_MS: Final = 60_000
 """Default of how long after its lease a leased allocation may still be reported at the end: reading, reporting, a heartbeat."""
 
+LAPSE_SLACK_MS: Final = 10_000
+"""How long after its lease a lapse may be reported though nothing goes wrong: a look at the end of the claims, the way to the log."""
+
 
 class Checkers:
     """All checkers of one schedule. `drift` is by how much the clock of a process may run fast or slow, as a share."""
@@ -209,12 +212,15 @@ class Checkers:
         asked = self.answers.asked
         contents = [a.build for p in range(self.request_partitions) for a in asked.get((p, claim.request), ())]
         flavors = [flavor for build in contents for flavor in self._flavors.get(build.flavor, ())]
-        if claim.mode == "renew" or not flavors or not host.facts.cells:
+        if claim.mode == "renew" or not flavors:
             return
         for allocation in claim.allocations:
             if not as_asked(allocation, flavors, host.facts.cells):
-                text = f"the claim for {allocation.id} of {claim.request} takes {allocation.resources} and {allocation.cells}"
-                self._findings.violated(6, f"{text} of {claim.host}, which is not what its flavor asks for", here)
+                taken = (
+                    f"{allocation.resources}{f' and {allocation.cells}' if allocation.cells else ''} of {claim.host}"
+                )
+                text = f"the claim for {allocation.id} of {claim.request} takes {taken}"
+                self._findings.violated(6, f"{text}, which is not what its flavor asks for", here)
 
     def _request_record(self, partition: int, raw: Raw) -> None:
         wrong = self.answers.request(partition, *raw)
@@ -341,16 +347,19 @@ class Checkers:
         *,
         calm_ms: int = FAR_MS,
         deadline_ms: int = 30_000,
+        lapse_ms: int = 0,
         dead: Collection[str] = (),
         kept: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
     ) -> None:
         """Faults stopped at `calm_ms` and everything due has come.
 
-        `submitted` were acknowledged, `dead` hosts have no agent, `kept` tells whether a record still stood when somebody could read it.
+        `submitted` were acknowledged, an agent looks for lapses each `lapse_ms`, `dead` hosts have no agent, `kept` tells whether a record
+        still stood when somebody could read it.
         """
         answers, findings = self.answers, self._findings
         answers.settle(lambda build: build.deadline_ms or deadline_ms, calm_ms)
         self.owners.settle(calm_ms)
+        self._lapses(calm_ms, lapse_ms)
         known = {request for _, request in answers.asked}
         for request in submitted:
             if request not in known:
@@ -379,6 +388,14 @@ class Checkers:
                 findings.violated(
                     10, f"the record at {place[0]} {place[1]}/{place[2]} is bad ({why}) and nobody put it aside", place
                 )
+
+    def _lapses(self, calm_ms: int, lapse_ms: int) -> None:
+        """Once faults have stopped a lease that is over lapses at once."""
+        for lapse in self.reports.lapses:
+            late_ms = lapse.at_ms - max(lapse.latest_ms, calm_ms) - lapse_ms - LAPSE_SLACK_MS
+            if late_ms > 0:
+                text = f"{lapse.host} let {lapse.allocation} lapse {late_ms:.0f} ms later than its lease was over, without faults"
+                self._findings.violated(5, text, lapse.place)
 
     def _settled_allocation(self, host: Host, allocation: Any, now_ms: int, here: Place) -> None:
         answers, findings, identity = self.answers, self._findings, allocation.id

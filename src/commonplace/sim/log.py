@@ -183,6 +183,13 @@ class Topic:
         log.dirty = max(log.dirty, upto)
         return gone
 
+    def roll(self, partition: int) -> None:
+        """Close the active segment, as the first append does once it is old; a cleaner may pass over all that was written before."""
+        log = self._logs[partition]
+        if log.active.count:
+            log.closed.append(log.active)
+            log.active = _Segment(log.end)
+
     def expire(self, partition: int, now_ms: int) -> int:
         """One pass of retention by time: old segments go whole, from the first on, the active one too; returns how many records went."""
         log = self._logs[partition]

@@ -74,6 +74,9 @@ BUGS: Final = (
     Bug(43, "what is replaced stays", _S.keep_what_is_replaced, "shapes"),
     Bug(44, "resize claims nothing", _S.claim_nothing_more, "shapes"),
     Bug(45, "shares of a device not kept to", _S.leave_devices_to_chance, "shapes"),
+    Bug(46, "half of what is asked for", _R.claim_half),
+    Bug(47, "leases four times as long", _A.lease_longer),
+    Bug(48, "operators not heeded", _A.heed_no_operator),
 )
 
 

@@ -67,6 +67,17 @@ def lease_by_replica_clock(patch: Patch) -> None:
     patch.wrap(Ledger, "_grant", grant)
 
 
+def lease_longer(patch: Patch) -> None:
+    """A lease lasts four times as long as the claim asks for."""
+
+    def grant(original: Any, self: Ledger, offset: int, asked: Any, claim: Any, now_ms: int) -> Any:
+        change = original(self, offset, asked, claim, now_ms)
+        self.leases[asked.id] += 3 * (self.leases[asked.id] - now_ms)
+        return change
+
+    patch.wrap(Ledger, "_grant", grant)
+
+
 def lapse_in_silence(patch: Patch) -> None:
     """A lapsed allocation is gone from the report, and no settled entry says why."""
 
@@ -193,6 +204,11 @@ def tombstone_when_acknowledged(patch: Patch) -> None:
                 self.do([Send(kept.partition, key, None, kept.spec.name)])
 
     patch.wrap(AgentProcess, "acknowledge", acknowledge)
+
+
+def heed_no_operator(patch: Patch) -> None:
+    """A host stays enabled whatever operators say of it."""
+    patch.wrap(Keeper, "_status", lambda f, self, host: "enabled")
 
 
 # --- claims and leases -----------------------------------------------------------------------------------------------

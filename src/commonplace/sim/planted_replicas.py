@@ -8,6 +8,7 @@ from commonplace.core.admission import Admission
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
+from commonplace.core.hashing import tail_bytes
 from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
@@ -80,6 +81,17 @@ def place_a_part(patch: Patch) -> None:
             original(self, work, result, reason, *rest)
 
     patch.wrap(Decider, "close", close)
+
+
+def claim_half(patch: Patch) -> None:
+    """A claim takes half of what the flavor asks for."""
+
+    def begin(original: Any, self: Work, *args: Any) -> None:
+        original(self, *args)
+        self.resources = {name: max(1, amount // 2) for name, amount in self.resources.items()}
+        self.allocation_tail = tail_bytes(self.resources, self.build.group, {})
+
+    patch.wrap(Work, "__init__", begin)
 
 
 def answer_unrenewed(patch: Patch) -> None:

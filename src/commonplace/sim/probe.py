@@ -143,6 +143,17 @@ def _controls(world: World) -> dict[str, str]:
     return said
 
 
+def obeyed(world: World) -> None:
+    """At rest every host that is served reports the status that operators said last."""
+    served, said = {host for agent in world.agents for host in agent.serving()}, _controls(world)
+    for host in world.checkers.hosts.values():
+        status = said.get(host.name, "enabled")
+        known = host.name in served and not (host.stale or host.blind or host.removed)
+        if known and host.facts.status != status:
+            text = f"{host.name} reports to be {host.facts.status} in a calm world, operators said {status}"
+            world.checkers.violations.append(Violation(8, text, (("hosts", host.partition, host.offset),)))
+
+
 def _deleted(world: World) -> list[str]:
     """Flavors that were there and are not any more."""
     last = {key: value for _, _, key, value in world.topics["control"].everything(0) if key is not None}

@@ -5,7 +5,7 @@ record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ 
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.records import Delta, Snapshot, Start
@@ -19,6 +19,16 @@ from commonplace.sim.seen import Raw, Seen
 
 FROM_VOID: Final = "its successor goes on from what a fenced agent still reported"
 FORGED: Final = "a forged report lies before"
+
+
+class Lapse(NamedTuple):
+    """An allocation that a report says lapsed, when that was, and when its lease was over at the latest, in log time."""
+
+    host: str
+    allocation: str
+    at_ms: int
+    latest_ms: float
+    place: Place
 
 
 class Reports:
@@ -39,6 +49,7 @@ class Reports:
         self._keys: dict[bytes, tuple[Host, str, int]] = {}
         self._raws: dict[int, list[Raw]] = {p: [] for p in range(seen.partitions)}
         self._granted: dict[str, tuple[Place, int]] = {}  # allocation ever granted → where, and the offset of its claim
+        self.lapses: list[Lapse] = []
         self.confirmed: dict[str, tuple[int, int]] = {}  # allocation → log time and offset of its first confirm
 
     def take(self, partition: int, raw: Raw) -> None:
@@ -301,6 +312,9 @@ class Reports:
         earliest_ms = (
             lease.earliest_ms if identity_renewed is None else identity_renewed + full_ms
         ) - self._seen.drift * full_ms
+        if identity_renewed is None:  # else it began anew nobody knows when between two reports
+            latest_ms = lease.latest_ms + self._seen.drift * full_ms
+            self.lapses.append(Lapse(host.name, identity, judge.at_ms, latest_ms, here))
         if judge.at_ms < earliest_ms:
             text = f"{host.name} lets {identity} lapse {earliest_ms - judge.at_ms:.0f} ms before its lease is over"
             self._findings.violated(3, text, here)

@@ -12,7 +12,7 @@ from commonplace.sim import faults, plan
 from commonplace.sim.decoding import remembered
 from commonplace.sim.draw import draw
 from commonplace.sim.findings import Violation
-from commonplace.sim.probe import probe
+from commonplace.sim.probe import obeyed, probe
 from commonplace.sim.repair import repair
 from commonplace.sim.trace import Trace
 from commonplace.sim.world import START_MS, World
@@ -194,17 +194,27 @@ def _judge(world: World) -> None:
         world.acknowledged,
         calm_ms=world.calm_ms,
         deadline_ms=config.deadline_ms,
+        lapse_ms=config.lapse_ms,
         dead=dead,
         kept=world.kept,
     )
-    hosts = world.topics["hosts"]
+    obeyed(world)
+    _read_anew(world)
+
+
+def _read_anew(world: World) -> None:
+    """A reader of what compaction leaves in the end, tombstones gone, must see what everybody sees (invariant 8)."""
+    config, hosts = world.config, world.topics["hosts"]
     view = View(config.partitions)
+    met_ms = world.wall() + hosts.rules.min_compaction_lag_ms + 1
     for partition in range(config.partitions):
-        hosts.clean(partition, world.wall() + config.delete_retention_ms)
+        hosts.roll(partition)
+        for now_ms in (met_ms, met_ms + config.delete_retention_ms):  # tombstones go a retention after they were met
+            hosts.clean(partition, now_ms)
         for raw in hosts.read(partition, hosts.begin(partition), 1 << 30)[0]:
             view.fold(partition, *raw, 0)
     ends = {partition: hosts.end(partition) for partition in range(config.partitions)}
-    checkers.digest("a reader of the compacted log", ends, view.digest)
+    world.checkers.digest("a reader of the compacted log", ends, view.digest)
 
 
 def _outcome(world: World) -> Outcome:
