@@ -21,6 +21,7 @@ from commonplace.core.keeper import Keeper
 from commonplace.core.ledger import Ledger
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
+from commonplace.core.replica import Replica
 from commonplace.core.resources import Inventory
 from commonplace.core.work import Work
 from commonplace.sim.agents import AgentProcess
@@ -34,7 +35,7 @@ from commonplace.sim.world import World
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
     Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Readback,
-    ReplicaProcess, Work, World,
+    Replica, ReplicaProcess, Work, World,
     cells, hashing, hosts, keeper, placing, replacing,
 )  # fmt: skip
 

@@ -19,6 +19,9 @@ from cli import run as cli
 from commonplace.core import ledger
 from commonplace.core.codec import decode, encode
 from commonplace.core.records import HostControl
+from commonplace.core.replica import Replica
+from commonplace.core.replica_events import Lost
+from commonplace.core.work import OPEN
 from commonplace.sim import faults, plan
 from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
@@ -167,6 +170,22 @@ def test_the_last_reader_meets_what_compaction_leaves_in_the_end() -> None:
             left = world.topics["hosts"].read(partition, 0, 1 << 30)[0]
             assert len({key for _, _, key, _ in left}) == len(left)
             assert all(value is not None for *_, value in left)
+
+
+def test_some_replicas_hear_that_a_partition_is_anothers_while_its_request_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_work: list[bool] = []
+    lose = Replica._lost
+
+    def lost(self: Replica, event: Lost, now_ms: int) -> None:
+        works = self.book.works.values()
+        at_work.append(any(work.partition == event.partition and work.state == OPEN for work in works))
+        lose(self, event, now_ms)
+
+    monkeypatch.setattr(Replica, "_lost", lost)
+    run_range(1, 50, "takeover")
+    assert 0.1 < sum(at_work) / len(at_work) < 0.5
 
 
 # --- shared records ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from msgspec.structs import replace
 
 from commonplace.sim.plan import (
+    SENDER,
     Appear,
     Config,
     Fault,
@@ -103,6 +104,12 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     if sleeper:
         config = replace(config, **SLEEPER)
     items, faults = _items(dice, config), _faults(dice, config, profile)
+    lost = Dice(seed, f"{profile} lost at work")  # drawn apart, so that other schedules stay as they were
+    if lost.chance(LOST_AT_WORK.get(profile, 0)):
+        faults = _by_time(*faults, *_lost_at_work(lost, config))
+    cut = Dice(seed, f"{profile} decisions cut")
+    if profile == "swarm" and cut.chance(DECISIONS_CUT):
+        faults = _by_time(*faults, *_decisions_cut(cut))
     grouped = Dice(seed, f"{profile} groups")  # drawn apart, so that other schedules stay as they were
     if profile == "groups" or (profile == "swarm" and grouped.chance(GROUPED)):
         config, items = _grouped(grouped, config, items)
@@ -208,6 +215,36 @@ def _sleep(dice: Dice) -> list[Fault]:
     """A replica stops past the tombstones' life, and the cleaner comes by: once to see the tombstone, once to take it."""
     faults = [Fault(kind="replica_pause", at_ms=5_000, pick=dice.below(1 << 20), ms=dice.between(30_000, 38_000))]
     return faults + [Fault(kind="clean", at_ms=at_ms) for at_ms in (16_000, 33_000)]
+
+
+LOST_AT_WORK: Final = {"swarm": 100, "takeover": 600}
+"""Chance, in thousandths, that a replica hears that a partition is another's while a request of it is open: else few do."""
+
+
+def _lost_at_work(dice: Dice, config: Config) -> list[Fault]:
+    """A claim is held up, and its sender is away from its group just long enough for another to be given its partitions."""
+    faults = []
+    for _ in range(dice.between(1, 3)):
+        nth, beat_ms = 1 + dice.below(25), config.session_ms // 3
+        ms = config.session_ms + dice.between(3, beat_ms)
+        kind = dice.of(("replica_zombie", "replica_zombie", "replica_pause"))
+        faults += [
+            Fault(kind="hold", on="claim", nth=nth, ms=ms + beat_ms),
+            Fault(kind=kind, on="claim", nth=nth, ms=ms, what=SENDER),
+        ]
+    return faults
+
+
+DECISIONS_CUT: Final = 15
+"""Chance, in thousandths, that decisions are lost as they are acknowledged, before anybody reads them; else hardly a seed has that."""
+
+
+def _decisions_cut(dice: Dice) -> list[Fault]:
+    """As an unclean election loses what only its leader had: the newest record of one of the partitions."""
+    return [
+        Fault(kind="truncate", on="decision", nth=1 + dice.below(20), pick=dice.below(16) << 4, what="decisions")
+        for _ in range(dice.between(1, 4))
+    ]
 
 
 def _by_time(*things: Any) -> tuple[Any, ...]:

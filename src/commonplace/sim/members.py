@@ -250,7 +250,7 @@ class Process:
                         kept.append(entry)
                         again = min(again, until, entry.sent_ms + world.config.delivery_timeout_ms)
                     continue
-            fault = world.fault_of(entry.kind)
+            fault = world.fault_of(entry.kind, self)
             if fault is None:
                 offset = world.append(entry.topic, entry.partition, entry.key, entry.value, self)
                 if entry.done is not None:

@@ -180,6 +180,10 @@ Item = Submit | Reuse | SetFlavor | SetStatus | Retire | Appear | Resize
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+SENDER: Final = "sender"
+"""As `what` of a fault on a record that befalls a process: the one that sends it."""
+
+
 class Fault(Struct, frozen=True, kw_only=True):
     """One thing that goes wrong: at a time, or with the `nth` record (from 1) of a kind that anybody sends or appends.
 

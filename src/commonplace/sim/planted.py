@@ -77,6 +77,10 @@ BUGS: Final = (
     Bug(46, "half of what is asked for", _R.claim_half),
     Bug(47, "leases four times as long", _A.lease_longer),
     Bug(48, "operators not heeded", _A.heed_no_operator),
+    Bug(49, "partition not given up", _R.keep_what_is_lost),
+    Bug(50, "bounds of a host only ranked", _A.ignore_bounds),
+    Bug(51, "lost decision not written again", _R.say_once),
+    Bug(52, "decisions not read after a rebuild", _R.rebuild_without_history),
 )
 
 

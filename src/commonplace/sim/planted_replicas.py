@@ -13,6 +13,7 @@ from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
 from commonplace.core.records import Decision, Placed, Position
+from commonplace.core.replica import Replica
 from commonplace.core.work import OPEN, Held, Work
 from commonplace.sim.patches import Patch
 from commonplace.sim.replicas import ReplicaProcess
@@ -150,6 +151,32 @@ def forget_history(patch: Patch) -> None:
 def read_history_late(patch: Patch) -> None:
     """A new owner reads the decisions from their end."""
     patch.wrap(ReplicaProcess, "_read_history", lambda f, self, effect: f(self, replace(effect, from_ms=FAR_MS)))
+
+
+def keep_what_is_lost(patch: Patch) -> None:
+    """A replica goes on with the requests of a partition that it knows to be another's."""
+    patch.wrap(Replica, "_lost", lambda f, *args: None)
+
+
+def rebuild_without_history(patch: Patch) -> None:
+    """A replica that dropped its state owns partitions again and reads their decisions from the end."""
+
+    def read_history(original: Any, self: ReplicaProcess, effect: Any) -> None:
+        original(self, replace(effect, from_ms=FAR_MS) if self.life > 1 else effect)
+
+    patch.wrap(ReplicaProcess, "_read_history", read_history)
+
+
+def say_once(patch: Patch) -> None:
+    """An acknowledged decision that is not read back is not written again."""
+
+    def deliver(
+        original: Any, self: Decider, partition: int, request: str, value: bytes, offsets: list[int], *rest: Any
+    ) -> None:
+        if offsets:
+            original(self, partition, request, value, offsets, *rest)
+
+    patch.wrap(Decider, "deliver", deliver)
 
 
 def release_no_loser(patch: Patch) -> None:

@@ -11,6 +11,8 @@ from heapq import heappop, heappush
 from typing import Any, Final
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import KeeperSettings, Quarantine, quarantined
 from commonplace.core.ledger_events import Bounds
@@ -312,8 +314,8 @@ class World:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def fault_of(self, kind: str) -> plan.Fault | None:
-        """Count a record on its way; returns what befalls it. What else was to happen with it happens."""
+    def fault_of(self, kind: str, sender: Process | None = None) -> plan.Fault | None:
+        """Count a record on its way; returns what befalls it. What else was to happen with it happens, perhaps to its sender."""
         number = self.sent.get(kind, 0) + 1
         self.sent[kind] = number
         faults = self._by_record.get((kind, number))
@@ -327,12 +329,18 @@ class World:
                 if self.trace is not None:
                     self.trace.tells("fault", f"{fault.kind} {kind} {number}")
             elif fault.kind not in SENDING:
-                self.at(self.now + max(0, fault.at_ms), self._happen, fault)
+                self.at(self.now + max(0, fault.at_ms), self._happen, fault, sender)
         return found
 
-    def _happen(self, fault: plan.Fault) -> None:
-        if self.faulty:
-            self.apply(self, fault)
+    def _happen(self, fault: plan.Fault, sender: Process | None = None) -> None:
+        if not self.faulty:
+            return
+        if fault.what == plan.SENDER:
+            alike = next((ones for ones in (self.replicas, self.agents, self.frontends) if sender in ones), None)
+            if alike is None:
+                return  # it is gone
+            fault = replace(fault, pick=alike.index(sender))  # type: ignore[arg-type]  # it is one of them
+        self.apply(self, fault)
 
     def count(self, what: str) -> None:
         """Something worth counting happened."""
