@@ -322,6 +322,16 @@ def test_garbage_reaches_no_broker_that_nobody_reaches() -> None:
 
     assert written() == (1, 1)
     assert written(plan.Fault(kind="broker_down", at_ms=1_000, ms=3_000)) == (0, 0)
+    assert written(plan.Fault(kind="disk_full", at_ms=1_000, ms=3_000)) == (0, 0)
+
+
+@pytest.mark.parametrize("topic", ["hosts", "claims", "requests", "control", "replicas"])
+def test_what_is_larger_than_anybody_reads_is_put_aside(topic: str) -> None:
+    faults = (plan.Fault(kind="oversized", at_ms=2_000, what=topic),)
+    outcome = run(plan.Schedule(seed=1, items=(plan.Submit(at_ms=0, id="q"),), faults=faults))
+    assert outcome.counts["oversized"] == 1
+    assert outcome.counts["quarantined"] >= 1
+    assert outcome.violations == []
 
 
 # --- schedules as text ---------------------------------------------------------------------------------------------------

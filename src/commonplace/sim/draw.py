@@ -107,6 +107,10 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     lost = Dice(seed, f"{profile} lost at work")  # drawn apart, so that other schedules stay as they were
     if lost.chance(LOST_AT_WORK.get(profile, 0)):
         faults = _by_time(*faults, *_lost_at_work(lost, config))
+    late = Dice(seed, f"{profile} late comers")
+    for kind, chance in LATE_COMERS.get(profile, {}).items():
+        if late.chance(chance):
+            faults = _by_time(*faults, *(_fault(late, config, kind) for _ in range(late.between(1, 3))))
     cut = Dice(seed, f"{profile} decisions cut")
     if profile == "swarm" and cut.chance(DECISIONS_CUT):
         faults = _by_time(*faults, *_decisions_cut(cut))
@@ -216,6 +220,13 @@ def _sleep(dice: Dice) -> list[Fault]:
     faults = [Fault(kind="replica_pause", at_ms=5_000, pick=dice.below(1 << 20), ms=dice.between(30_000, 38_000))]
     return faults + [Fault(kind="clean", at_ms=at_ms) for at_ms in (16_000, 33_000)]
 
+
+LATE_COMERS: Final = {
+    "swarm": {"cut": 60, "wall_clock": 30, "disk_full": 30, "oversized": 30},
+    "takeover": {"cut": 300, "wall_clock": 150},
+    "agents": {"cut": 300, "disk_full": 100},
+}
+"""Chance, in thousandths, of kinds that came later: drawn apart, so that schedules without them stay as they were."""
 
 LOST_AT_WORK: Final = {"swarm": 100, "takeover": 600}
 """Chance, in thousandths, that a replica hears that a partition is another's while a request of it is open: else few do."""
@@ -458,6 +469,12 @@ def _fault(dice: Dice, config: Config, kind: str) -> Fault:
             ms, what = dice.scale(config.lease_ms // 2, 2 * config.lease_ms), "claims"
         case "broker_down" | "partition_down" | "delay":
             ms, what = dice.scale(100, 2 * config.session_ms), ""
+        case "cut":
+            ms, what = dice.scale(200, 3 * config.lease_ms // 2), dice.of(("in", "out", "both"))
+        case "wall_clock":
+            ms, what = dice.of((-3_600_000, -25_000, -2_000, 2_000, 25_000, 3_600_000)), ""
+        case "disk_full":
+            ms, what = dice.scale(300, 8_000), ""
         case "clock_jump":
             ms, what = dice.of((-3_600_000, 3_600_000, -30_000, 30_000, -2_000, 2_000)), ""
         case "recreate":

@@ -8,7 +8,7 @@ from commonplace.core.hashing import MASK, to_hex
 from commonplace.core.records import Delta, Snapshot
 from commonplace.sim import plan
 from commonplace.sim.members import Process
-from commonplace.sim.replicas import ENDS_ASKED_MS
+from commonplace.sim.replicas import ENDS_ASKED_MS, ReplicaProcess
 from commonplace.sim.workload import ITEMS
 from commonplace.sim.world import COMPACTED, World
 
@@ -57,11 +57,39 @@ def _zombie(world: World, fault: plan.Fault) -> bool:
     """A replica goes on, but its group does not hear of it."""
     replica = _one(world.replicas, fault)
     if replica is not None:
-        world.group_now()
-        world.cut_off[replica.name] = world.now + fault.ms
-        world.missed()
-        replica.ask_group_at(world.now + fault.ms + 1)
+        _away(world, replica, world.now + fault.ms)
     return replica is not None
+
+
+def _away(world: World, replica: ReplicaProcess, until_ms: int) -> None:
+    world.group_now()
+    world.cut_off[replica.name] = max(world.cut_off.get(replica.name, 0), until_ms)
+    world.missed()
+    replica.ask_group_at(until_ms + 1)
+
+
+def _cut(world: World, fault: plan.Fault) -> bool:
+    """A process's links to the broker are cut, towards it, from it, or both; its group hears of a replica no way."""
+    process: Process | None = _one(world.processes(), fault)
+    if process is None:
+        return False
+    process.cut_off(world.now + fault.ms, fault.what)
+    if isinstance(process, ReplicaProcess):
+        _away(world, process, world.now + fault.ms)
+    return True
+
+
+def _wall_clock(world: World, fault: plan.Fault) -> bool:
+    """A replica's wall clock is off by `ms`."""
+    replica: ReplicaProcess | None = _one(world.replicas, fault)
+    if replica is not None:
+        replica.wall_ahead_ms = fault.ms
+    return replica is not None
+
+
+def _disk_full(world: World, fault: plan.Fault) -> bool:
+    world.disk_full(world.now + fault.ms)
+    return True
 
 
 def _replica_joins(world: World, fault: plan.Fault) -> bool:
@@ -228,19 +256,32 @@ KEYS: Final[tuple[bytes | None, ...]] = (
 )
 
 
+OVERSIZED: Final = b'{"type":"build","v":1,"id":"g5","flavor":"small"%b}' % (b" " * 1_010_000)
+"""Too large to be read by a little, and good otherwise; a broker takes up to 1,048,588 bytes."""
+
+
 def _garbage(world: World, fault: plan.Fault) -> bool:
     """Somebody writes what nobody can use."""
+    return _misplaced(world, fault, GARBAGE[(fault.pick >> 12) % len(GARBAGE)])
+
+
+def _oversized(world: World, fault: plan.Fault) -> bool:
+    """Somebody writes more than anybody reads."""
+    return _misplaced(world, fault, OVERSIZED)
+
+
+def _misplaced(world: World, fault: plan.Fault, value: bytes | None) -> bool:
     name = fault.what or TOPICS[fault.pick % len(TOPICS)]
     topic = world.topics[name]
     key = KEYS[(fault.pick >> 4) % len(KEYS)]
     if name in COMPACTED and (key is None or key == b"h0/start"):
         key = b"nobody/7"
-    return _written(world, name, (fault.pick >> 8) % topic.partitions, key, GARBAGE[(fault.pick >> 12) % len(GARBAGE)])
+    return _written(world, name, (fault.pick >> 8) % topic.partitions, key, value)
 
 
 def _written(world: World, topic: str, partition: int, key: bytes | None, value: bytes | None) -> bool:
     """Whether what a fault writes stands: where nobody reaches the broker, it does not either."""
-    if world.down_until(topic, partition) > world.now:
+    if world.unwritable_until(topic, partition) > world.now:
         return False
     world.inject(topic, partition, key, value)
     return True
@@ -305,7 +346,11 @@ KINDS: Final[dict[str, Callable[[World, plan.Fault], bool]]] = {
     "clock_jump": _clock_jump,
     "truncate": _truncate,
     "recreate": _recreate,
+    "cut": _cut,
+    "wall_clock": _wall_clock,
+    "disk_full": _disk_full,
     "garbage": _garbage,
+    "oversized": _oversized,
     "spoil": _spoil,
 }
 """Faults that happen at a time, or when a record is sent; each returns whether it happened."""

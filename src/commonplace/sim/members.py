@@ -65,6 +65,8 @@ class Process:
         self.alive = True
         self.paused_ms = 0  # stopped until then
         self._thaw_ms = 0  # its clock stands still until then
+        self.away_ms = 0  # until then the broker answers none of its questions
+        self._deaf_ms = 0  # and until then nothing that it reads gets here
         self.sources: dict[tuple[str, int], Source] = {}
         self.dirty: list[Source] = []
         self.outbox: list[Outgoing] = []
@@ -113,6 +115,26 @@ class Process:
             self._clock_base += (self._thaw_ms - now) * self.rate // 1_000
             self._thaw_ms = now
 
+    def cut_off(self, until_ms: int, way: str) -> None:
+        """Cut its links to the broker until then: `in`, nothing is read; `out`, nothing that it sends gets there; `both`."""
+        self.away_ms = max(self.away_ms, until_ms)
+        if way != "out":
+            self._deaf_ms = max(self._deaf_ms, until_ms)
+            for source in self.sources.values():
+                source.cut_ms = max(source.cut_ms, until_ms)
+        if way != "in":
+            for topic in self.world.topics.values():
+                for partition in range(topic.partitions):
+                    where = (topic.name, partition)
+                    self.blocked[where] = max(self.blocked.get(where, 0), until_ms)
+
+    def reconnect(self) -> None:
+        """End whatever keeps it from the broker."""
+        self.away_ms = self._deaf_ms = 0
+        self.blocked.clear()
+        for source in self.sources.values():
+            source.cut_ms = 0
+
     def _woken(self) -> None:
         now = self.world.now
         if now != self.wake_ms or not self.alive:
@@ -135,6 +157,7 @@ class Process:
     def follow(self, topic: str, partition: int, position: int, rank: int, handler: Callable[..., None]) -> Source:
         """Read a partition from a position on; in a turn, sources of lower rank are read first."""
         source = Source(self, self.world.topics[topic], partition, position, rank, handler)
+        source.cut_ms = self._deaf_ms
         self.sources[topic, partition] = source
         self.world.readers[topic][partition].append(source)
         self.mark(source)
@@ -242,7 +265,7 @@ class Process:
             entry = todo.popleft()
             if world.outages or self.blocked:
                 where = (entry.topic, entry.partition)
-                until = max(world.down_until(*where), self.blocked.get(where, 0))
+                until = max(world.unwritable_until(*where), self.blocked.get(where, 0))
                 if until > now:
                     if now - entry.sent_ms >= world.config.delivery_timeout_ms:
                         self.acknowledge(entry, -1)

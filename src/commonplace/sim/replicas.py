@@ -56,6 +56,7 @@ class ReplicaProcess(Process):
         super().__init__(world, name)
         self.settings = world.replica_settings
         self.life = 0
+        self.wall_ahead_ms = 0  # of its wall clock to the broker's
         self._perform: dict[type, Callable[[Any], None]] = {
             SendClaim: self._send_claim,
             SendRelease: self._send_release,
@@ -221,7 +222,8 @@ class ReplicaProcess(Process):
     def _hosts(self, source: Source, records: Sequence[Raw]) -> None:
         if records:
             self.folded += len(records)
-            if self.ready and self.world.wall() - records[-1][1] > self.world.stale_after_ms:
+            age_ms = self.world.wall() + self.wall_ahead_ms - records[-1][1]
+            if self.ready and age_ms > self.world.stale_after_ms:
                 self.rebuild("reading so far behind that tombstones may have been missed")
                 return
             if self.ready:

@@ -76,7 +76,7 @@ class World:
         self.unaware = 0  # processes that have yet to notice that a topic was made anew
         self.outages = False  # the broker or a partition was out of reach, and is perhaps still
         self._down: dict[tuple[str, int], int] = {}
-        self._broker_down_ms = 0
+        self._broker_down_ms = self._full_ms = 0
         self.cut_off: dict[str, int] = {}  # process → it does not reach the group before then
         self._make_settings()
         self._make_topics()
@@ -278,6 +278,15 @@ class World:
         """When a partition is to be reached again."""
         return max(self._broker_down_ms, self._down.get((topic, partition), 0)) if self.outages else 0
 
+    def unwritable_until(self, topic: str, partition: int) -> int:
+        """When a record is to be taken again there."""
+        return max(self.down_until(topic, partition), self._full_ms) if self.outages else 0
+
+    def disk_full(self, until_ms: int) -> None:
+        """Nobody can write before then, everybody reads."""
+        self.outages = True
+        self._full_ms = max(self._full_ms, until_ms)
+
     def broker_down(self, until_ms: int) -> None:
         """Nobody reaches the broker before then; sessions start anew once it is back, as its coordinator does not know better."""
         self.outages = True
@@ -299,15 +308,15 @@ class World:
     def heal(self) -> None:
         """End whatever is still broken."""
         self.outages = False
-        self._broker_down_ms = 0
+        self._broker_down_ms = self._full_ms = 0
         self._broker_back(self.now)
         self._down.clear()
         self.cut_off.clear()
+        for replica in self.replicas:
+            replica.wall_ahead_ms = 0
         for process in self.processes():
-            process.blocked.clear()
+            process.reconnect()
             process.go_on()
-            for source in process.sources.values():
-                source.cut_ms = 0
             process.wake(self.now + 1)
             if process.outbox:
                 process.flush_at(self.now + 1)
@@ -471,6 +480,8 @@ class World:
 
     def commit(self, member: str, generation: int, topic_id: str, partition: int, offset: int) -> None:
         """Commit an offset, if the group still takes it; one of a topic made before says nothing of this one."""
+        if self._full_ms > self.now:
+            return
         if topic_id != self.topics["requests"].id:
             offset = -1
         if self.group.commit(member, generation, partition, offset):
