@@ -137,6 +137,15 @@ def frontend_returns_a_void_decision(p: Watched) -> None:
     p.checkers.told(0, p.decision(p.decide("r-1", ("a-2", at))))
 
 
+@breaks(2, "the caller of r-1 was told placed ['a-2']")
+def id_is_decided_again_while_its_first_decision_must_be_remembered(p: Watched) -> None:
+    p.checkers.answers.window_ms = 10_000
+    p.placed("r-1", "a-1")
+    p.tick(9_000)
+    p.placed("r-1", "a-2")
+    p.checkers.told(0, p.decision(-1))
+
+
 @breaks(3, "before the time its decision gave to confirm it")
 def lease_ends_before_the_decision_said(p: Watched) -> None:
     p.request("r-1")
@@ -836,6 +845,17 @@ def claim_takes_what_its_flavor_asked_for_before_it_was_set_anew(p: Watched) -> 
         p.put("control", "flavor/m1.small", {"type": "flavor", "v": 1, "name": "m1.small", "resources": {"VCPU": vcpu}})
     p.placed("r-1", "a-1")
     p.confirmed("r-1", "a-1")
+
+
+@legal
+def id_is_decided_again_once_its_first_decision_may_be_forgotten(p: Watched) -> None:
+    p.checkers.answers.window_ms = 10_000
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    p.tick(10_000)
+    p.placed("r-1", "a-2")
+    p.checkers.told(0, p.decision(-1))
+    p.confirmed("r-1", "a-2")
 
 
 @legal

@@ -16,6 +16,7 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
+from commonplace.core.history import History
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger import Ledger
@@ -34,7 +35,7 @@ from commonplace.sim.world import World
 
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
-    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, HostState, Inventory, Keeper, Ledger, Placer, Readback,
+    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Placer, Readback,
     Replica, ReplicaProcess, Work, World,
     cells, hashing, hosts, keeper, placing, replacing,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from msgspec import Struct
 from commonplace.core.codec import Bad, decode
 from commonplace.core.records import ID_REUSED, Build, Cancel, Claim, Decision
 from commonplace.sim.findings import Findings, Place
-from commonplace.sim.model import Held, Host
+from commonplace.sim.model import FAR_MS, Held, Host
 from commonplace.sim.together import Together
 
 RequestKey = tuple[int, str]
@@ -81,6 +81,8 @@ class Answers:
         self.skipped: dict[
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
+        self.window_ms = self.kept_max = FAR_MS  # decisions are remembered for so long, and so many of them
+        self.anew: set[str] = set()  # ids decided again once their first decision may be forgotten: another request's
         self.windowless = False  # the broker's clock jumped far: which ids may be used again nobody can say
         self.undone: set[RequestKey] = set()  # whose effective decision was lost, or forged: another may be now
         self.groups: Together | None = None
@@ -156,6 +158,8 @@ class Answers:
             return
         placed = frozenset(p.allocation for p in record.placed)
         first = self.effective.get(at)
+        if first is not None and (at_ms - first.at_ms > self.window_ms or len(self.effective) > self.kept_max):
+            self.anew.add(record.request)
         if first is None:
             first = Effective(at, record.result, placed, record.content, offset, at_ms, record.reason)
             self.effective[at] = first
@@ -281,10 +285,10 @@ class Answers:
         return any(key[1] == request for key in self.undone)
 
     def forgotten(self, request: str) -> bool:
-        """Whether another decision than the first may be effective: that was lost, or a clock jumped ahead and let the first use of the id
-        be forgotten, so that its second is a request of its own.
+        """Whether another decision than the first may be effective: that was lost, or time, or a clock that jumped ahead, let the first
+        use of the id be forgotten, so that its second is a request of its own.
         """
-        if self.undecided_again(request):
+        if request in self.anew or self.undecided_again(request):
             return True
         return self.windowless and any(key[1] == request and len(uses) > 1 for key, uses in self.asked.items())
 
@@ -304,14 +308,14 @@ class Answers:
             self._findings.violated(
                 2, f"{allocation} of {request} is released as a loser before any decision stands", here
             )
-        elif any(allocation in one.placed for one in effective) and not self.windowless:
+        elif any(allocation in one.placed for one in effective) and not self.windowless and request not in self.anew:
             where = next(one for one in effective if allocation in one.placed)
             text = f"{allocation} of {request} is released as a loser, the effective decision names it"
             self._findings.violated(3, text, here, ("decisions", where.key[0], where.offset))
 
     def told(self, partition: int, request: str, result: str, placed: frozenset[str], reason: str = "") -> None:
         """A frontend gave its caller this answer."""
-        if (partition, request) in self.undone or self.windowless or reason == ID_REUSED:
+        if (partition, request) in self.undone or self.windowless or reason == ID_REUSED or request in self.anew:
             return
         effective = self.effective.get((partition, request))
         if effective is None:
@@ -362,7 +366,7 @@ class Answers:
                 )
             for other in contents:
                 content = digest(other.build)
-                if self.windowless or key in self.undone:
+                if self.windowless or key in self.undone or key[1] in self.anew:
                     break
                 if effective.content not in ("", content) and (key, content) not in self.reused:
                     text = f"request {key[1]} came with a used id and other content, and was never told so"

@@ -32,10 +32,20 @@ LAPSE_SLACK_MS: Final = 10_000
 
 
 class Checkers:
-    """All checkers of one schedule. `drift` is by how much the clock of a process may run fast or slow, as a share."""
+    """All checkers of one schedule. `drift` is by how much the clock of a process may run fast or slow, as a share.
+
+    Replicas remember a decision for `window_ms` after it, and `kept_max` of them.
+    """
 
     def __init__(
-        self, partitions: int, request_partitions: int, *, drift: float = 0.0, lease_slack_ms: int = LEASE_SLACK_MS
+        self,
+        partitions: int,
+        request_partitions: int,
+        *,
+        drift: float = 0.0,
+        lease_slack_ms: int = LEASE_SLACK_MS,
+        window_ms: int = FAR_MS,
+        kept_max: int = FAR_MS,
     ) -> None:
         self.partitions, self.request_partitions, self.lease_slack_ms = partitions, request_partitions, lease_slack_ms
         self.hosts: dict[str, Host] = {}
@@ -43,6 +53,7 @@ class Checkers:
         self._findings = Findings()
         reports: dict[int, dict[int, Report]] = {p: {} for p in range(partitions)}
         self.answers = Answers(self._findings, reports)
+        self.answers.window_ms, self.answers.kept_max = window_ms, kept_max
         self.answers.groups = Together(self._findings, self.hosts)
         self.owners = Owners(self._seen, self._findings, self.answers, self.hosts.get)
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
@@ -376,8 +387,10 @@ class Checkers:
                 if allocation.id not in self._seen.gapped and host.name not in dead:
                     self._settled_allocation(host, allocation, now_ms, here)
         for (_, request, index), holders in instances.items():
-            gapped = any(allocation.id in self._seen.gapped for _, allocation in holders)
-            if len(holders) > 1 and not gapped and not any(host.name in dead for host, _ in holders):
+            excused = request in answers.anew or any(
+                allocation.id in self._seen.gapped or host.name in dead for host, allocation in holders
+            )
+            if len(holders) > 1 and not excused:
                 where = ", ".join(
                     f"{allocation.id} ({allocation.state}) on {host.name}" for host, allocation in holders[:4]
                 )

@@ -107,6 +107,9 @@ def draw(seed: int, profile: str = "swarm") -> Schedule:
     lost = Dice(seed, f"{profile} lost at work")  # drawn apart, so that other schedules stay as they were
     if lost.chance(LOST_AT_WORK.get(profile, 0)):
         faults = _by_time(*faults, *_lost_at_work(lost, config))
+    forgets = Dice(seed, f"{profile} forgets")
+    if profile in ("swarm", "takeover") and forgets.chance(FORGETFUL):
+        config = replace(config, **_forgetful(forgets))
     late = Dice(seed, f"{profile} late comers")
     for kind, chance in LATE_COMERS.get(profile, {}).items():
         if late.chance(chance):
@@ -219,6 +222,16 @@ def _sleep(dice: Dice) -> list[Fault]:
     """A replica stops past the tombstones' life, and the cleaner comes by: once to see the tombstone, once to take it."""
     faults = [Fault(kind="replica_pause", at_ms=5_000, pick=dice.below(1 << 20), ms=dice.between(30_000, 38_000))]
     return faults + [Fault(kind="clean", at_ms=at_ms) for at_ms in (16_000, 33_000)]
+
+
+FORGETFUL: Final = 100
+"""Chance, in thousandths, that replicas remember decisions for a part of the schedule, or few of them."""
+
+
+def _forgetful(dice: Dice) -> dict[str, int]:
+    if dice.chance(300):
+        return {"decisions_kept_max": dice.between(3, 50)}
+    return {"idempotency_window_ms": dice.scale(5_000, 60_000)}
 
 
 LATE_COMERS: Final = {

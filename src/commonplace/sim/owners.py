@@ -140,7 +140,9 @@ class Owners:
     def _decisions_on(self, identity: str) -> Iterator[tuple[tuple[int, str], int, int]]:
         """The effective decision on the request of an allocation that it does not name, if there is just one."""
         claim, _ = self._answers.claims.get(identity, (None, None))
-        effective = self._answers.by_request.get(claim.request, []) if claim is not None else []
+        if claim is None or claim.request in self._answers.anew:
+            return
+        effective = self._answers.by_request.get(claim.request, [])
         if len(effective) == 1 and identity not in effective[0].placed:
             key = effective[0].key
             if key not in self._answers.undone and key not in self._answers.lost:

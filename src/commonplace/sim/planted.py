@@ -81,6 +81,7 @@ BUGS: Final = (
     Bug(50, "bounds of a host only ranked", _A.ignore_bounds),
     Bug(51, "lost decision not written again", _R.say_once),
     Bug(52, "decisions not read after a rebuild", _R.rebuild_without_history),
+    Bug(53, "decisions forgotten too soon", _R.forget_too_soon),
 )
 
 

@@ -9,6 +9,7 @@ from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.hashing import tail_bytes
+from commonplace.core.history import History
 from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
@@ -146,6 +147,11 @@ def forget_history(patch: Patch) -> None:
         original(self, event, now_ms)
 
     patch.wrap(Admission, "history_read", history_read)
+
+
+def forget_too_soon(patch: Patch) -> None:
+    """A replica remembers decisions for a quarter of the idempotency window."""
+    patch.wrap(History, "__init__", lambda f, self, kept_max, window_ms: f(self, kept_max, window_ms // 4))
 
 
 def read_history_late(patch: Patch) -> None:

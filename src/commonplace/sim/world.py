@@ -115,7 +115,12 @@ class World:
         c = self.config
         drift = c.drift / 1_000
         self.checkers = Checkers(
-            c.partitions, c.request_partitions, drift=drift, lease_slack_ms=6 * c.heartbeat_ms + 30_000
+            c.partitions,
+            c.request_partitions,
+            drift=drift,
+            lease_slack_ms=6 * c.heartbeat_ms + 30_000,
+            window_ms=c.idempotency_window_ms,
+            kept_max=c.decisions_kept_max,
         )
         compact = Rules(
             compact=True,
