@@ -158,7 +158,7 @@ class Answers:
             return
         placed = frozenset(p.allocation for p in record.placed)
         first = self.effective.get(at)
-        if first is not None and (at_ms - first.at_ms > self.window_ms or len(self.effective) > self.kept_max):
+        if first is not None and self.old(first.at_ms, at_ms):
             self.anew.add(record.request)
         if first is None:
             first = Effective(at, record.result, placed, record.content, offset, at_ms, record.reason)
@@ -283,6 +283,10 @@ class Answers:
     def undecided_again(self, request: str) -> bool:
         """Whether an effective decision on the request was lost, or forged."""
         return any(key[1] == request for key in self.undone)
+
+    def old(self, decided_ms: int, at_ms: int) -> bool:
+        """Whether replicas may have forgotten a decision by then."""
+        return at_ms - decided_ms > self.window_ms or len(self.effective) > self.kept_max
 
     def forgotten(self, request: str) -> bool:
         """Whether another decision than the first may be effective: that was lost, or time, or a clock that jumped ahead, let the first
