@@ -791,6 +791,19 @@ def claim_fits_beside_what_ended_before_it_and_nothing_is_told(p: Watched) -> No
 
 
 @legal
+def claim_came_twice_and_its_second_grant_after_a_release_is_left_out_of_the_report(p: Watched) -> None:
+    p.placed("r-1", "a-1")
+    p.confirmed("r-1", "a-1")
+    released = p.end("released", "a-1", p.ask("release", "r-1", "a-1"))
+    p.take(p.claim("r-1", "a-1"))
+    p.delta(settled=released, settled_omitted=1)
+    p.tick(LEASE_MS // 2)
+    p.delta()
+    p.tick(LEASE_MS // 2 + 1)
+    lapse(p, "a-1")
+
+
+@legal
 def host_is_forgotten_and_comes_back(p: Watched) -> None:
     p.delta(settled=p.end("released", *forgotten(p)))
     p.start(removed=True)

@@ -318,6 +318,7 @@ class Judge:
                     elif shown is not None and allocation.id not in self.now:
                         self._add(shown)
                         self.granted[allocation.id] = at_ms
+                        self.by_claim[allocation.id] = offset
             elif isinstance(record, Confirm):
                 self.confirmed.add(record.allocation)
 
