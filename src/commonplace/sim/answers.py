@@ -215,6 +215,9 @@ class Answers:
         self._grants(record, "", here)
         asked = next((a.build for a in contents or () if digest(a.build) == record.content), None)
         if self.groups is not None and asked is not None and asked.group:
+            # what was claimed for a member in vain counts as one once the decision is forgotten, until it lapses
+            if self.old(next(iter(self.effective.values())).at_ms, effective.at_ms):
+                self.doubt([asked.group])
             self.groups.decided(asked, record, here)
 
     def _grants(self, record: Decision, what: str, here: Place) -> None:
