@@ -115,13 +115,13 @@ def _by_number(facts: Facts) -> set[str]:
 
 
 def misgiven(
-    allocation: Allocation, claim: Claim | None, held: Held, facts: Sequence[Facts], old: Allocation | None = None
+    allocation: Allocation, claim: Claim | None, held: Held, facts: Sequence[Facts], *before: Allocation | None
 ) -> Iterator[str]:
     """What an allocation was given by number that is not there, is somebody else's, or is not as was claimed, whichever facts held.
 
-    What `old` had, which it replaced, it may keep though the host offers it no more.
+    What it and the one that it replaced had `before` it may keep, though the host offers it no more.
     """
-    kept = _numbered(old) if old is not None else {}
+    kept = {name: amount for one in before if one is not None for name, amount in _numbered(one).items()}
     found = [list(_misgiven(allocation, claim, held, one, kept)) for one in facts]
     if all(found):
         yield from found[-1]

@@ -336,7 +336,7 @@ class Judge:
             grown = was is not None and becomes(was, shown) and was.replaces not in self.after
             if (was is None or grown) and shown.cells and shown.origin != "found":
                 old = self.before.get(was.replaces) if was is not None else None
-                for wrong in misgiven(shown, self.claims.get(shown.id, (None,))[0], self.after, self.facts, old):
+                for wrong in misgiven(shown, self.claims.get(shown.id, (None,))[0], self.after, self.facts, was, old):
                     self._violated(1, wrong)
             if was is None or was is shown or was == shown:
                 continue
