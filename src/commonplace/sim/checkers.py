@@ -191,12 +191,12 @@ class Checkers:
         host = self.hosts.get(name)
         wrong = record.reason if isinstance(record, Bad) else "" if record.host == name else "key is not its host"
         if host is None or host.partition != partition:
-            served = any(h.partition == partition and h.reported >= 0 for h in self.hosts.values())
-            if wrong and served and not (isinstance(record, Bad) and record.newer):
+            if wrong and self._is_read(partition, offset) and not (isinstance(record, Bad) and record.newer):
                 self._seen.must_set_aside("claims", partition, offset, wrong)
             return
         if wrong:
-            if host.reported >= 0 and not (isinstance(record, Bad) and record.newer):
+            read = host.reported >= 0 and self._is_read(partition, offset)
+            if read and not (isinstance(record, Bad) and record.newer):
                 self._seen.must_set_aside("claims", partition, offset, wrong)
             host.claims.append(Asked(offset, at_ms, None))
             return
@@ -217,6 +217,11 @@ class Checkers:
                 self.answers.groups.claimed(record.replica, record.host, (a.id for a in record.allocations))
             if record.mode != "renew":
                 self.answers.claimed(record, here)
+
+    def _is_read(self, partition: int, offset: int) -> bool:
+        """Whether an agent reads that far back in the claims for some host: not where an offset was given again below every watermark."""
+        here = (host for host in self.hosts.values() if host.partition == partition and host.reported >= 0)
+        return any(host.through < offset for host in here)
 
     def _as_asked(self, claim: Claim, host: Host, here: Place) -> None:
         """What is claimed is what the request's flavor asks for, or did before it was set anew."""

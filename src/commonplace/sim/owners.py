@@ -128,8 +128,9 @@ class Owners:
             if at_ms < calm_ms or identity in self._given_up or replica not in self._since:
                 continue
             for key, offset, decided_ms in self._decisions_on(identity):
-                if self._answers.old(decided_ms, at_ms):
-                    continue
+                claim, _ = self._answers.claims[identity]
+                if self._answers.old(decided_ms, at_ms - claim.lease_ms):
+                    continue  # it was granted when its decision may have been forgotten
                 since = self._since[replica].get(key[0])
                 sent = self._sent.get(identity, {})
                 # what was in an outbox when it lost the partition may stand there only once it owns it again
