@@ -56,6 +56,11 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
         skip_or_fail(f"the embedded broker can't do what this test needs: {chosen.why_not_real}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first: begun last it would be waited for by all other workers."""
+    items.sort(key=lambda item: "test_chaos_short" not in item.nodeid)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker tells the process that prints the summary which broker it used, and lets go of it: past the time limits of tests,
     because whoever began it waits for the others."""
