@@ -82,6 +82,7 @@ class Answers:
             int, int
         ] = {}  # partition → committed before a truncation, perhaps, though written anew since
         self.window_ms = self.kept_max = FAR_MS  # decisions are remembered for so long, and so many of them
+        self.jumped_ms = 0  # by so much in all the broker's clock jumped, which ages are counted by
         self.anew: set[str] = set()  # ids decided again once their first decision may be forgotten: another request's
         self.windowless = False  # the broker's clock jumped far: which ids may be used again nobody can say
         self.undone: set[RequestKey] = set()  # whose effective decision was lost, or forged: another may be now
@@ -289,7 +290,7 @@ class Answers:
 
     def old(self, decided_ms: int, at_ms: int) -> bool:
         """Whether replicas may have forgotten a decision by then."""
-        return at_ms - decided_ms > self.window_ms or len(self.effective) > self.kept_max
+        return at_ms - decided_ms + self.jumped_ms > self.window_ms or len(self.effective) > self.kept_max
 
     def forgotten(self, request: str) -> bool:
         """Whether another decision than the first may be effective: that was lost, or time, or a clock that jumped ahead, let the first

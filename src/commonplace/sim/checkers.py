@@ -58,7 +58,6 @@ class Checkers:
         self.owners = Owners(self._seen, self._findings, self.answers, self.hosts.get)
         self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
         self._flavors: dict[str, list[Flavor]] = {}  # every one that ever stood under a name
-        self._jumped_ms = 0  # the broker's clock, there and back
         self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self._takers: dict[str, Callable[[int, Raw], None]] = {
             "hosts": self.reports.take,
@@ -160,8 +159,8 @@ class Checkers:
 
     def clock_jumped(self, ms: int) -> None:
         """The broker's clock jumped: past some minutes log times tell no more which ids may be used again."""
-        self._jumped_ms += abs(ms)
-        self.answers.windowless = self._jumped_ms > JUMPS_MAX_MS
+        self.answers.jumped_ms += abs(ms)
+        self.answers.windowless = self.answers.jumped_ms > JUMPS_MAX_MS
 
     def expired(self, topic: str, partition: int, begin: int) -> None:
         """Retention took what stood before `begin`."""
