@@ -675,14 +675,20 @@ def test_nothing_is_started_before_the_report_is_read_back() -> None:
     assert [e.allocation.id for e in agent.of(StopInstance)] == ["a"]
 
 
-def test_after_a_failed_delivery_a_snapshot_follows_and_brings_what_the_lost_report_promised() -> None:
-    log = Log()
+def confirmed_and_undelivered(log: Log) -> Agent:
+    """An agent whose report of a confirm is held back."""
     agent = Agent(log).start()
     claim(log, "a")
     agent.settle()
     agent.deliver = False
     confirm(log, "a")
     agent.read_claims()
+    return agent
+
+
+def test_after_a_failed_delivery_a_snapshot_follows_and_brings_what_the_lost_report_promised() -> None:
+    log = Log()
+    agent = confirmed_and_undelivered(log)
     agent.held.clear()  # lost
     agent.deliver = True
     agent.receive(ReportFailed("h"))
@@ -755,12 +761,7 @@ def test_reports_that_fail_together_are_answered_with_one_snapshot() -> None:
 @pytest.mark.parametrize("stands", [0, 1, 4, 7])
 def test_one_of_many_reports_that_failed_but_stands_all_the_same_brings_what_it_promised(stands: int) -> None:
     log = Log()
-    agent = Agent(log).start()
-    claim(log, "a")
-    agent.settle()
-    agent.deliver = False
-    confirm(log, "a")
-    agent.read_claims()
+    agent = confirmed_and_undelivered(log)
     for _ in range(8):
         agent.receive(ReportFailed("h"))
         agent.tick(5_000)

@@ -80,6 +80,14 @@ def lapse(p: Watched, allocation: str) -> None:
     p.delta(settled=p.end("lapsed", allocation))
 
 
+def answers_past_its_lease(p: Watched, request: str, allocation: str) -> None:
+    p.checkers.assigned("r1", 0)
+    p.request(request)
+    at = p.delta(settled=p.take(p.claim(request, allocation)))
+    p.tick(2 * LEASE_MS)
+    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
+
+
 def answers_with_what_lapsed(p: Watched, request: str, allocation: str) -> None:
     p.checkers.assigned("r1", 0)
     p.request(request)
@@ -165,11 +173,7 @@ def lease_lapses_past_a_confirm_that_nobody_read(p: Watched) -> None:
 
 @breaks(3, "whose lease on h1 ran out")
 def replica_answers_with_a_lease_that_ran_out(p: Watched) -> None:
-    p.checkers.assigned("r1", 0)
-    p.request("r-1")
-    at = p.delta(settled=p.take(p.claim("r-1", "a-1")))
-    p.tick(2 * LEASE_MS)
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-1", ("a-1", at))].value or b"", p.now_ms)
+    answers_past_its_lease(p, "r-1", "a-1")
 
 
 @breaks(3, "which h1 holds no more")
@@ -525,11 +529,7 @@ def instance_is_held_twice_at_the_end_after_a_gap(p: Watched) -> None:
 @breaks(3, "whose lease on h1 ran out")
 def replica_answers_with_a_lease_that_ran_out_after_a_gap(p: Watched) -> None:
     gap_after_retention(p)
-    p.checkers.assigned("r1", 0)
-    p.request("r-3")
-    at = p.delta(settled=p.take(p.claim("r-3", "a-3")))
-    p.tick(2 * LEASE_MS)
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-3", ("a-3", at))].value or b"", p.now_ms)
+    answers_past_its_lease(p, "r-3", "a-3")
 
 
 @breaks(1, "grants the claim at 1 past capacity: 6 + 4 of 8 VCPU")

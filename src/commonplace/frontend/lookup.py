@@ -142,9 +142,8 @@ class Reader:
         broker, facts, _ = require_topics(settings)
         self.settings = kafka_client.settings_for(settings, broker)
         window_ms = round(settings.scheduler.idempotency_window_s * 1000)
-        self.book = Book(
-            window_ms, wanted.encode(errors="surrogatepass")
-        )  # what is no UTF-8 is in no record: nothing is found
+        # what is no UTF-8 is in no record: nothing is found
+        self.book = Book(window_ms, wanted.encode(errors="surrogatepass"))
         names = Topics(settings.topics.prefix, settings.topics.pool)
         self._topics = {names.requests: facts[names.requests], names.decisions: facts[names.decisions]}
         self._requests = names.requests
