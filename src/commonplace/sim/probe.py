@@ -4,6 +4,7 @@ What is left behind in a replica's state (an overlay, a flavor that was deleted 
 before: so every request partition is asked once everything has come to rest.
 """
 
+import sys
 from typing import Final
 
 from commonplace.core.codec import decode, encode
@@ -134,9 +135,9 @@ def _moved(world: World, ends: dict[int, int]) -> bool:
 
 
 def _controls(world: World) -> dict[str, str]:
-    """What operators said last of each host."""
-    said = {}
-    for _, _, key, value in world.topics["control"].everything(0):
+    """What operators said last of each host, of what stands: a loss may take a record whose forerunner was compacted away."""
+    said, log = {}, world.topics["control"]
+    for _, _, key, value in log.read(0, log.begin(0), sys.maxsize)[0]:
         if key is not None and key.startswith(b"host/"):
             record = decode("control", value) if value is not None else None
             said[key[5:].decode(errors="replace")] = getattr(record, "status", "enabled")
