@@ -312,11 +312,11 @@ class Pools:
     def decided_in(self, decision: Decision) -> str:
         return "licensed"
 
-    def confirm(self, decision: Decision, *names: str, pool: str, **_: object) -> list[Outcome]:
+    def confirm(self, decision: Decision, *names: str, pool: str = "", **_: object) -> list[Outcome]:
         self.said.append(("confirm", pool, names))
         return self._confirm(decision)
 
-    def release(self, decision: Decision, *names: str, pool: str, **_: object) -> list[Outcome]:
+    def release(self, decision: Decision, *names: str, pool: str = "", **_: object) -> list[Outcome]:
         self.said.append(("release", pool, names or tuple(p.allocation for p in decision.placed)))
         return self._release(decision)
 
@@ -326,7 +326,7 @@ WANTED = Build(id="r-new", flavor="windows", count=2, instances=("vm-1", "vm-2")
 
 
 def moving(pools: Pools, source: Source = SOURCE) -> Any:
-    return move(pools, source, WANTED, 1.0)  # type: ignore[arg-type]  # as much of a router as a move needs
+    return move(pools, source, WANTED, 1.0)
 
 
 def failing(error: CommonplaceError) -> Callable[[Decision], list[Outcome]]:

@@ -7,16 +7,14 @@ Every step may be done again: the request id finds the decision, a confirm of wh
 change nothing. So a move that ended anywhere is finished by the same call with the same id.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from msgspec import Struct
 
 from commonplace.core.records import Build, Decision, Placed
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
+from commonplace.frontend.pending import Pending
 from commonplace.frontend.settling import Confirmed, Outcome
-
-if TYPE_CHECKING:
-    from commonplace.frontend.router import Router
 
 
 class Source(Struct, frozen=True):
@@ -50,25 +48,41 @@ class Moved(Struct, frozen=True):
     released: list[Outcome] = []
 
 
-def move(router: "Router", source: Source, build: Build, timeout: float | None) -> Moved:
+class Pools(Protocol):
+    """Who knows all pools, as far as a move goes: `Router` has the contracts."""
+
+    def submit(self, build: Build, *, timeout: float | None = None) -> Pending: ...
+
+    def decided_in(self, decision: Decision) -> str: ...
+
+    def confirm(
+        self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None, pool: str = ""
+    ) -> list[Outcome]: ...
+
+    def release(
+        self, decision: Decision, *allocations: str, wait: bool = False, timeout: float | None = None, pool: str = ""
+    ) -> list[Outcome]: ...
+
+
+def move(pools: Pools, source: Source, build: Build, timeout: float | None) -> Moved:
     """Carry a move out, or on; blocks. Raises what the step that failed raises, saying how the source stands."""
     if not source.placed:
         raise StateChanged(f"request {source.decision.request} holds nothing that could be moved")
-    pending = router.submit(build, timeout=timeout)
+    pending = pools.submit(build, timeout=timeout)
     try:
         decision = pending.result()
     except TimedOut as error:
         raise TimedOut(
             f"{error}; the source in pool {source.pool} is untouched, `cancel {build.id}` ends it"
         ) from error
-    target = router.decided_in(decision)
+    target = pools.decided_in(decision)
     if decision.result != "placed":
         return Moved(source.pool, target, decision)
-    confirmed = _confirm(router, source, decision, target, timeout)
+    confirmed = _confirm(pools, source, decision, target, timeout)
     moved = {p.instance for p in decision.placed}  # fewer than asked, where count_min let it
     gone = [p.allocation for p in source.placed if p.instance in moved]
     try:
-        released = router.release(source.decision, *gone, wait=True, timeout=timeout, pool=source.pool)
+        released = pools.release(source.decision, *gone, wait=True, timeout=timeout, pool=source.pool)
     except CommonplaceError as error:
         raise type(error)(
             f"{build.id} stands in pool {target}, confirmed, and its source {source.decision.request} in pool {source.pool} still "
@@ -77,11 +91,11 @@ def move(router: "Router", source: Source, build: Build, timeout: float | None) 
     return Moved(source.pool, target, decision, confirmed, released)
 
 
-def _confirm(router: "Router", source: Source, decision: Decision, target: str, timeout: float | None) -> list[Outcome]:
+def _confirm(pools: Pools, source: Source, decision: Decision, target: str, timeout: float | None) -> list[Outcome]:
     """Confirm the target whole; what was confirmed of a target that lapsed in part is given back, and the source stays."""
     kept = f"the source {source.decision.request} in pool {source.pool} is untouched"
     try:
-        outcomes = router.confirm(decision, wait=True, timeout=timeout, pool=target)
+        outcomes = pools.confirm(decision, wait=True, timeout=timeout, pool=target)
     except StateChanged as error:
         raise StateChanged(f"{error}; {kept}") from error
     except CommonplaceError as error:
@@ -89,7 +103,7 @@ def _confirm(router: "Router", source: Source, decision: Decision, target: str, 
         raise type(error)(message) from error
     late = [one for one in outcomes if not isinstance(one, Confirmed)]
     if late:
-        router.release(decision, pool=target)
+        pools.release(decision, pool=target)
         raise StateChanged(
             f"the target {decision.request} lapsed on {late[0].host} before it was confirmed; {kept}: move again under a new id"
         )
