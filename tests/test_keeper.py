@@ -347,7 +347,7 @@ def test_a_claim_older_than_its_lease_at_the_start_is_rejected() -> None:
     log.time_ms += LEASE_MS + 1
     again = Agent(log, name="again", now_ms=10).start()
     assert log.reader().allocations == {}
-    assert again.keeper.verdicts["rejected"] == 1
+    assert again.keeper.ledgers.verdicts["rejected"] == 1
 
 
 def test_a_claim_made_after_the_start_is_granted_though_the_brokers_clock_was_put_back() -> None:
@@ -451,11 +451,11 @@ def test_one_refused_host_leaves_the_others_of_its_partition_serving() -> None:
 def test_garbage_under_the_own_keys_is_put_aside_and_answered_with_a_snapshot_at_once(key: bytes) -> None:
     log = Log()
     agent = Agent(log).start()
-    before = agent.keeper.snapshots
+    before = agent.keeper.log.snapshots
     log.write(key, b"garbage")
     agent.settle()
     assert len(agent.of(Quarantine)) == 1
-    assert agent.keeper.snapshots == before + 1
+    assert agent.keeper.log.snapshots == before + 1
     assert log.reader().stale == ""
 
 
@@ -728,13 +728,13 @@ def test_deliveries_that_fail_at_once_are_written_anew_after_pauses_that_double(
     first = written[0]
     assert [when - first for when in written[1:]] == [20, 100, 300, 700, 1_500, 3_100, 6_300, 11_300, 16_300]
     assert len(agent.keeper.hosts["h"].sent) <= 5
-    assert len(agent.keeper.starts) <= 1
+    assert len(agent.keeper.log.starts) <= 1
 
     agent.deliver = True
     agent.tick(5_000)
     agent.settle()
     assert (agent.phase, log.reader().stale) == ("serving", "")
-    assert not agent.keeper.undelivered
+    assert not agent.keeper.log.undelivered
     agent.receive(ReportFailed("h"))
     assert isinstance(decode("hosts", log.hosts[-1][3] or b""), Snapshot)  # at once again
 

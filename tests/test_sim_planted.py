@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from commonplace.core import cells, hashing, hosts, keeper, placing, replacing
+from commonplace.core import cells, hashing, hosts, keeper, placing, replacing, write_ahead
 from commonplace.core.admission import Admission
 from commonplace.core.catalog import Catalog
 from commonplace.core.deciding import Decider
@@ -20,6 +20,7 @@ from commonplace.core.history import History
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger import Ledger
+from commonplace.core.ledgers import Ledgers
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
 from commonplace.core.replica import Replica
@@ -35,9 +36,9 @@ from commonplace.sim.world import World
 
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
-    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Placer, Readback,
-    Replica, ReplicaProcess, Work, World,
-    cells, hashing, hosts, keeper, placing, replacing,
+    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Ledgers, Placer,
+    Readback, Replica, ReplicaProcess, Work, World,
+    cells, hashing, hosts, keeper, placing, replacing, write_ahead,
 )  # fmt: skip
 
 

@@ -219,7 +219,7 @@ class Loop:
         results: Counter[str] = Counter()
         for (result, _), many in replica.decider.decisions.items():
             results[result] += many
-        return {"hosts": replica.view.outcomes, "claims": self._agent.keeper.verdicts, "decisions": results}
+        return {"hosts": replica.view.outcomes, "claims": self._agent.keeper.ledgers.verdicts, "decisions": results}
 
     def draw(self) -> Trial:
         """A mutation of a record that somebody of this world wrote, lately as a rule."""

@@ -53,8 +53,8 @@ class AgentFigures(Collector):
         verdicts, reports, snapshots = self._before
         if self.keeper is None:
             return self._before
-        counted = Counter(dict(self.keeper.verdicts))  # copied at once: the loop may be adding a kind
-        return verdicts + counted, reports + self.keeper.reports, snapshots + self.keeper.snapshots
+        counted = Counter(dict(self.keeper.ledgers.verdicts))  # copied at once: the loop may be adding a kind
+        return verdicts + counted, reports + self.keeper.log.reports, snapshots + self.keeper.log.snapshots
 
     def collect(self) -> Iterator[Metric]:
         """The families, as a scrape asks for them."""

@@ -21,15 +21,18 @@ REFUSED: Final = "refused"
 UNREAD_SNAPSHOTS_MAX: Final = 4
 """Most snapshots held to know them by when they are read back, where deliveries fail: more than a broker that recovers has on the way."""
 
+Sent = tuple[bytes, list[Effect], bool]
+"""A report on its way: its bytes, what follows from it once it is read back, whether it is a snapshot."""
+
 
 class Kept:
     """One host of an agent.
 
-    `past` is what its log says, held while starting. `sent` are the reports not read back: bytes, what follows from them, whether
-    a snapshot. `read_base`: the snapshot that deltas rest on was read back. `outbid`: somebody wrote reports that none of this epoch can
-    follow, and a start record is on its way. `failures` were not delivered, one after another with nothing read back between; before
-    `resend_ms` nothing is written anew for another. `old_epochs` still have keys in the log, `bad_keys` hold
-    records that nothing good replaced. `running` are the allocations whose instances the driver was told of.
+    `past` is what its log says, held while starting. `sent` are the reports not read back. `read_base`: the snapshot that deltas rest on
+    was read back. `outbid`: somebody wrote reports that none of this epoch can follow, and a start record is on its way. `failures` were
+    not delivered, one after another with nothing read back between; before `resend_ms` nothing is written anew for another.
+    `old_epochs` still have keys in the log, `bad_keys` hold records that nothing good replaced. `running` are the allocations whose
+    instances the driver was told of.
     """
 
     __slots__ = (
@@ -60,7 +63,7 @@ class Kept:
         self.ledger: Ledger | None = None
         self.old_epochs: set[int] = set()
         self.bad_keys: dict[bytes, str] = {}
-        self.sent: deque[tuple[bytes, list[Effect], bool]] = deque()
+        self.sent: deque[Sent] = deque()
         self.read_base = self.outbid = False
         self.running: set[str] = set()
         self.told_ms = self.snapshot_due_ms = self.lapse_phase = 0

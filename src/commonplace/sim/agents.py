@@ -173,16 +173,16 @@ class AgentProcess(Process):
 
     def _plan(self, now: int) -> None:
         """Wake when a lease, a heartbeat or an instance is due."""
-        keeper, due = self.keeper, NEVER
-        if keeper.heartbeats:
-            due = keeper.heartbeats[0][0]
-        if keeper.starts:
-            due = min(due, next(iter(keeper.starts.values())))
-        if keeper.undelivered:
-            due = min(due, *(keeper.hosts[host].resend_ms for host in keeper.undelivered))
-        for partition, heap in keeper.leases.items():
-            if heap and heap[0][0] < due and partition not in keeper.barriers:
-                again = keeper._lapsed_ms.get(partition, 0) + keeper.settings.lapse_interval_ms
+        log, leases, due = self.keeper.log, self.keeper.leases, NEVER
+        if log.heartbeats:
+            due = log.heartbeats[0][0]
+        if log.starts:
+            due = min(due, next(iter(log.starts.values())))
+        if log.undelivered:
+            due = min(due, *(log.hosts[host].resend_ms for host in log.undelivered))
+        for partition, heap in leases.waiting.items():
+            if heap and heap[0][0] < due and partition not in leases.barriers:
+                again = leases.asked_ms.get(partition, 0) + leases.interval_ms
                 due = min(due, max(heap[0][0], again))
         for when, _, _ in self.boots:
             if when < due:

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from commonplace.core import hashing, hosts, keeper
+from commonplace.core import hashing, hosts, keeper, write_ahead
 from commonplace.core.catalog import Catalog
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import Key, delta_key, snapshot_key
@@ -14,6 +14,7 @@ from commonplace.core.keeper_events import Send
 from commonplace.core.kept import OPENING, SERVING
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Lapse
+from commonplace.core.ledgers import Ledgers
 from commonplace.core.placing import Placer
 from commonplace.core.records import Delta, Start
 from commonplace.core.resources import RATIO_SCALE, Inventory
@@ -213,7 +214,7 @@ def tombstone_when_acknowledged(patch: Patch) -> None:
 
 def heed_no_operator(patch: Patch) -> None:
     """A host stays enabled whatever operators say of it."""
-    patch.wrap(Keeper, "_status", lambda f, self, host: "enabled")
+    patch.wrap(Ledgers, "status", lambda f, self, host: "enabled")
 
 
 # --- claims and leases -----------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def heed_no_operator(patch: Patch) -> None:
 def watermark_ahead(patch: Patch) -> None:
     """A report says that claims are taken which the ledger takes only after it."""
 
-    def claims_read(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
+    def claims_read(original: Any, self: Ledgers, event: Any, now_ms: int) -> None:
         before = {}
         for host, kept in self.hosts.items():
             if (
@@ -233,28 +234,28 @@ def watermark_ahead(patch: Patch) -> None:
             ):
                 before[host] = kept.ledger.claims_through
                 kept.ledger.claims_through = max(before[host], event.position - 1)
-                self.dirty[host] = None
-        self._report_dirty(now_ms)
+                self.log.dirty[host] = None
+        self.log.report_dirty(now_ms)
         for host, through in before.items():
             ledger = self.hosts[host].ledger
             if ledger is not None:
                 ledger.claims_through = through
         original(self, event, now_ms)
 
-    patch.wrap(Keeper, "_claims_read", claims_read)
+    patch.wrap(Ledgers, "claims_read", claims_read)
 
 
 def lapse_unread(patch: Patch) -> None:
     """A lease lapses without reading the claims to an end captured after it."""
 
-    def tick(original: Any, self: Keeper, event: Any, now_ms: int) -> None:
-        for partition, heap in self.leases.items():
+    def tick(original: Any, self: Ledgers, now_ms: int) -> None:
+        for partition, heap in self.leases.waiting.items():
             if heap and heap[0][0] <= now_ms and partition in self.claims_position:
-                self.barriers[partition] = (now_ms, 0)
+                self.leases.barriers[partition] = (now_ms, 0)
                 self._lapse(partition, now_ms)
-        original(self, event, now_ms)
+        original(self, now_ms)
 
-    patch.wrap(Keeper, "_tick", tick)
+    patch.wrap(Ledgers, "tick", tick)
 
 
 # --- fold and keys ---------------------------------------------------------------------------------------------------
@@ -287,14 +288,14 @@ def ignore_removal(patch: Patch) -> None:
 
 def share_key(patch: Patch) -> None:
     """Deltas stand under the key of their snapshot, so that compaction takes it."""
-    patch.put(keeper, "delta_key", snapshot_key)
+    patch.put(write_ahead, "delta_key", snapshot_key)
     _read_by_content(patch)
 
 
 def one_key_for_epochs(patch: Patch) -> None:
     """Snapshots of all epochs stand under one key, deltas under another."""
-    patch.put(keeper, "snapshot_key", lambda host, epoch: f"{host}/0".encode())
-    patch.put(keeper, "delta_key", lambda host, epoch: f"{host}/0/delta".encode())
+    patch.put(write_ahead, "snapshot_key", lambda host, epoch: f"{host}/0".encode())
+    patch.put(write_ahead, "delta_key", lambda host, epoch: f"{host}/0/delta".encode())
     _read_by_content(patch)
 
 

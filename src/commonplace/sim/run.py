@@ -170,8 +170,8 @@ def restless(world: World) -> str:
                 return f"{agent.name} is {kept.phase} {host}"
             if kept.phase == SERVING and (
                 kept.sent
-                or host in agent.keeper.dirty
-                or host in agent.keeper.undelivered
+                or host in agent.keeper.log.dirty
+                or host in agent.keeper.log.undelivered
                 or (kept.ledger and kept.ledger.leases)
             ):
                 return f"{host} has leases or reports under way"

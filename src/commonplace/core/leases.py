@@ -1,0 +1,54 @@
+"""When leases are looked at: by the agent's own clock, and only once the claims were read to an end captured after they ran out (rule 6).
+
+granted, renewed ──note──▶ waits ──its time──▶ an end is asked for ──captured──▶ barrier ──claims read to it──▶ ran_out
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+
+from commonplace.core.kept import Kept
+
+LAPSE_CHECK_MS = 200
+"""Least time between two questions for a partition's end, without which no lease lapses: each costs a round trip."""
+
+
+class Leases:
+    """The leases of an agent's hosts, by the partition of their claims. Whether one was confirmed or renewed meanwhile its ledger knows."""
+
+    def __init__(self, partitions: Iterable[int], interval_ms: int) -> None:
+        self.interval_ms = interval_ms
+        self.waiting: dict[int, list[tuple[int, str, str]]] = {
+            p: [] for p in partitions
+        }  # heaps: when, host, allocation
+        self.barriers: dict[int, tuple[int, int]] = {}  # partition → (asked at, end) of a lapse under way
+        self.asked_ms: dict[int, int] = {}  # partition → when its end was last asked for
+
+    def note(self, kept: Kept, when: int, allocation: str) -> None:
+        """Look at a lease in the next slot of its host: those of one host lapse in one report, and the hosts spread their slots."""
+        interval = self.interval_ms
+        if interval:
+            when += (kept.lapse_phase - when) % interval
+        heapq.heappush(self.waiting[kept.partition], (when, kept.spec.name, allocation))
+
+    def due(self, now_ms: int, positions: Mapping[int, int]) -> Iterator[int]:
+        """Partitions whose end must be asked for now, of those with a position."""
+        for partition, heap in self.waiting.items():
+            due = (
+                max(heap[0][0], self.asked_ms.get(partition, 0) + min(LAPSE_CHECK_MS, self.interval_ms))
+                if heap
+                else now_ms + 1
+            )
+            if due <= now_ms and partition not in self.barriers and partition in positions:
+                self.asked_ms[partition] = now_ms
+                yield partition
+
+    def ran_out(self, partition: int, position: int) -> Iterator[tuple[int, str, str]]:
+        """Leases that ran out before an end was asked for which the claims have been read to: when that was, host, allocation."""
+        barrier = self.barriers.get(partition)
+        if barrier is None or position < barrier[1]:
+            return
+        del self.barriers[partition]
+        heap = self.waiting[partition]
+        while heap and heap[0][0] <= barrier[0]:
+            _, host, allocation = heapq.heappop(heap)
+            yield barrier[0], host, allocation
