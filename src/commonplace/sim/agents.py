@@ -231,7 +231,7 @@ class AgentProcess(Process):
 
     def _capture_end(self, effect: CaptureEnd) -> None:
         partition = effect.partition
-        if max(self.world.down_until("claims", partition), self.away_ms) <= self.world.now:
+        if max(self.world.outages.down_until("claims", partition), self.away_ms) <= self.world.now:
             self.captured.append(EndCaptured(partition, self.world.topics["claims"].end(partition), self.clock()))
 
     # -- drivers ------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class AgentProcess(Process):
     def _look(self, partition: int) -> None:
         """Tell what runs on the starting hosts of a partition, then where its claims lie."""
         world, claims = self.world, self.world.topics["claims"]
-        if max(world.down_until("claims", partition), self.away_ms) > world.now:
+        if max(world.outages.down_until("claims", partition), self.away_ms) > world.now:
             return
         for host, kept in self.keeper.hosts.items():
             if kept.partition == partition:

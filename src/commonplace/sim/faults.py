@@ -9,8 +9,9 @@ from commonplace.core.records import Delta, Snapshot
 from commonplace.sim import plan
 from commonplace.sim.members import Process
 from commonplace.sim.replicas import ENDS_ASKED_MS, ReplicaProcess
+from commonplace.sim.settings import COMPACTED
 from commonplace.sim.workload import ITEMS
-from commonplace.sim.world import COMPACTED, World
+from commonplace.sim.world import World
 
 TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "replicas")
 NOTICE_MS: Final = 2_000
@@ -57,15 +58,8 @@ def _zombie(world: World, fault: plan.Fault) -> bool:
     """A replica goes on, but its group does not hear of it."""
     replica = _one(world.replicas, fault)
     if replica is not None:
-        _away(world, replica, world.now + fault.ms)
+        world.coordinator.cut_off(replica, world.now + fault.ms)
     return replica is not None
-
-
-def _away(world: World, replica: ReplicaProcess, until_ms: int) -> None:
-    world.group_now()
-    world.cut_off[replica.name] = max(world.cut_off.get(replica.name, 0), until_ms)
-    world.missed()
-    replica.ask_group_at(until_ms + 1)
 
 
 def _cut(world: World, fault: plan.Fault) -> bool:
@@ -75,7 +69,7 @@ def _cut(world: World, fault: plan.Fault) -> bool:
         return False
     process.cut_off(world.now + fault.ms, fault.what)
     if isinstance(process, ReplicaProcess):
-        _away(world, process, world.now + fault.ms)
+        world.coordinator.cut_off(process, world.now + fault.ms)
     return True
 
 
@@ -88,7 +82,7 @@ def _wall_clock(world: World, fault: plan.Fault) -> bool:
 
 
 def _disk_full(world: World, fault: plan.Fault) -> bool:
-    world.disk_full(world.now + fault.ms)
+    world.outages.disk_full(world.now + fault.ms)
     return True
 
 
@@ -124,7 +118,7 @@ def _broker_down(world: World, fault: plan.Fault) -> bool:
 
 def _partition_down(world: World, fault: plan.Fault) -> bool:
     topic = fault.what or TOPICS[fault.pick % len(TOPICS)]
-    world.partition_down(topic, (fault.pick >> 4) % world.topics[topic].partitions, world.now + fault.ms)
+    world.outages.partition_down(topic, (fault.pick >> 4) % world.topics[topic].partitions, world.now + fault.ms)
     return True
 
 
@@ -172,7 +166,7 @@ def _marker(world: World, fault: plan.Fault) -> bool:
 
 def _offsets_gone(world: World, fault: plan.Fault) -> bool:
     """The group's committed offset of a partition is lost."""
-    return world.group.committed.pop(fault.pick % world.config.request_partitions, None) is not None
+    return world.coordinator.group.committed.pop(fault.pick % world.config.request_partitions, None) is not None
 
 
 def _clock_jump(world: World, fault: plan.Fault) -> bool:
@@ -210,7 +204,7 @@ def _recreate(world: World, fault: plan.Fault) -> bool:
     topic.recreate(world.wall())
     world.checkers.recreated(name, topic.id)
     if name == "requests":
-        world.group.committed.clear()
+        world.coordinator.group.committed.clear()
     elif name == "control":  # operators say again what they had said
         world.say_all()
     for process in world.processes():
@@ -281,7 +275,7 @@ def _misplaced(world: World, fault: plan.Fault, value: bytes | None) -> bool:
 
 def _written(world: World, topic: str, partition: int, key: bytes | None, value: bytes | None) -> bool:
     """Whether what a fault writes stands: where nobody reaches the broker, it does not either."""
-    if world.unwritable_until(topic, partition) > world.now:
+    if world.outages.unwritable_until(topic, partition) > world.now:
         return False
     world.inject(topic, partition, key, value)
     return True

@@ -186,7 +186,7 @@ class Process:
         if len(dirty) > 1:
             dirty.sort(key=_rank)
         world, random = self.world, self.random
-        trace, faulty, outages = world.trace, world.faulty, world.outages
+        trace, faulty, outages = world.trace, world.faulty, world.outages.some
         skip = world.config.skip
         partial = skip + world.config.partial
         for source in dirty:
@@ -195,7 +195,7 @@ class Process:
                 continue
             topic, partition = source.topic, source.partition
             if outages or source.cut_ms:
-                until = max(source.cut_ms, world.down_until(topic.name, partition))
+                until = max(source.cut_ms, world.outages.down_until(topic.name, partition))
                 if until > now:
                     source.dirty = True
                     self.dirty.append(source)
@@ -263,9 +263,9 @@ class Process:
         again = NEVER
         while todo and self.alive:
             entry = todo.popleft()
-            if world.outages or self.blocked:
+            if world.outages.some or self.blocked:
                 where = (entry.topic, entry.partition)
-                until = max(world.unwritable_until(*where), self.blocked.get(where, 0))
+                until = max(world.outages.unwritable_until(*where), self.blocked.get(where, 0))
                 if until > now:
                     if now - entry.sent_ms >= world.config.delivery_timeout_ms:
                         self.acknowledge(entry, -1)

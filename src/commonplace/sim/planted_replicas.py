@@ -269,8 +269,8 @@ def serve_early(patch: Patch) -> None:
 def never_stale(patch: Patch) -> None:
     """A replica that was away for longer than tombstones last goes on as if nothing was."""
 
-    def settings(original: Any, self: World) -> None:
-        original(self)
+    def begin(original: Any, self: World, *args: Any) -> None:
+        original(self, *args)
         self.stale_after_ms = FAR_MS
 
-    patch.wrap(World, "_make_settings", settings)
+    patch.wrap(World, "__init__", begin)

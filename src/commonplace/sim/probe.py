@@ -13,6 +13,7 @@ from commonplace.core.records import Build, Decision
 from commonplace.sim import plan
 from commonplace.sim.findings import Violation
 from commonplace.sim.model import Host
+from commonplace.sim.workload import set_flavor
 from commonplace.sim.world import World
 
 STEP_MS: Final = 20
@@ -25,11 +26,11 @@ def probe(world: World) -> None:
     if world.checkers.answers.windowless:
         return
     # until log times have caught up with a clock that was put back, hosts look silent and requests late
-    world.run_until(world.now + max(0, world.newest_ms() - world.wall()))
+    world.run_until(world.now + max(0, _newest_ms(world) - world.wall()))
     partitions = world.config.request_partitions
     flavors = {partition: _flavor_on(partition, partitions) for partition in range(partitions)}
     for name in flavors.values():
-        world.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
+        set_flavor(world, plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
     world.run_until(world.now + 50 * STEP_MS)
     for partition, name in flavors.items():
         before, ends = {host.name for host in _rooms(world)}, _ends(world)
@@ -58,6 +59,12 @@ def probe(world: World) -> None:
             decision = _ask(world, partition, name)
             if decision is not None and decision.result == "placed":
                 _violated(world, f"{decision.replica} places flavor {name}, which was deleted", partition)
+
+
+def _newest_ms(world: World) -> int:
+    """The latest log time of any record, which a clock that was put back has yet to come up with."""
+    logs = (topic.everything(n) for topic in world.topics.values() for n in range(topic.partitions))
+    return max((raw[1] for log in logs for raw in log), default=0)
 
 
 def _flavor_on(partition: int, partitions: int) -> str:

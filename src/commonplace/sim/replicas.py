@@ -110,9 +110,8 @@ class ReplicaProcess(Process):
         world.checkers.lost(self.nonce)
         if world.trace is not None:
             world.trace.tells(self.name, f"rebuilds: {why}")
-        if self.member and not self.cut():
-            world.group.leave(self.member)
-            world.group_changed()
+        if self.member and not world.coordinator.cut(self):
+            world.coordinator.leave(self.member)
         self.forget_sources()
         self.inbox.clear()
         for entry in self.outbox:
@@ -249,12 +248,6 @@ class ReplicaProcess(Process):
 
     # -- the group ----------------------------------------------------------------------------------------------------
 
-    def cut(self) -> bool:
-        """Whether the group's coordinator can't be reached."""
-        return (
-            self.world.down_until("group", 0) > self.world.now or self.world.cut_off.get(self.name, 0) > self.world.now
-        )
-
     def ask_group_at(self, when_ms: int) -> None:
         """Ask the group then, as at the next heartbeat."""
         if when_ms < self.group_ms and self.ready:
@@ -263,23 +256,23 @@ class ReplicaProcess(Process):
 
     def pause(self, until_ms: int, frozen: bool) -> None:
         """Stop until then; a heartbeat follows."""
-        self.world.group_now()
+        self.world.coordinator.group_now()
         super().pause(until_ms, frozen)
         if frozen:
             self.world.checkers.froze(self.nonce)
-        self.world.missed()
-        self.ask_group_at(until_ms + 1 + int(self.random() * self.world.beat_ms))
+        self.world.coordinator.missed()
+        self.ask_group_at(until_ms + 1 + int(self.random() * self.world.coordinator.beat_ms))
 
     def _group(self, now: int) -> None:
         """Ask the group: join, live, hear what is ours."""
-        world = self.world
-        if self.cut():
-            return self.ask_group_at(now + world.beat_ms)
-        group = world.group_now()
+        world, coordinator = self.world, self.world.coordinator
+        if coordinator.cut(self):
+            return self.ask_group_at(now + coordinator.beat_ms)
+        group = coordinator.group_now()
         if not self.member:
             self.member = world.life_of(self.name)
             group.join(self.member, now)
-            world.group_changed()
+            coordinator.changed()
         if not group.heartbeat(self.member, now):
             if world.trace is not None:
                 world.trace.tells(self.name, "was fenced from its group")
@@ -296,7 +289,7 @@ class ReplicaProcess(Process):
                 self._gained(partition)
         for partition, target in group.target.items():
             if group.holder.get(partition) != target:  # it is theirs once its holder has let go
-                world.tell_member(target)
+                coordinator.tell_member(target)
         return None
 
     def _ceded(self, partition: int) -> None:
@@ -313,7 +306,7 @@ class ReplicaProcess(Process):
     def _gained(self, partition: int) -> None:
         self.owned.add(partition)
         world, topic = self.world, self.world.topics["requests"]
-        low, end, committed = topic.begin(partition), topic.end(partition), world.committed(partition)
+        low, end, committed = topic.begin(partition), topic.end(partition), world.coordinator.committed(partition)
         start = committed if low <= committed <= end else low
         if world.trace is not None:
             world.trace.tells(self.name, f"takes over requests[{partition}] from offset {start} of {end}")
@@ -323,20 +316,22 @@ class ReplicaProcess(Process):
             self.follow("requests", partition, start, REQUESTS, self._requests)
 
     def _commit(self, now: int) -> None:
-        world = self.world
+        world, coordinator = self.world, self.world.coordinator
         self.commit_ms = now
-        if self.cut():
+        if coordinator.cut(self):
             return
         commits, self.commits = self.commits, {}
         for partition, offset in commits.items():
             fault = world.fault_of("commit")
             if fault is None:
-                world.commit(self.member, self.heard, self.requests_id, partition, offset)
+                coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
             elif fault.kind == "hold":
-                world.at(now + fault.ms, world.commit, self.member, self.heard, self.requests_id, partition, offset)
+                world.at(
+                    now + fault.ms, coordinator.commit, self.member, self.heard, self.requests_id, partition, offset
+                )
             elif fault.kind in ("die_before", "die_after"):
                 if fault.kind == "die_after":
-                    world.commit(self.member, self.heard, self.requests_id, partition, offset)
+                    coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
                 world.kill(self, fault)
                 return
 
@@ -354,12 +349,12 @@ class ReplicaProcess(Process):
 
     def _leave(self, now: int) -> None:
         done = {number: part.undecided.committed for number, part in self.replica.book.parts.items()}
-        if not self.cut():
+        coordinator = self.world.coordinator
+        if not coordinator.cut(self):
             for partition, offset in done.items():
                 if offset >= 0:
-                    self.world.commit(self.member, self.heard, self.requests_id, partition, offset)
-            self.world.group.leave(self.member)
-            self.world.group_changed()
+                    coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
+            coordinator.leave(self.member)
         self.world.gone(self)
 
     # -- history ------------------------------------------------------------------------------------------------------

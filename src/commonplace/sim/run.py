@@ -2,6 +2,7 @@
 
 import traceback
 from collections import Counter
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -86,7 +87,20 @@ def _storm(world: World) -> None:
     run_ms = world.config.run_ms
     for number in range(1, CHECKPOINTS + 1):
         world.run_until(START_MS + run_ms * number // CHECKPOINTS)
-        world.checkpoint()
+        _checkpoint(world)
+
+
+def _checkpoint(world: World) -> None:
+    """Hold every replica's state against what the log makes of its positions (invariant 8)."""
+    checkers, hosts = world.checkers, world.topics["hosts"].id
+    for replica in world.replicas:
+        if replica.ready and replica.hosts_id == hosts:
+            world.digests += 1
+            view, positions = replica.replica.view, dict(enumerate(replica.positions()))
+            checkers.digest(replica.nonce, positions, view.digest)
+            names = [row.host.name for row in view.by_index if not row.host.removed]
+            checkers.fleet(replica.nonce, positions, names)
+            checkers.accounts(replica.nonce, replica.folded, view.outcomes)
 
 
 def _quiet(world: World) -> None:
@@ -120,7 +134,7 @@ def _quiet(world: World) -> None:
         if world.now > limit:
             world.checkers.violations.append(Violation(4, f"the world does not come to rest: {unrest}"))
             break
-    world.checkpoint()
+    _checkpoint(world)
 
 
 def _revive(world: World) -> None:
@@ -152,8 +166,8 @@ def restless(world: World) -> str:
     for process in world.processes():
         if process.outbox or process.inbox or process.dirty:
             return f"{process.name} sends or reads"
-    gone = world.group.members.keys() - {replica.member for replica in world.replicas}
-    if gone or world.group.moving:
+    gone = world.coordinator.group.members.keys() - {replica.member for replica in world.replicas}
+    if gone or world.coordinator.group.moving:
         return f"the group has yet to miss {min(gone)}" if gone else "request partitions are about to move"
     owned: set[int] = set()
     for replica in world.replicas:
@@ -196,10 +210,22 @@ def _judge(world: World) -> None:
         deadline_ms=config.deadline_ms,
         lapse_ms=config.lapse_ms,
         dead=dead,
-        kept=world.kept,
+        kept=partial(_kept, world),
     )
     obeyed(world)
     _read_anew(world)
+
+
+def _kept(world: World, topic: str, partition: int, offset: int) -> bool:
+    """Whether a record stood when somebody who lives could read it: of `hosts`, what was superseded before need not have been seen."""
+    if topic != "hosts":
+        return True
+    living = {replica.nonce for replica in world.replicas}
+    if living & world.met.get((partition, offset), set()):
+        return True
+    ever = world.topics[topic].everything(partition)
+    key = next((key for at, _, key, _ in ever if at == offset), None)
+    return key is None or all(other != key for at, _, other, _ in ever if at > offset)
 
 
 def _read_anew(world: World) -> None:

@@ -13,6 +13,7 @@ from commonplace.core.records import Build, HostControl, Start
 from commonplace.core.requests import request_key
 from commonplace.ops.operators import FORGETTER
 from commonplace.sim import plan
+from commonplace.sim.settings import said_of
 from commonplace.sim.world import World
 
 RETRY_MS: Final = 200
@@ -22,7 +23,7 @@ def submit(world: World, item: plan.Submit) -> None:
     """A submitter asks; what follows is in the item."""
     frontend = world.frontend(item.frontend)
     if frontend is None:
-        _later(world, RETRY_MS, partial(submit, world, item))  # its frontend is about to come back
+        world.later(RETRY_MS, partial(submit, world, item))  # its frontend is about to come back
         return
     frontend.submit(item)
     if item.again_ms >= 0:
@@ -47,6 +48,11 @@ def _to_requests(world: World, build: Build) -> None:
     if flavor is not None:
         key = request_key(build, flavor).encode()
         world.append("requests", partition_of(key, world.config.request_partitions), key, encode(build))
+
+
+def set_flavor(world: World, item: plan.SetFlavor) -> None:
+    """An operator's word on a flavor."""
+    world.append("control", 0, *said_of(item, world.config.spread))
 
 
 def set_status(world: World, item: plan.SetStatus) -> None:
@@ -99,18 +105,7 @@ def retire(world: World, item: plan.Retire) -> None:
     if unit is None:
         return  # it is leaving already
     _say(world, host, "draining")
-    _later(world, world.config.lease_ms // 2, partial(_unplug, world, item, host, unit))
-
-
-def _later(world: World, delay_ms: int, what: Callable[[], None]) -> None:
-    """Something that must have happened before the world comes to rest."""
-    world.timers += 1
-    world.at(world.now + max(1, delay_ms), _due, world, what)
-
-
-def _due(world: World, what: Callable[[], None]) -> None:
-    world.timers -= 1
-    what()
+    world.later(world.config.lease_ms // 2, partial(_unplug, world, item, host, unit))
 
 
 def _unplug(world: World, item: plan.Retire, host: str, unit: int) -> None:
@@ -118,7 +113,7 @@ def _unplug(world: World, item: plan.Retire, host: str, unit: int) -> None:
         return
     world.units[unit] = [name for name in world.units[unit] if name != host]
     _restart(world, unit)
-    _later(world, world.config.liveness_ms + 1_000, partial(_forget, world, item, host, unit, 0, -1))
+    world.later(world.config.liveness_ms + 1_000, partial(_forget, world, item, host, unit, 0, -1))
 
 
 def _restart(world: World, unit: int) -> None:
@@ -126,7 +121,7 @@ def _restart(world: World, unit: int) -> None:
     for agent in [agent for agent in world.agents if agent.unit == unit]:
         world.kill(agent, plan.Fault(kind="restart", what="sent", ms=-1))
     if world.units[unit]:
-        _later(world, 300, partial(_start_if_none, world, unit))
+        world.later(300, partial(_start_if_none, world, unit))
 
 
 def _start_if_none(world: World, unit: int) -> None:
@@ -154,11 +149,11 @@ def _forget(world: World, item: plan.Retire, host: str, unit: int, step: int, se
         world.append("control", 0, f"host/{host}".encode(), None)
         world.count("forgotten")
         if item.back_ms >= 0:
-            _later(world, item.back_ms, partial(_plug, world, host, unit))
+            world.later(item.back_ms, partial(_plug, world, host, unit))
         else:
             world.forgotten.add(host)
         return None
-    _later(world, 20 + world.latency_ms, following)
+    world.later(20 + world.latency_ms, following)
     return None
 
 
@@ -195,7 +190,7 @@ def _look(world: World, host: str, partition: int) -> tuple[HostState, int, list
 ITEMS: Final[dict[type, Callable[[World, Any], None]]] = {
     plan.Submit: submit,
     plan.Reuse: reuse,
-    plan.SetFlavor: World.set_flavor,
+    plan.SetFlavor: set_flavor,
     plan.SetStatus: set_status,
     plan.Retire: retire,
     plan.Appear: appear,

@@ -1,4 +1,4 @@
-"""One schedule's world: virtual time in a heap of events, the logs, the group, and everybody who lives in it.
+"""One schedule's world: its logs, and everybody who lives in it, in virtual time.
 
 items and faults, as data ──▶ heap of (time, serial, what) ──▶ processes: turns and flushes ──▶ logs ──▶ checkers
 """
@@ -7,60 +7,49 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
-from heapq import heappop, heappush
 from typing import Any, Final
 from zlib import crc32
 
 from msgspec.structs import replace
 
 from commonplace.core.codec import encode
-from commonplace.core.keeper_events import KeeperSettings, Quarantine, quarantined
-from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Build, Decision, Placed, Profile
-from commonplace.core.replica_events import ReplicaSettings
+from commonplace.core.keeper_events import Quarantine, quarantined
+from commonplace.core.records import Build, Decision, Placed
 from commonplace.frontend.events import Refusal
 from commonplace.sim import plan
 from commonplace.sim.agents import AgentProcess, Machine
-from commonplace.sim.checkers import Checkers
+from commonplace.sim.coordinator import Coordinator
 from commonplace.sim.frontends import FrontendProcess
-from commonplace.sim.groups import Group
-from commonplace.sim.log import Raw, Rules, Topic
-from commonplace.sim.members import NEVER, Outgoing, Process, Source
+from commonplace.sim.log import Raw
+from commonplace.sim.members import Outgoing, Process, Source
+from commonplace.sim.outages import Outages
 from commonplace.sim.replicas import ReplicaProcess
-from commonplace.sim.shapes import SHAPES, flavor_of
+from commonplace.sim.settings import checkers_of, keeper_settings, replica_settings, said_first, topics_of
 from commonplace.sim.trace import Trace
+from commonplace.sim.virtual_time import VirtualTime
 
 START_MS: Final = 1_000
 """Items and faults count from here: the fleet has started by then, unless it is slow."""
 
-BROKER_EPOCH_MS: Final = 1_000_000_000_000
-"""The broker's clock at the beginning; nothing may depend on it."""
-
-COMPACTED: Final = ("hosts", "control", "replicas")
-FLAVORS: Final = {"small": (1, 1024), "medium": (2, 4096), "large": (5, 2048)}
 SENDING: Final = frozenset({"lose", "mute", "double", "hold", "die_before", "die_after"})
 """Faults that befall a record on its way; any other that names a record happens when that is sent."""
 
 
-class World:
+class World(VirtualTime):
     """Everything of one schedule. `apply` does what an item or a fault says; it is given, so that this module knows neither."""
 
     def __init__(
         self, schedule: plan.Schedule, apply: Callable[["World", Any], None], trace: Trace | None = None
     ) -> None:
-        self.schedule, self.config, self.trace = schedule, schedule.config, trace
+        super().__init__(trace)
+        self.schedule, self.config = schedule, schedule.config
         self.apply = apply
-        self.now = 0
-        self.events = 0
         self.faulty = True
         self.calm_ms = 0  # when faults stopped
         self.latency_ms = self.config.latency_ms
-        self.broker_ahead_ms = 0
-        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
-        self._serial = self._lives = 0
+        self._lives = 0
         self.counts: Counter[str] = Counter()
         self.sent: dict[str, int] = {}
-        self.timers = 0
         self.everybody: list[Process] = []  # who ever lived
         self.answers: list[tuple[str, str, Decision | Refusal]] = []
         self.acknowledged: dict[str, Build] = {}
@@ -68,85 +57,25 @@ class World:
         self._asked: dict[int, tuple[plan.Submit, Build]] = {}
         self.refused: set[str] = set()
         self.forgotten: set[str] = set()
-        self._met: dict[
-            tuple[int, int], set[str]
-        ] = {}  # bad record of `hosts` → replicas that served when they read it
+        self.met: dict[tuple[int, int], set[str]] = {}  # bad record of `hosts` → replicas that served when they read it
         self.digests = 0
         self.digest = blake2b(digest_size=16)
         self.unaware = 0  # processes that have yet to notice that a topic was made anew
-        self.outages = False  # the broker or a partition was out of reach, and is perhaps still
-        self._down: dict[tuple[str, int], int] = {}
-        self._broker_down_ms = self._full_ms = 0
-        self.cut_off: dict[str, int] = {}  # process → it does not reach the group before then
-        self._make_settings()
-        self._make_topics()
-        self._make_fleet()
-
-    # -- making -------------------------------------------------------------------------------------------------------
-
-    def _make_settings(self) -> None:
-        c = self.config
-        self.beat_ms = max(100, c.session_ms // 3)
-        self.stale_after_ms = c.delete_retention_ms // 2
-        self.replica_settings = ReplicaSettings(
-            mode=c.mode,
-            liveness_timeout_ms=c.liveness_ms,
-            lease_ms=c.lease_ms,
-            lease_margin_ms=c.lease_margin_ms,
-            claim_timeout_ms=c.claim_timeout_ms,
-            attempts_max=c.attempts_max,
-            queue_max=c.queue_max,
-            claims_in_flight_max=c.claims_in_flight_max,
-            decisions_kept_max=c.decisions_kept_max,
-            idempotency_window_ms=c.idempotency_window_ms,
-            deadline_ms=c.deadline_ms,
-            peer_timeout_ms=3 * c.report_ms,
-            request_partitions=c.request_partitions,
-        )
-        self.keeper_settings = KeeperSettings(
-            snapshot_interval_ms=c.snapshot_ms,
-            heartbeat_interval_ms=c.heartbeat_ms,
-            delta_allocations_max=c.delta_allocations_max,
-            lapse_interval_ms=c.lapse_ms,
-            bounds=Bounds(settled_max=c.settled_max),
-        )
-
-    def _make_topics(self) -> None:
-        c = self.config
-        drift = c.drift / 1_000
-        self.checkers = Checkers(
-            c.partitions,
-            c.request_partitions,
-            drift=drift,
-            lease_slack_ms=6 * c.heartbeat_ms + 30_000,
-            window_ms=c.idempotency_window_ms,
-            kept_max=c.decisions_kept_max,
-        )
-        compact = Rules(
-            compact=True,
-            min_compaction_lag_ms=round(2 * c.snapshot_ms * 1.1),
-            delete_retention_ms=c.delete_retention_ms,
-            segment_records=c.segment_records,
-        )
-        state = Rules(compact=True, delete_retention_ms=c.delete_retention_ms, segment_records=c.segment_records)
-        kept = Rules(segment_records=c.segment_records)
-        claims = Rules(segment_records=c.segment_records, retention_ms=c.claims_retention_ms or None)
-        shapes = {
-            "hosts": (c.partitions, compact),
-            "claims": (c.partitions, claims),
-            "requests": (c.request_partitions, kept),
-            "decisions": (c.request_partitions, kept),
-            "control": (1, state),
-            "replicas": (1, state),
-            "quarantine": (1, kept),
-        }
-        self.topics = {name: Topic(name, partitions, rules) for name, (partitions, rules) in shapes.items()}
+        self.stale_after_ms = self.config.delete_retention_ms // 2
+        self.replica_settings = replica_settings(self.config)
+        self.keeper_settings = keeper_settings(self.config)
+        self.checkers = checkers_of(self.config)
+        self.topics = topics_of(self.config)
         self.readers: dict[str, list[list[Source]]] = {
-            name: [[] for _ in range(partitions)] for name, (partitions, _) in shapes.items()
+            name: [[] for _ in range(topic.partitions)] for name, topic in self.topics.items()
         }
         for topic in self.topics.values():
             topic.subscribe(self._appended)
-        self.group = Group(c.request_partitions, c.session_ms)
+        self.outages = Outages()
+        self.coordinator = Coordinator(self)
+        self._make_fleet()
+
+    # -- making -------------------------------------------------------------------------------------------------------
 
     def _make_fleet(self) -> None:
         c, schedule = self.config, self.schedule
@@ -185,52 +114,6 @@ class World:
         """A name for one life of a process, never used again."""
         self._lives += 1
         return f"{name}.{self._lives:x}"
-
-    # -- time ---------------------------------------------------------------------------------------------------------
-
-    def at(self, when_ms: int, what: Callable[..., object], *told: Any) -> None:
-        """Have something happen at a time."""
-        self._serial += 1
-        heappush(self._heap, (when_ms, self._serial, what, told))
-
-    def after(self, delay_ms: int, who: Process, what: Callable[[], object]) -> None:
-        """Have a living process do something later; the world does not settle before."""
-        self.timers += 1
-        self.at(self.now + max(1, delay_ms), self._due, who, what)
-
-    def _due(self, who: Process, what: Callable[[], object]) -> None:
-        self.timers -= 1
-        if who.alive:
-            what()
-
-    def run_until(self, until_ms: int) -> None:
-        """Let everything happen that is due by then."""
-        heap, pop = self._heap, heappop
-        trace = self.trace
-        events = 0
-        while heap and heap[0][0] <= until_ms:
-            self.now, _, what, told = pop(heap)
-            if trace is not None:
-                trace.now = self.now
-            events += 1
-            what(*told)
-        self.events += events
-        self.now = until_ms
-        if trace is not None:
-            trace.now = until_ms
-
-    def wall(self) -> int:
-        """The broker's clock, which dates records; those of processes are near it."""
-        return BROKER_EPOCH_MS + self.now + self.broker_ahead_ms
-
-    def true_ms(self) -> int:
-        """The time that has really passed, on the broker's clock if that had never jumped: checkers count in it."""
-        return BROKER_EPOCH_MS + self.now
-
-    def newest_ms(self) -> int:
-        """The latest log time of any record, which a clock that was put back has yet to come up with."""
-        logs = (topic.everything(n) for topic in self.topics.values() for n in range(topic.partitions))
-        return max((raw[1] for log in logs for raw in log), default=0)
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -279,44 +162,15 @@ class World:
         self.append(topic, partition, key, value)
         self.checkers.injecting = False
 
-    def down_until(self, topic: str, partition: int) -> int:
-        """When a partition is to be reached again."""
-        return max(self._broker_down_ms, self._down.get((topic, partition), 0)) if self.outages else 0
-
-    def unwritable_until(self, topic: str, partition: int) -> int:
-        """When a record is to be taken again there."""
-        return max(self.down_until(topic, partition), self._full_ms) if self.outages else 0
-
-    def disk_full(self, until_ms: int) -> None:
-        """Nobody can write before then, everybody reads."""
-        self.outages = True
-        self._full_ms = max(self._full_ms, until_ms)
-
     def broker_down(self, until_ms: int) -> None:
-        """Nobody reaches the broker before then; sessions start anew once it is back, as its coordinator does not know better."""
-        self.outages = True
-        self._broker_down_ms = max(self._broker_down_ms, until_ms)
-        self.at(until_ms, self._broker_back, until_ms)
-
-    def _broker_back(self, when_ms: int) -> None:
-        for member in self.group.members.values():
-            member.seen_ms = when_ms
-        self.missed()
-        for replica in self.replicas:
-            replica.ask_group_at(when_ms + 1)
-
-    def partition_down(self, topic: str, partition: int, until_ms: int) -> None:
-        """Nobody reaches that partition before then."""
-        self.outages = True
-        self._down[topic, partition] = max(self._down.get((topic, partition), 0), until_ms)
+        """Nobody reaches the broker before then, nor the group's coordinator."""
+        self.outages.broker_down(until_ms)
+        self.at(until_ms, self.coordinator.back, until_ms)
 
     def heal(self) -> None:
         """End whatever is still broken."""
-        self.outages = False
-        self._broker_down_ms = self._full_ms = 0
-        self._broker_back(self.now)
-        self._down.clear()
-        self.cut_off.clear()
+        self.outages.end()
+        self.coordinator.heal()
         for replica in self.replicas:
             replica.wall_ahead_ms = 0
         for process in self.processes():
@@ -404,10 +258,10 @@ class World:
 
     def _remove(self, process: Process) -> None:
         if isinstance(process, ReplicaProcess):
-            self.group_now()
+            self.coordinator.group_now()
             self.replicas.remove(process)
             self.checkers.lost(process.nonce)
-            self.missed()
+            self.coordinator.missed()
         elif isinstance(process, AgentProcess):
             self.agents.remove(process)
         elif isinstance(process, FrontendProcess):
@@ -449,69 +303,12 @@ class World:
         """One of the frontends that live."""
         return self.frontends[number % len(self.frontends)] if self.frontends else None
 
-    # -- the group ----------------------------------------------------------------------------------------------------
-
-    def group_now(self) -> Group:
-        """The group as of now. Heartbeats of members that run and reach it are no events: they are made up for here."""
-        group, now = self.group, self.now
-        for replica in self.replicas:
-            member = group.members.get(replica.member)
-            if member is not None and replica.paused_ms <= now and not replica.cut():
-                member.seen_ms = now
-        before = group.generation
-        group.expire(now)
-        if group.generation != before:
-            self.group_changed()
-        return group
-
-    def group_changed(self) -> None:
-        """There is a new generation: every member hears of it at its next heartbeat."""
-        for replica in self.replicas:
-            replica.ask_group_at(self.now + 1 + int(replica.random() * self.beat_ms))
-
-    def tell_member(self, member: str) -> None:
-        """A partition may be that member's: it hears of it at its next heartbeat."""
-        for replica in self.replicas:
-            if replica.member == member:
-                replica.ask_group_at(self.now + 1 + int(replica.random() * self.beat_ms))
-
-    def missed(self) -> None:
-        """A member does not reach the group any more: a session later it is fenced."""
-        self.at(self.now + self.config.session_ms + 2, self.group_now)
-
-    def committed(self, partition: int) -> int:
-        """The committed offset, −1 where there is none."""
-        return self.group.committed.get(partition, -1)
-
-    def commit(self, member: str, generation: int, topic_id: str, partition: int, offset: int) -> None:
-        """Commit an offset, if the group still takes it; one of a topic made before says nothing of this one."""
-        if self._full_ms > self.now:
-            return
-        if topic_id != self.topics["requests"].id:
-            offset = -1
-        if self.group.commit(member, generation, partition, offset):
-            if offset >= 0:
-                self.checkers.commits(partition, offset)
-            if self.trace is not None:
-                self.trace.tells(member, f"commits requests[{partition}] {offset}")
-
     # -- what people see ----------------------------------------------------------------------------------------------
 
     def say_all(self) -> None:
         """What operators say on `control` at the beginning, and when it was made anew."""
-        c = self.config
-        weighers = {"cpu": 1.0, "ram": 1.0, "io_ops": -0.05}
-        profile = Profile(name="default", weighers=weighers, builds_max=c.builds_max, instances_max=c.instances_max)
-        self.append("control", 0, b"profile/default", encode(profile))
-        for name, (vcpus, memory_mb) in FLAVORS.items():
-            self.set_flavor(plan.SetFlavor(at_ms=0, name=name, vcpus=vcpus, memory_mb=memory_mb))
-        for item in SHAPES if c.cells else ():
-            self.set_flavor(item)
-
-    def set_flavor(self, item: plan.SetFlavor) -> None:
-        """An operator's word on `control`."""
-        record = encode(flavor_of(item, self.config.spread)) if item.vcpus or item.pcpus else None
-        self.append("control", 0, f"flavor/{item.name}".encode(), record)
+        for key, value in said_first(self.config):
+            self.append("control", 0, key, value)
 
     def build_of(self, item: plan.Submit) -> Build:
         """The request that an item submits, the same whenever it is submitted again."""
@@ -539,35 +336,12 @@ class World:
             said = answer.message if isinstance(answer, Refusal) else f"{answer.result} {answer.reason}"
             self.trace.tells(frontend, f"answers {item.id}: {said}")
 
-    def checkpoint(self) -> None:
-        """Hold every replica's state against what the log makes of its positions (invariant 8)."""
-        hosts = self.topics["hosts"].id
-        for replica in self.replicas:
-            if replica.ready and replica.hosts_id == hosts:
-                self.digests += 1
-                view = replica.replica.view
-                self.checkers.digest(replica.nonce, dict(enumerate(replica.positions())), view.digest)
-                names = [row.host.name for row in view.by_index if not row.host.removed]
-                self.checkers.fleet(replica.nonce, dict(enumerate(replica.positions())), names)
-                self.checkers.accounts(replica.nonce, replica.folded, view.outcomes)
-
     def read_live(self, replica: str, partition: int, records: Sequence[Raw]) -> None:
         """A replica that serves reads records of `hosts` one by one; one that catches up takes the last of each key."""
         bad = self.checkers.bad
         for offset, *_ in records if bad else ():
             if ("hosts", partition, offset) in bad:
-                self._met.setdefault((partition, offset), set()).add(replica)
-
-    def kept(self, topic: str, partition: int, offset: int) -> bool:
-        """Whether a record stood when somebody who lives could read it: of `hosts`, what was superseded before need not have been seen."""
-        if topic != "hosts":
-            return True
-        living = {replica.nonce for replica in self.replicas}
-        if living & self._met.get((partition, offset), set()):
-            return True
-        ever = self.topics[topic].everything(partition)
-        key = next((key for at, _, key, _ in ever if at == offset), None)
-        return key is None or all(other != key for at, _, other, _ in ever if at > offset)
+                self.met.setdefault((partition, offset), set()).add(replica)
 
     def dissolve(self) -> None:
         """Let go of everything: a world is one big ring of references, which a collector would have to walk."""
@@ -576,7 +350,3 @@ class World:
         checkers = self.checkers
         for ring in (checkers.reports, checkers.owners, checkers.answers, checkers, self):
             vars(ring).clear()
-
-    def next_ms(self) -> int:
-        """When the next thing is due."""
-        return self._heap[0][0] if self._heap else NEVER

@@ -1,0 +1,109 @@
+"""The group's coordinator, as the replicas of a world reach it: who hears of what, when, and whose commits are taken.
+
+    replica ──asks at its next beat, unless it is cut off──▶ group as of now ──new generation──▶ every member hears at its next beat
+
+Heartbeats that only go well are no events: they are made up for whenever somebody looks.
+"""
+
+from typing import TYPE_CHECKING
+
+from commonplace.sim.groups import Group
+
+if TYPE_CHECKING:
+    from commonplace.sim.replicas import ReplicaProcess
+    from commonplace.sim.world import World
+
+
+class Coordinator:
+    """The group of a world's replicas, and who does not reach it."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._session_ms = world.config.session_ms
+        self.beat_ms = max(100, self._session_ms // 3)
+        self.group = Group(world.config.request_partitions, self._session_ms)
+        self._cut_off: dict[str, int] = {}  # replica → it does not reach the group before then
+
+    # -- who is there -------------------------------------------------------------------------------------------------
+
+    def group_now(self) -> Group:
+        """The group as of now. Heartbeats of members that run and reach it are no events: they are made up for here."""
+        group, now = self.group, self._world.now
+        for replica in self._world.replicas:
+            member = group.members.get(replica.member)
+            if member is not None and replica.paused_ms <= now and not self.cut(replica):
+                member.seen_ms = now
+        before = group.generation
+        group.expire(now)
+        if group.generation != before:
+            self.changed()
+        return group
+
+    def changed(self) -> None:
+        """There is a new generation: every member hears of it at its next heartbeat."""
+        for replica in self._world.replicas:
+            self._tell(replica)
+
+    def leave(self, member: str) -> None:
+        """A member says goodbye."""
+        self.group.leave(member)
+        self.changed()
+
+    def tell_member(self, member: str) -> None:
+        """A partition may be that member's: it hears of it at its next heartbeat."""
+        for replica in self._world.replicas:
+            if replica.member == member:
+                self._tell(replica)
+
+    def _tell(self, replica: "ReplicaProcess") -> None:
+        replica.ask_group_at(self._world.now + 1 + int(replica.random() * self.beat_ms))
+
+    def missed(self) -> None:
+        """A member does not reach the group any more: a session later it is fenced."""
+        self._world.at(self._world.now + self._session_ms + 2, self.group_now)
+
+    # -- who reaches it -----------------------------------------------------------------------------------------------
+
+    def cut(self, replica: "ReplicaProcess") -> bool:
+        """Whether a replica can't reach it."""
+        now = self._world.now
+        return self._world.outages.down_until("group", 0) > now or self._cut_off.get(replica.name, 0) > now
+
+    def cut_off(self, replica: "ReplicaProcess", until_ms: int) -> None:
+        """A replica does not reach the group before then, which misses it."""
+        self.group_now()
+        self._cut_off[replica.name] = max(self._cut_off.get(replica.name, 0), until_ms)
+        self.missed()
+        replica.ask_group_at(until_ms + 1)
+
+    def back(self, when_ms: int) -> None:
+        """The broker is back: sessions start anew, as it does not know better."""
+        for member in self.group.members.values():
+            member.seen_ms = when_ms
+        self.missed()
+        for replica in self._world.replicas:
+            replica.ask_group_at(when_ms + 1)
+
+    def heal(self) -> None:
+        """Everybody reaches it again."""
+        self.back(self._world.now)
+        self._cut_off.clear()
+
+    # -- what is committed --------------------------------------------------------------------------------------------
+
+    def committed(self, partition: int) -> int:
+        """The committed offset, −1 where there is none."""
+        return self.group.committed.get(partition, -1)
+
+    def commit(self, member: str, generation: int, topic_id: str, partition: int, offset: int) -> None:
+        """Commit an offset, if the group still takes it; one of a topic made before says nothing of this one."""
+        world = self._world
+        if world.outages.full_ms > world.now:
+            return
+        if topic_id != world.topics["requests"].id:
+            offset = -1
+        if self.group.commit(member, generation, partition, offset):
+            if offset >= 0:
+                world.checkers.commits(partition, offset)
+            if world.trace is not None:
+                world.trace.tells(member, f"commits requests[{partition}] {offset}")
