@@ -26,7 +26,8 @@ from commonplace.sim import faults, plan
 from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.decoding import changed, remembered
-from commonplace.sim.draw import MIXED, ON_RECORDS, PROFILES, draw
+from commonplace.sim.draw import MIXED, PROFILES, draw
+from commonplace.sim.draw_faults import ON_RECORDS
 from commonplace.sim.run import lived, run, run_seed
 from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
