@@ -13,8 +13,7 @@ from confluent_kafka import KafkaError
 
 from commonplace.core.codec import decode, encode
 from commonplace.core.records import Build, Decision
-from commonplace.frontend import Frontend, client, history
-from commonplace.frontend.events import ControlRead
+from commonplace.frontend import Frontend, client, following, history
 from commonplace.kafka import client as kafka_client
 from commonplace.kafka.client import Broker
 from commonplace.kafka.topics import TOPICS, TopicFacts, Topics
@@ -179,15 +178,14 @@ def alone(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Iterator[Alone
     monkeypatch.setattr(kafka_client, "consumer", lambda *_, **__: FakeConsumer())
     monkeypatch.setattr(history, "since", lambda *_: {0: 0})
 
-    def opened(frontend: Frontend) -> tuple[FakeConsumer, dict[int, int]]:
-        frontend._session.receive(ControlRead([(0, 0, f"flavor/{FLAVOR.name}".encode(), encode(FLAVOR))]), 0)
-        return world.consumer, {0: 0}
+    def follow(*_: object) -> tuple[FakeConsumer, list[history.Row], dict[int, int]]:
+        return world.consumer, [(0, 0, f"flavor/{FLAVOR.name}".encode(), encode(FLAVOR))], {0: 0}
 
     def read(_: object, __: str, starts: Mapping[int, int], stops: Mapping[int, int]) -> Iterator[tuple[int, object]]:
         world.looked_back.append(threading.current_thread())
         yield 0, world.log[starts[0] : stops[0]]
 
     monkeypatch.setattr(history, "read", read)
-    monkeypatch.setattr(Frontend, "_open_consumer", opened)
+    monkeypatch.setattr(following, "follow", follow)
     with Frontend(made) as world.frontend:
         yield world

@@ -3,12 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, TimedOut, UsageError
-from commonplace.frontend import AsyncFrontend, Frontend, Pending, aio
+from commonplace.frontend import AsyncFrontend, Frontend, Pending, aio, history
 from commonplace.frontend.events import SendClaimRecord, SendRequest
 from frontend_alone import Alone, alone, ended, in_thread, until
 
@@ -117,13 +118,13 @@ def test_room_that_a_look_back_makes_is_given_to_who_waits(monkeypatch: pytest.M
         for name in ("order-1", "order-2"):
             world.place(frontend.request("m1.small", id=name))
         world.read()
-        plain = frontend._window_start_ms
+        plain = history.since
 
-        def slow() -> int | None:
+        def slow(*arguments: Any) -> dict[int, int]:
             go_on.wait(10)
-            return plain()
+            return plain(*arguments)
 
-        monkeypatch.setattr(frontend, "_window_start_ms", slow)
+        monkeypatch.setattr(history, "since", slow)
         again = [in_thread(lambda name=name: frontend.place("m1.small", id=name)) for name in ("order-1", "order-2")]  # type: ignore[misc]
         until(lambda: frontend.in_flight == 2)
         third = in_thread(lambda: frontend.submit(frontend.request("m1.small"), timeout=0.01))
@@ -200,10 +201,10 @@ def test_a_release_that_the_producer_got_no_more_is_told_at_once(monkeypatch: py
     with alone(monkeypatch) as world:
         frontend = world.frontend
         world.producer.refuse = failed(KafkaError._FATAL, fatal=True)
-        frontend._queue.append((SendRequest(0, b"", b"", 1), None))
-        frontend._queue.append((SendClaimRecord(0, b"", b"", 2, "a-1"), lambda error, _: told.append(error)))
-        frontend._wake_writer()
-        assert ended(frontend._writer)
+        frontend._writer.put(SendRequest(0, b"", b"", 1), lambda *_: None)
+        frontend._writer.put(SendClaimRecord(0, b"", b"", 2, "a-1"), lambda error, _: told.append(error))
+        frontend._writer.wake()
+        assert ended(frontend._writer.thread)
     (error,) = told
     assert error is not None
     assert "producer can't go on" in error.str()

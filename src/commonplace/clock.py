@@ -1,9 +1,9 @@
-"""The wall clock, which a test may set wrong; unset it is `time.time` itself and costs nothing.
+"""The two clocks: one that leases and timeouts run by, and the wall's, which a test may set wrong.
 
-COMMONPLACE_CLOCK_OFFSET_MS=-25000   this process's wall clock is 25 s behind
+COMMONPLACE_CLOCK_OFFSET_MS=-25000   this process's wall clock is 25 s behind; unset it is `time.time` itself and costs nothing
 
-Leases, timeouts and deadlines run by monotonic clocks and never by this one. It is compared with log times only: how far back to look,
-and how far behind a reader is.
+Leases, timeouts and deadlines run by monotonic clocks and never by the wall's. That is compared with log times only: how far back to
+look, and how far behind a reader is.
 """
 
 import os
@@ -29,3 +29,10 @@ def clock(text: str) -> Callable[[], float]:
 
 wall_s: Callable[[], float] = clock(os.environ.get(VARIABLE, ""))
 """Seconds since the epoch; chosen when this module is imported."""
+
+_STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady_ms() -> int:
+    """Milliseconds that only grow and count suspend (on Linux): who slept must not think that leases still hold (rule 6)."""
+    return int(time.clock_gettime(_STEADY) * 1000)

@@ -10,13 +10,13 @@ then begins another with a new keeper and new start records.
 import gc
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 from commonplace.agent.crew import Crew
 from commonplace.agent.figures import AgentFigures
+from commonplace.clock import steady_ms
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import START_SUFFIX
 from commonplace.core.keeper import Keeper
@@ -90,14 +90,6 @@ def keeper_settings(settings: Settings) -> KeeperSettings:
     )
 
 
-def clock_ms() -> int:
-    """Milliseconds that only grow and count suspend: a lease must not stand still while its host sleeps."""
-    return int(time.clock_gettime(_CLOCK) * 1000)
-
-
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
 class Agent:
     """One life of an agent: from start records to a signal, a fence or a rebuild. `figures` and `crew` outlive it."""
 
@@ -140,7 +132,7 @@ class Agent:
             CaptureEnd: self._capture_end,
             StartInstance: self._start_instance,
             StopInstance: self._stop_instance,
-            AdoptInstance: lambda e: self.crew.perform(e, clock_ms() / 1000),
+            AdoptInstance: lambda e: self.crew.perform(e, steady_ms() / 1000),
             Quarantine: self._put_aside,
             Alarm: self._alarm,
             Fenced: self._note_fenced,
@@ -179,7 +171,7 @@ class Agent:
         while (ends := self.tail.behind(ends)) and not self._stop():
             for batch in self.tail.turn(POLL_S):
                 self._control_read(batch)
-        self._do(self.keeper.begin(clock_ms()))
+        self._do(self.keeper.begin(steady_ms()))
         for partition in sorted(self.keeper.unready):
             self.tail.add(self.topics.hosts, partition, self.tail.range(self.topics.hosts, partition)[0])
         self.figures.reason = ""
@@ -188,22 +180,22 @@ class Agent:
         topics, keeper = self.topics, self.keeper
         for batch in self.tail.turn(POLL_S):
             if batch.topic == topics.hosts:
-                self._do(keeper.receive(HostsRead(batch.partition, batch.records), clock_ms()))
+                self._do(keeper.receive(HostsRead(batch.partition, batch.records), steady_ms()))
             elif batch.topic == topics.claims:
-                effects = keeper.receive(ClaimsRead(batch.partition, batch.records, batch.position), clock_ms())
+                effects = keeper.receive(ClaimsRead(batch.partition, batch.records, batch.position), steady_ms())
                 if batch.records:
                     hit("after_claims_read")
                 self._do(effects)
             else:
                 self._control_read(batch)
-        now_ms = clock_ms()
+        now_ms = steady_ms()
         if now_ms >= self._tick_ms:
             self._tick_ms = now_ms + TICK_MS
             self._serve_drivers(now_ms)
             self._do(keeper.receive(Tick(), now_ms))
             captured, self._captured = self._captured, []
             for end in captured:
-                self._do(keeper.receive(end, clock_ms()))
+                self._do(keeper.receive(end, steady_ms()))
             if not self._settled_in and not any(keeper.unready.values()):
                 self._settled_in = True
                 # the ledgers live as long as the process: a collection that walks ten thousand of them stops it for 0.4 s
@@ -215,7 +207,7 @@ class Agent:
             hit("before_report_ack")
         failed, self._failed = self._failed, []
         for host in failed:
-            self._do(keeper.receive(ReportFailed(host), clock_ms()))
+            self._do(keeper.receive(ReportFailed(host), steady_ms()))
         self._tell()
 
     def _serve_drivers(self, now_ms: int) -> None:
@@ -234,7 +226,7 @@ class Agent:
             if kept.partition != partition or kept.phase != RESUMING or host in self._looked:
                 continue
             for said in self.crew.look(host, now_s):
-                self._do(self.keeper.receive(said, clock_ms()))
+                self._do(self.keeper.receive(said, steady_ms()))
             if self.crew.has_looked(host):
                 self._looked.add(host)
             else:
@@ -244,7 +236,7 @@ class Agent:
         found = self._claims_range(partition)
         if found is not None:
             self._asked.discard(partition)
-            self._do(self.keeper.receive(ClaimsRange(partition, self._claims_topic_id, *found), clock_ms()))
+            self._do(self.keeper.receive(ClaimsRange(partition, self._claims_topic_id, *found), steady_ms()))
 
     def _claims_range(self, partition: int) -> tuple[int, int] | None:
         """First offset and end of a claims partition now; None while the broker does not say, and the keeper asks again."""
@@ -254,7 +246,7 @@ class Agent:
             if str(e) != self._lookup_trouble:
                 self._lookup_trouble = str(e)
                 _LOG.warning("%s", e)
-            self._tick_ms = clock_ms() + RETRY_MS
+            self._tick_ms = steady_ms() + RETRY_MS
             return None
 
     def _tell(self) -> None:
@@ -279,7 +271,7 @@ class Agent:
             host = key[len(HOST_CONTROL) :].decode(errors="replace")
             record = decode("control", value) if value is not None else None
             if isinstance(record, HostControl | None) and (record is None or record.name == host):
-                self._do(self.keeper.receive(ControlRead(host, record), clock_ms()))
+                self._do(self.keeper.receive(ControlRead(host, record), steady_ms()))
                 continue
             reason = record.reason if isinstance(record, Bad) else f"key is of host {host!a}, record of another"
             self._put_aside(Quarantine("control", 0, offset, reason, key, value))
@@ -309,7 +301,7 @@ class Agent:
         self._failed.append(host)
 
     def _capture_end(self, effect: CaptureEnd) -> None:
-        asked_at_ms = clock_ms()  # before the question: the end must be younger than the leases that it lets lapse
+        asked_at_ms = steady_ms()  # before the question: the end must be younger than the leases that it lets lapse
         found = self._claims_range(effect.partition)
         if found is not None:
             # received once all effects of this event are performed: reports must stand in the log in their order
@@ -317,16 +309,16 @@ class Agent:
 
     def _start_instance(self, effect: StartInstance) -> None:
         self.figures.started += 1
-        self.crew.perform(effect, clock_ms() / 1000)
+        self.crew.perform(effect, steady_ms() / 1000)
 
     def _stop_instance(self, effect: StopInstance) -> None:
         self.figures.stopped += 1
-        self.crew.perform(effect, clock_ms() / 1000)
+        self.crew.perform(effect, steady_ms() / 1000)
 
     def _put_aside(self, effect: Quarantine) -> None:
         topic: str = getattr(self.topics, effect.topic)
         self._aside = True
-        if self.quarantine.put(quarantined(effect, topic, self.name), clock_ms()):
+        if self.quarantine.put(quarantined(effect, topic, self.name), steady_ms()):
             _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
 
     def _alarm(self, effect: Alarm) -> None:

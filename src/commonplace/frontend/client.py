@@ -3,28 +3,26 @@
     caller ── submit ──▶ session ──▶ queue ──▶ writer: produce all, one flush a turn ──▶ requests, claims
     caller ◀── Pending ◀── session ◀── reader: poll, consume what is there ◀── decisions, control
 
-The session is shared under one lock, held for a batch at a time. No thread is woken per request while there is load: the
-writer takes all that was queued during its last flush, and answers are given on the reader's thread.
+The session is shared under one lock, held for a batch at a time. Answers are given on the reader's thread, errors of the
+broker's on the writer's.
 """
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, Message
 
-from commonplace.clock import wall_s
-from commonplace.core.codec import encode
-from commonplace.core.records import Build, Decision, Quarantined
+from commonplace.clock import steady_ms
+from commonplace.core.records import Build, Decision
 from commonplace.core.traceparent import misfit
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
-from commonplace.frontend import history
+from commonplace.frontend import following, history
 from commonplace.frontend.events import (
     Answer,
     AskConfirm,
@@ -34,7 +32,6 @@ from commonplace.frontend.events import (
     Effect,
     Event,
     LookBack,
-    Looked,
     Quarantine,
     Refusal,
     SendClaimRecord,
@@ -51,19 +48,14 @@ from commonplace.frontend.outcome import Acknowledged, await_outcomes, watch_fro
 from commonplace.frontend.pending import Pending
 from commonplace.frontend.session import Session
 from commonplace.frontend.settling import Outcome
+from commonplace.frontend.writing import Delivered, Writer
 from commonplace.kafka import client as kafka_client
-from commonplace.kafka.headers import of_trace
+from commonplace.kafka.outbox import FLUSH_S
 from commonplace.kafka.topics import Topics, require_topics
 from commonplace.settings import Settings
 
 POLL_S: Final = 0.05
 """Longest sleep of the reader: how late a timeout or a close is noticed; records wake it at once."""
-FLUSH_S: Final = 0.002
-"""One flush a turn: it overrides linger and returns after one round trip; past 2 ms the next turn goes on."""
-CLOSE_FLUSH_S: Final = 5.0
-CLOCK_SLACK_MS: Final = 60_000
-"""How far our wall clock and the broker's may differ when the idempotency window is looked up by log time."""
-
 _log = logging.getLogger(__name__)
 
 _ERRORS: Final[dict[Why, type[CommonplaceError]]] = {
@@ -97,18 +89,16 @@ class Frontend:
         self._tokens = count(1)
         self._ids = Ids()
         self._pending: dict[int, Pending] = {}
-        self._queue: deque[tuple[SendRequest | SendClaimRecord, Callable[..., None] | None]] = deque()
         self._acknowledged: list[Event] = []
-        self._wake = threading.Event()
-        self._parked = False
         self._stopping = False
         self._failure: CommonplaceError | None = None
-        self._unwritten: CommonplaceError | None = None  # why the writer ended before it was told to
-        self._producer = kafka_client.producer(self._settings, required=self._producer_required())
-        self._consumer, self._positions = self._open_consumer()
-        self._writer = threading.Thread(target=self._write, name="frontend-writer", daemon=True)
+        producer = kafka_client.producer(self._settings, required=_producer_required(self._settings))
+        self._writer = Writer(producer, names, self._take_acknowledged, self._writer_broke)
+        partitions = facts[names.decisions].partitions
+        self._consumer, control, self._positions = following.follow(self._settings, names, partitions)
+        self._session.receive(ControlRead(control), steady_ms())
         self._reader = threading.Thread(target=self._read, name="frontend-reader", daemon=True)
-        self._writer.start()
+        self._writer.thread.start()
         self._reader.start()
 
     def __enter__(self) -> Self:
@@ -192,7 +182,7 @@ class Frontend:
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
         with self._lock:
             self._require_open()
-            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor, group), _now_ms())
+            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor, group), steady_ms())
         _raise_refused(effects)
         if not wait:
             self._perform(effects, self._unawaited_delivered)
@@ -207,14 +197,14 @@ class Frontend:
         Raises `TimedOut`, and what ended the frontend where something was never written for it.
         """
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
-        while not self._idle:
-            if not self._writer.is_alive():
+        while not self._writer.idle:
+            if not self._writer.thread.is_alive():
                 self._require_open()
             if time.monotonic() > deadline:
                 raise TimedOut(f"the broker at {self._settings.bootstrap} has not acknowledged all records in time")
             time.sleep(FLUSH_S)
-        if self._unwritten is not None:
-            raise self._unwritten
+        if self._writer.unwritten is not None:
+            raise self._writer.unwritten
 
     def decision(self, request: str) -> Decision | None:
         """The effective decision of a request answered here (the newest 10,000 are kept); never blocks.
@@ -228,11 +218,6 @@ class Frontend:
     def in_flight(self) -> int:
         """Submits without an answer."""
         return self._session.in_flight
-
-    @property
-    def _idle(self) -> bool:
-        """Whether nothing is queued or unacknowledged: the writer parks only then, and unparks before it takes."""
-        return not self._queue and (self._parked or not self._writer.is_alive())
 
     @property
     def full(self) -> bool:
@@ -257,8 +242,8 @@ class Frontend:
     def close(self) -> None:
         """Send what is queued, answer the rest with an error, end the threads; closing twice is nothing."""
         self._stopping = True
-        self._wake.set()
-        for thread in (self._writer, self._reader):
+        self._writer.stop()
+        for thread in (self._writer.thread, self._reader):
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -270,7 +255,7 @@ class Frontend:
             self._require_open()
             self._wait_for_room(len(pendings))
             self._require_open()  # it may have ended while we waited, and answers nobody any more
-            now_ms = _now_ms()
+            now_ms = steady_ms()
             for pending in pendings:
                 self._pending[pending.token] = pending
                 held = not fresh and not self.unused(pending.request.id)
@@ -283,7 +268,8 @@ class Frontend:
         self._perform(effects)
         looks = [e for e in effects if isinstance(e, LookBack)]
         if looks:
-            self._look_back(looks, positions)
+            topic, by_time = self._names.decisions, self._by_time
+            self._receive_all(following.look_back(self._settings, topic, looks, positions, by_time=by_time))
 
     def _require_open(self) -> None:
         if self._failure is not None or self._stopping:
@@ -291,33 +277,12 @@ class Frontend:
 
     def _wait_for_room(self, wanted: int) -> None:
         """Back-pressure on callers; callbacks on our own threads are told `overloaded` instead, as nobody else makes room."""
-        if threading.current_thread() in (self._reader, self._writer):
+        if threading.current_thread() in (self._reader, self._writer.thread):
             return
         self._room_wanted += 1
         while self._session.in_flight + wanted > self._in_flight_max and self._failure is None and not self._stopping:
             self._room.wait()
         self._room_wanted -= 1
-
-    def _look_back(self, looks: list[LookBack], positions: dict[int, int]) -> None:
-        """Read what was decided before the reader's positions at the submit, and let the session go on from there."""
-        partitions = {look.partition for look in looks}
-        wanted = {look.request.encode() for look in looks}
-        topic = self._names.decisions
-        consumer = kafka_client.consumer(self._settings)
-        try:
-            starts = history.since(consumer, self._settings, topic, partitions, self._window_start_ms())
-        finally:
-            consumer.close()
-        found: list[history.Row] = []
-        for _, rows in history.read(self._settings, topic, starts, {p: positions[p] for p in partitions}):
-            found += history.rows_for(rows, wanted)
-        self._receive_all([Looked(look.request, found, look.token) for look in looks])
-
-    def _window_start_ms(self) -> int | None:
-        if not self._by_time:
-            return None
-        window_ms = round(self._settings.scheduler.idempotency_window_s * 1000)
-        return round(wall_s() * 1000) - window_ms - CLOCK_SLACK_MS
 
     def _settle(
         self, event: AskConfirm | AskRelease, decision: Decision, wait: bool, timeout: float | None
@@ -325,14 +290,14 @@ class Frontend:
         if not wait:
             with self._lock:
                 self._require_open()
-                effects = self._session.receive(event, _now_ms())
+                effects = self._session.receive(event, steady_ms())
             _raise_refused(effects)
             self._perform(effects)
             return []
         deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
         with self._lock:
             self._require_open()
-            effects = self._session.receive(event, _now_ms())
+            effects = self._session.receive(event, steady_ms())
         _raise_refused(effects)
         records = [e for e in effects if isinstance(e, SendClaimRecord)]
         acknowledged = Acknowledged(len(records))
@@ -341,8 +306,8 @@ class Frontend:
         reports = watch_from(self._settings, hosts, decision)
         try:
             for record in records:
-                self._queue.append((record, partial(acknowledged.receive, record)))
-            self._wake_writer()
+                self._writer.put(record, partial(acknowledged.receive, record))
+            self._writer.wake()
             watched = acknowledged.wait(what, deadline)
             topic_id = self._facts[self._names.claims].topic_id
             return await_outcomes(reports, watched, topic_id, hosts.partitions, self._settings, deadline)
@@ -351,23 +316,23 @@ class Frontend:
 
     # --- effects ---
 
-    def _perform(self, effects: Iterable[Effect], delivered: Callable[..., None] | None = None) -> None:
-        """Queue what is to be sent and give answers."""
+    def _perform(self, effects: Iterable[Effect], delivered: Delivered | None = None) -> None:
+        """Queue what is to be sent and give answers; `delivered` hears of requests in place of the session."""
         queued = False
         for effect in effects:
             match effect:
                 case Answer():
                     self._answer(effect)
                 case SendRequest():
-                    self._queue.append((effect, delivered))
+                    self._writer.put(effect, delivered or partial(self._request_delivered, effect.token))
                     queued = True
                 case SendClaimRecord():
-                    self._queue.append((effect, self._unawaited_delivered))
+                    self._writer.put(effect, self._unawaited_delivered)
                     queued = True
                 case Quarantine():
-                    self._quarantine(effect)
+                    self._writer.put_aside(effect)
         if queued:
-            self._wake_writer()
+            self._writer.wake()
 
     def _answer(self, answer: Answer) -> None:
         pending = self._pending.pop(answer.token, None)
@@ -376,96 +341,7 @@ class Frontend:
         result = answer.answer
         pending.resolve(_ERRORS[result.why](result.message) if isinstance(result, Refusal) else result)
 
-    def _quarantine(self, bad: Quarantine) -> None:
-        record = Quarantined(
-            topic=self._names.decisions,
-            partition=bad.partition,
-            offset=bad.offset,
-            reason=bad.reason[:1024],
-            by="frontend",
-            key=bad.key.decode(errors="replace")[:1024],
-        )
-        _log.warning("quarantined %s/%d@%d: %s", record.topic, bad.partition, bad.offset, bad.reason)
-        try:
-            self._producer.produce(self._names.quarantine, value=encode(record), partition=0)
-        except (BufferError, KafkaException) as error:
-            _log.warning("%s could not be written: %s", self._names.quarantine, error)
-
-    def _wake_writer(self) -> None:
-        if self._parked:
-            self._wake.set()
-
-    # --- the writing thread ---
-
-    def _write(self) -> None:
-        done = False
-        try:
-            self._write_queued()
-            done = True
-        except CommonplaceError as error:
-            self._fail(error)
-        finally:
-            if not done:
-                self._abandon()
-                self._unwritten = self._failure
-                self._drop()
-
-    def _write_queued(self) -> None:
-        producer, queue = self._producer, self._queue
-        while True:
-            if not queue and len(producer) == 0:
-                if self._stopping:
-                    return
-                self._park()
-                continue
-            stopping = self._stopping  # as it is before the flush: the last flush is the long one
-            for _ in range(len(queue)):
-                self._produce(*queue.popleft())
-            producer.flush(CLOSE_FLUSH_S if stopping else FLUSH_S)
-            self._take_acknowledged()
-            if stopping and len(producer):
-                _log.warning("%d records were not acknowledged when the frontend closed", len(producer))
-                producer.purge()
-                producer.flush(FLUSH_S)
-                return
-
-    def _park(self) -> None:
-        self._parked = True
-        if not self._queue and not self._stopping:  # else it was queued before it could see us parked
-            self._wake.wait()
-        self._parked = False
-        self._wake.clear()
-
-    def _produce(self, effect: SendRequest | SendClaimRecord, delivered: Callable[..., None] | None) -> None:
-        topic, headers = self._names.claims, None
-        if isinstance(effect, SendRequest):
-            topic, headers = self._names.requests, of_trace(effect.trace)
-        call = delivered or partial(self._request_delivered, effect.token)
-        produce = self._producer.produce
-        send = partial(produce, topic, effect.value, effect.key, effect.partition, call, headers=headers)
-        try:
-            try:
-                send()
-            except BufferError:  # the client's queue is full: 100,000 records or 1 GB
-                self._producer.flush(1.0)
-                send()
-        except BufferError as error:
-            call(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
-        except KafkaException as error:
-            call(_told(error.args[0], effect), None)
-            if error.args[0].fatal():
-                raise CommonplaceError(
-                    f"the producer can't go on: {error.args[0].str()}: open another frontend, and ask again by the ids"
-                ) from error
-
-    def _drop(self) -> None:
-        """Nothing is written any more: whoever waits for an acknowledgement is told."""
-        self._producer.purge()
-        self._producer.flush(FLUSH_S)
-        while self._queue:
-            _, delivered = self._queue.popleft()
-            if delivered is not None:
-                delivered(KafkaError(KafkaError._PURGE_QUEUE, str(self._failure)), None)
+    # --- on the writing thread ---
 
     def _request_delivered(self, token: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -482,36 +358,26 @@ class Frontend:
         if events:
             self._receive_all(events)
 
+    def _writer_broke(self, error: CommonplaceError | None) -> CommonplaceError:
+        if error is not None:
+            self._fail(error)
+        return self._abandon()
+
     # --- the reading thread ---
 
     def _read(self) -> None:
         try:
             while not self._stopping and self._failure is None:
                 messages = history.batch(self._consumer, POLL_S)
-                self._receive_all([*self._events_of(messages), Tick()])
+                self._receive_all([*following.events_of(messages, self._settings, self._names), Tick()])
         except CommonplaceError as error:
             self._fail(error)
         finally:
             self._consumer.close()
             self._abandon()
 
-    def _events_of(self, messages: list[Message]) -> list[Event]:
-        control: list[history.Row] = []
-        decisions: dict[int, list[history.Row]] = {}
-        decisions_topic = self._names.decisions
-        for message in messages:
-            if message.error() is not None:
-                history.check(message, self._settings)
-            elif message.topic() == decisions_topic:
-                rows = decisions.setdefault(message.partition(), [])  # type: ignore[arg-type]  # a record has one
-                rows.append(history.row(message))
-            else:
-                control.append(history.row(message))
-        events: list[Event] = [DecisionsRead(partition, rows) for partition, rows in decisions.items()]
-        return [*events, ControlRead(control)] if control else events
-
     def _receive_all(self, events: list[Event]) -> None:
-        now_ms = _now_ms()
+        now_ms = steady_ms()
         effects: list[Effect] = []
         with self._lock:
             for event in events:
@@ -526,8 +392,8 @@ class Frontend:
         _log.error("the frontend stops: %s", error)
         self._failure = error
 
-    def _abandon(self) -> None:
-        """Nothing is read, or written, any more: whoever waits is told, nobody hangs."""
+    def _abandon(self) -> CommonplaceError:
+        """Nothing is read, or written, any more: whoever waits is told, nobody hangs; returns what they are told."""
         what = "was closed" if self._stopping else "broke down (see the log)"
         error = self._failure or CommonplaceError(f"the frontend {what} before the decision came: ask again by the id")
         with self._lock:
@@ -537,27 +403,14 @@ class Frontend:
             self._room.notify_all()
         for pending in left:
             pending.resolve(error)
+        return error
 
-    # --- opening ---
 
-    def _producer_required(self) -> dict[str, Any]:
-        """Records that could not be sent while anybody waited for them are dropped, unless [kafka] says otherwise."""
-        if {"message.timeout.ms", "delivery.timeout.ms"} & self._settings.kafka.keys():
-            return {}
-        return {"message.timeout.ms": max(1000, round(self._settings.frontend.timeout_s * 1000))}
-
-    def _open_consumer(self) -> tuple[Consumer, dict[int, int]]:
-        """A consumer at the ends of `decisions` as of now, after reading `control` to its end."""
-        consumer = kafka_client.consumer(self._settings)
-        control, decisions = self._names.control, self._names.decisions
-        start = history.since(consumer, self._settings, control, [0], None)
-        stop = history.ends(consumer, self._settings, control, [0])
-        for _, rows in history.read(self._settings, control, start, stop):
-            self._session.receive(ControlRead(rows), _now_ms())
-        positions = history.ends(consumer, self._settings, decisions, range(self._facts[decisions].partitions))
-        assigned = [TopicPartition(decisions, p, offset) for p, offset in positions.items()]
-        consumer.assign([*assigned, TopicPartition(control, 0, stop[0])])
-        return consumer, positions
+def _producer_required(settings: Settings) -> dict[str, Any]:
+    """Records that could not be sent while anybody waited for them are dropped, unless [kafka] says otherwise."""
+    if {"message.timeout.ms", "delivery.timeout.ms"} & settings.kafka.keys():
+        return {}
+    return {"message.timeout.ms": max(1000, round(settings.frontend.timeout_s * 1000))}
 
 
 def _raise_refused(effects: Iterable[Effect]) -> None:
@@ -565,19 +418,3 @@ def _raise_refused(effects: Iterable[Effect]) -> None:
     for effect in effects:
         if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
             raise _ERRORS[effect.answer.why](effect.answer.message)
-
-
-def _told(error: KafkaError, effect: SendRequest | SendClaimRecord) -> KafkaError:
-    """What the client said of a record that it did not take, with what to do about one that is too large."""
-    if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
-        return error
-    bounds = "limits.record_bytes_max and message.max.bytes of [kafka]"
-    return KafkaError(error.code(), f"{error.str()}: {len(effect.value)} bytes, see {bounds}")
-
-
-# Leases run on while a laptop sleeps, and CLOCK_MONOTONIC does not (Linux).
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def _now_ms() -> int:
-    return time.clock_gettime_ns(_CLOCK) // 1_000_000

@@ -16,7 +16,8 @@ from commonplace.core.records import Build, Decision
 from commonplace.core.traceparent import misfit
 from commonplace.errors import CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import checks
-from commonplace.frontend.client import CLOCK_SLACK_MS, Frontend
+from commonplace.frontend.client import Frontend
+from commonplace.frontend.following import CLOCK_SLACK_MS
 from commonplace.frontend.ids import Ids
 from commonplace.frontend.lookup import Entry, Reader
 from commonplace.frontend.members import Groups

@@ -19,6 +19,7 @@ from commonplace.kafka.headers import of_trace
 from commonplace.settings import Settings
 
 FLUSH_S: Final = 0.002
+"""One flush a turn: it overrides linger and returns after one round trip; past 2 ms the next turn goes on."""
 
 Delivered = Callable[[int, str], None]
 """Called with the record's offset and "", or with −1 and why it was not delivered, as far as anybody knows."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from commonplace.clock import wall_s
+from commonplace.clock import steady_ms, wall_s
 from commonplace.collector import calm, give_back, paused
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine, quarantined
@@ -123,7 +123,7 @@ class Scheduler:
         self._requests_from: dict[int, int] = {}  # request partition → where to go on once its history is read
         self._commits: dict[int, int] = {}
         self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = self._lag_ms = 0
-        self._turned_ms = _now_ms()
+        self._turned_ms = steady_ms()
         self._state = "ready"  # what the cycle reports say
         self._stale_after_s = settings.topics.delete_retention_ms / 2000
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -188,10 +188,10 @@ class Scheduler:
 
     def _serve(self) -> None:
         self.intake.join()
-        turned_ms = self._turned_ms = _now_ms()
+        turned_ms = self._turned_ms = steady_ms()
         while not self._stop():
             self._turn(IDLE_POLL_S)
-            now_ms = _now_ms()
+            now_ms = steady_ms()
             if now_ms - turned_ms > self._stale_after_s * 1000:
                 raise Rebuild(f"no turn for {(now_ms - turned_ms) / 1000:.0f} s: tombstones may have been missed")
             turned_ms = now_ms
@@ -226,12 +226,12 @@ class Scheduler:
         busy = bool(self._later) or bool(self.replica.placer.queue)
         self._receive_batches(self.tail.turn(0 if busy else wait_s))
         self._regulate()
-        now = _now_ms()
+        now = steady_ms()
         if now - self._turned_ms > STOOD_STILL_MS:
             if not self._read_on(now - self._turned_ms):
                 self.outbox.flush_turn()
                 return
-            now = _now_ms()
+            now = steady_ms()
         self._turned_ms = now
         if now - self._group_ms >= GROUP_POLL_MS:
             self._group_ms = now
@@ -284,7 +284,7 @@ class Scheduler:
 
     def _receive_batches(self, batches: list[Batch]) -> None:
         # acknowledgements first: a claim's offset is known before its verdict is folded
-        for effect in self.replica.receive_all(self._drain(), _now_ms()):
+        for effect in self.replica.receive_all(self._drain(), steady_ms()):
             self._perform[type(effect)](effect)
         if len(batches) > 1:
             batches.sort(key=lambda batch: self._order[batch.topic])
@@ -303,7 +303,7 @@ class Scheduler:
         return later
 
     def _receive(self, event: Any) -> None:
-        for effect in self.replica.receive(event, _now_ms()):
+        for effect in self.replica.receive(event, steady_ms()):
             self._perform[type(effect)](effect)
 
     def _check_age(self, batch: Batch) -> None:
@@ -406,7 +406,7 @@ class Scheduler:
 
     def _put_aside(self, effect: Quarantine) -> None:
         topic = getattr(self.topics, effect.topic)
-        if self.quarantine.put(quarantined(effect, topic, self.name), _now_ms()):
+        if self.quarantine.put(quarantined(effect, topic, self.name), steady_ms()):
             _LOG.warning("%s [%d] offset %d put aside: %s", topic, effect.partition, effect.offset, effect.reason)
 
     def _report(self) -> None:
@@ -417,11 +417,3 @@ class Scheduler:
 
     def _state_places(self) -> list[tuple[str, int]]:
         return [(self.topics.hosts, p) for p in range(self.facts[self.topics.hosts].partitions)]
-
-
-def _now_ms() -> int:
-    """Milliseconds that only grow and count suspend: a replica that slept must not think that leases still hold (rule 6)."""
-    return int(time.clock_gettime(_CLOCK) * 1000)
-
-
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
