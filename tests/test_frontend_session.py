@@ -7,6 +7,7 @@ from commonplace.core.ledger_events import found_id
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Placed, Position, Release, Routing
 from commonplace.core.requests import content_digest, request_key
+from commonplace.frontend.answered import KEPT_MAX
 from commonplace.frontend.events import (
     Answer,
     AskConfirm,
@@ -27,7 +28,7 @@ from commonplace.frontend.events import (
     Why,
     Withdraw,
 )
-from commonplace.frontend.session import KEPT_MAX, Session
+from commonplace.frontend.session import Session
 
 PARTITIONS = 6
 SMALL = Flavor(name="m1.small", resources={"VCPU": 1}, traits_forbidden=("CUSTOM_SLOW",))

@@ -16,6 +16,7 @@ from commonplace.core.records import Build, Decision
 from commonplace.core.traceparent import misfit
 from commonplace.errors import CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import checks
+from commonplace.frontend.answered import KEPT_MAX
 from commonplace.frontend.client import Frontend
 from commonplace.frontend.following import CLOCK_SLACK_MS
 from commonplace.frontend.ids import Ids
@@ -24,7 +25,6 @@ from commonplace.frontend.members import Groups
 from commonplace.frontend.moving import Moved, Source, move
 from commonplace.frontend.pending import Pending
 from commonplace.frontend.routes import Routes
-from commonplace.frontend.session import KEPT_MAX
 from commonplace.frontend.settling import Outcome
 from commonplace.kafka import client as kafka_client
 from commonplace.kafka.tail import Lost, Tail
