@@ -50,3 +50,20 @@ def test_traceback_is_part_of_the_line() -> None:
     except ValueError:
         structlog.get_logger("a").exception("failed")
     assert "ValueError: why" in str(lines(stream)[0]["exception"])
+
+
+def test_what_records_say_cannot_drive_the_terminal_that_logs_go_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.StringIO()
+    logs.configure("info", stream=stream, json=False)
+    logging.getLogger("a").warning("put aside: %s", "\x9b31m\n\x1b[2J\u202e")
+    structlog.get_logger("b").info("host\x85", name="a\x9b31m", other="\x1b[2J")
+    try:
+        raise ValueError("lock \x9b2J")
+    except ValueError:
+        logging.getLogger("c").exception("failed\x90")
+    told = stream.getvalue()
+    assert all(line.isprintable() for line in told.split("\n")), told
+    assert r"put aside: \x9b31m\n\x1b[2J\u202e" in told
+    assert r"name=a\x9b31m" in told
+    assert r"ValueError: lock \x9b2J" in told

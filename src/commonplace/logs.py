@@ -4,12 +4,15 @@ Library code asks for a logger with `structlog.get_logger(__name__)` or `logging
 Nothing is logged per record at info.
 """
 
+import io
 import logging
 import os
 import sys
 from typing import Final, TextIO
 
 import structlog
+
+from commonplace.terminal import every_line, one_line
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -50,4 +53,17 @@ def configure(level: str = "info", *, stream: TextIO | None = None, json: bool |
 def _renderers(as_json: bool) -> list[structlog.typing.Processor]:
     if as_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ)]
+    colors = "NO_COLOR" not in os.environ
+    return [_printable, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback)]
+
+
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What is told may quote records: the renderer escapes only texts with spaces or quotes, and never the event."""
+    return {key: one_line(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _write_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """As structlog's plain one; its rich one prints the message raw, and all locals, passwords among them."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    stream.write(every_line(plain.getvalue()))

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from commonplace.cli.common import Output, output
 from commonplace.errors import UsageError
+from commonplace.terminal import escaped, every_line, one_line
 
 _GAP: Final = "   "
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*( [A-Za-z0-9_./@-]+)*")
@@ -57,7 +58,7 @@ def emit_line(record: Any, *, lines: Iterable[str] | None = None, form: Output |
             _print("\n".join(["---", *_yaml(plain)]))
         case _:
             told = ["  ".join(f"{k}={_cell(v)}" for k, v in plain.items())] if lines is None else lines
-            _print("\n".join(map(_safe, told)))
+            _print("\n".join(map(one_line, told)))
     sys.stdout.flush()
 
 
@@ -69,7 +70,7 @@ def require_no_name() -> None:
 
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
-    print("\n".join(map(_safe, text.split("\n"))), file=sys.stderr, flush=True)
+    print(every_line(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -138,26 +139,17 @@ def _cell(value: Any) -> str:
         case float():
             return f"{value:g}"
         case dict():
-            return _safe(",".join(f"{k}={_cell(v)}" for k, v in value.items()))
+            return one_line(",".join(f"{k}={_cell(v)}" for k, v in value.items()))
         case list() | tuple():
-            return _safe(",".join(_cell(v) for v in value))
+            return one_line(",".join(_cell(v) for v in value))
         case _:
-            return _safe(str(value))
-
-
-def _safe(text: str) -> str:
-    """Text in one line without control characters: names come from others and must not drive the terminal."""
-    return _escaped(text, lambda c: repr(c)[1:-1])
+            return one_line(str(value))
 
 
 def _json(value: Any, indent: int | None = None) -> str:
     """JSON that people can read, without what drives a terminal: only what is printed as itself is not escaped."""
     lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
-    return "\n".join(_escaped(line, lambda c: json.dumps(c)[1:-1]) for line in lines)
-
-
-def _escaped(text: str, escape: Callable[[str], str]) -> str:
-    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
+    return "\n".join(escaped(line, lambda c: json.dumps(c)[1:-1]) for line in lines)
 
 
 def _yaml(value: Any, indent: str = "") -> list[str]:
