@@ -75,6 +75,7 @@ def test_aggregates_are_set_listed_and_deleted(where: list[str]) -> None:
         (["profile", "set", "p", "--weigher", "ram=much"], "must be NAME=NUMBER"),
         (["profile", "set", "p", "--set", "colour=1"], "--set colour: a profile has name, weighers"),
         (["profile", "set", "p", "--set", "image_namespace=hw"], "a text stands in quotes"),
+        (["profile", "set", "p", "--set", f"metrics={'[' * 5_000}"], "is no JSON"),
         (["profile", "set", "p", "--subset-size", "1001"], "subset_size"),
         (["aggregate", "set", "a", "--host", "no host"], "hosts"),
         (["aggregate", "set", "a", "--metadata", "ssd"], "--metadata ssd: must be NAME=VALUE"),

@@ -25,6 +25,8 @@ from commonplace.core.resources import Inventory
 from commonplace.errors import SettingsError, UsageError
 
 VCPU = {"VCPU": Inventory(total=8)}
+DEEP, DOTTED = "[" * 5_000 + "]" * 5_000, ".".join("a" * 5_000)
+"""TOML on which a parser recurses, and on which only whoever reads what it made does."""
 
 
 def allocation(name: str = "a1", project: str = "") -> Allocation:
@@ -148,7 +150,11 @@ def test_inventory_file_holds_several_hosts_with_exact_ratios(tmp_path: Path) ->
             "[hosts.a]\nfound = [{instance='x'}]\n[hosts.a.inventory.VCPU]\ntotal = 1",
             "resources is missing",
         ),
+        ("[hosts.a.cells.0]\ndevices = 3", "[hosts.a.cells.0]: devices: it must be a list"),
         ("[hosts.a", "not valid TOML"),
+        (f"hosts = {DEEP}", "hosts.toml: nested too deep"),
+        (f"hosts.{DOTTED} = 1", "hosts.toml: nested too deep"),
+        (f"hosts = [{{ {DOTTED} = 1 }}]", "hosts.toml: nested too deep"),
     ],
 )
 def test_inventory_file_errors_name_file_table_and_key(tmp_path: Path, text: str, says: str) -> None:
@@ -253,6 +259,24 @@ def test_settings_are_the_systems_where_no_file_is_named_and_the_defaults_where_
     assert load_settings(None, tmp_path / "none.toml") == HostDriverSettings()
     with pytest.raises(SettingsError, match=r"none\.toml: cannot be read"):
         load_settings(tmp_path / "none.toml", system)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"labels = {DEEP}", "nested too deep"),
+        (f"labels.{DOTTED} = 1", "nested too deep"),
+        ("numa = 3", "numa must be true or false"),
+        ('traits = ["a b"]', "traits"),
+        ("nmua = true", "nmua is not known here"),
+    ],
+)
+def test_machine_file_errors_name_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    (path := tmp_path / "driver.toml").write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert says in str(raised.value)
 
 
 def test_cpu_flags_become_standard_traits() -> None:
@@ -414,12 +438,15 @@ def test_an_instance_that_is_being_started_is_not_started_again_for_a_keeper_bui
     assert (tmp_path / "log").read_text() == "+"
 
 
-def test_a_list_that_fails_or_is_broken_declares_nothing_gone(machine: HostDriverSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"instance":', '{"instance": "x", "resources": {"VCPU": 1}, "more": ' + "[" * 5_000])
+def test_a_list_that_fails_or_is_broken_declares_nothing_gone(
+    machine: HostDriverSettings, tmp_path: Path, line: str
+) -> None:
     driver = HostDriver(machine)
     (tmp_path / "vms" / "other").write_text("")
     assert len(until(driver, bool)) == 1
     runs = tmp_path / "runs"
-    script(tmp_path / "list", f"open({str(runs)!r}, 'a').write('x')\nprint('{{\"instance\":')")
+    script(tmp_path / "list", f"open({str(runs)!r}, 'a').write('x')\nprint({line!r})")
     events = until(driver, lambda _: runs.exists() and len(runs.read_text()) >= 3)
     assert events == []
     driver.close()
@@ -605,6 +632,10 @@ def test_shapes_come_from_files_too(tmp_path: Path) -> None:
         ("s.toml", "[[shapes]]\nvcpus=0\nmemory_mb=1\n", "number 1: vcpus must be at least 1"),
         ("s.toml", "[[shapes]]\nvcpu=1\nmemory_mb=1\n", "vcpu is not known here"),
         ("s.toml", "", "no shapes"),
+        ("s.toml", "shapes = 3", "s.toml: shapes must be"),
+        ("s.toml", f"shapes = {DEEP}", "s.toml: nested too deep"),
+        ("s.toml", f"[[shapes]]\n{DOTTED} = 1", "s.toml: nested too deep"),
+        ("s.toml", f"[[shapes]]\nvcpus={'9' * 20}\nmemory_mb=1\n", "number 1: vcpus must be at most"),
     ],
 )
 def test_shape_file_errors_name_the_place(tmp_path: Path, name: str, text: str, says: str) -> None:

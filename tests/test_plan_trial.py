@@ -352,6 +352,8 @@ def test_requests_are_read_one_a_line() -> None:
         ('{"flavour": "m1"}', "flavour"),
         ('{"flavor": "m1", "count": 0}', "count"),
         ('{"flavor": "m1"}\n{"flavor"', "neither JSON nor JSON lines"),
+        ("[" * 5_000, "nested too deep"),
+        ('{"flavor": "m1"}\n' + "[" * 5_000, "nested too deep"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(text: str, said: str) -> None:

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from commonplace.core.complaints import complaint
 from commonplace.errors import SettingsError
+from commonplace.files import read_tree
 from commonplace.sections import (
     DAY_MS,
     HOUR_MS,
@@ -144,15 +145,7 @@ def _files(config: Path | None, env: Mapping[str, str], system_config: Path) -> 
 
 
 def _file(path: Path) -> Iterator[Setting]:
-    try:
-        tree = msgspec.toml.decode(path.read_bytes())
-    except OSError as e:
-        raise SettingsError(f"{path}: cannot be read: {e.strerror}") from e
-    except RecursionError:
-        raise SettingsError(f"{path}: nested too deep: no setting is more than a table of values") from None
-    except ValueError as e:  # msgspec's, one of UTF-8, or an integer of more digits than Python reads
-        raise SettingsError(f"{path}: not valid TOML: {e}") from e
-    for section, table in tree.items():
+    for section, table in read_tree(path).items():
         _known_section(section, str(path))
         if not isinstance(table, dict):
             raise SettingsError(f"{path}: [{section}] must be a table, not {table!r}")
@@ -183,14 +176,12 @@ def _dotted(key: str) -> str:
 
 
 def _flatten(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """TOML reads `sasl.password = "x"` as nested tables, as deep as a file likes; librdkafka's names are flat."""
-    left = list(table.items())[::-1]
-    while left:
-        path, value = left.pop()
+    """TOML reads `sasl.password = "x"` as nested tables; librdkafka's names are flat."""
+    for key, value in table.items():
         if isinstance(value, dict):
-            left += [(f"{path}.{key}", inner) for key, inner in list(value.items())[::-1]]
+            yield from ((f"{key}.{inner}", item) for inner, item in _flatten(value))
         else:
-            yield path, value
+            yield key, value
 
 
 # --- one setting ---------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def _parse(output: bytes) -> dict[str, Found] | None:
         if line.strip():
             try:
                 one = _listed.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 return None
             instances[one.instance] = Found(**msgspec.structs.asdict(one))
     return instances

@@ -38,15 +38,13 @@ from commonplace.core.inventory_of_cells import inventory_of
 from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
+from commonplace.files import read_tree
 
 HOSTS_MAX = 100_000
 """Most hosts in one file; ten times what one agent has been run with."""
 
 CELLS_BYTES_MAX = 200_000
 """Largest cells of one host in a report: a fifth of RECORD_BYTES_MAX, so that there is room for allocations."""
-
-FILE_BYTES_MAX = 64 * 2**20
-"""Largest file read: HOSTS_MAX hosts at some 600 bytes each."""
 
 
 class StaticHost(Struct, frozen=True, kw_only=True):
@@ -74,7 +72,7 @@ class StaticHost(Struct, frozen=True, kw_only=True):
 
 def load_hosts(path: Path) -> dict[str, StaticHost]:
     """Read an inventory file; SettingsError names file, table and key of the first thing wrong."""
-    tree = _read(path, msgspec.toml.decode, "TOML")
+    tree = read_tree(path)
     _known(tree, ("hosts",), str(path))
     hosts = _table(tree.get("hosts"), f"{path}: [hosts]")
     if not 1 <= len(hosts) <= HOSTS_MAX:
@@ -134,7 +132,8 @@ def _cells(tables: object, where: str) -> dict[str, HostCell]:
         here = f"{where[:-1]}.{name}]"
         cell = dict(_table(item, here))
         _known(cell, _CELL_KEYS, here)
-        cell["devices"] = [_device(device, f"{here}: devices") for device in cell.get("devices", ())]
+        devices = _converted(cell.get("devices", []), list[Any], f"{here}: devices")
+        cell["devices"] = [_device(device, f"{here}: devices") for device in devices]
         cells[name] = _converted(cell, HostCell, here)
     found: dict[str, HostCell] = _converted(cells, HostCells, where)
     if len(encode(found)) > CELLS_BYTES_MAX:
@@ -195,10 +194,10 @@ class FoundFile:
 
     def _read(self) -> tuple[Found, ...]:
         if self.path.suffix == ".toml":
-            tree = _read(self.path, msgspec.toml.decode, "TOML")
+            tree = read_tree(self.path)
             _known(tree, ("found",), str(self.path))
             return _found(tree.get("found", []), f"{self.path}: found")
-        return _found(_read(self.path, msgspec.json.decode, "JSON"), str(self.path))
+        return _found(read_tree(self.path, "JSON"), str(self.path))
 
 
 def _found(items: object, where: str) -> tuple[Found, ...]:
@@ -209,17 +208,6 @@ def _found(items: object, where: str) -> tuple[Found, ...]:
             raise SettingsError(f"{where}: instance {instance.instance!r} is listed twice")
         seen.add(instance.instance)
     return found
-
-
-def _read(path: Path, decode: Callable[[bytes], Any], form: str) -> Any:
-    try:
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise SettingsError(f"{path}: larger than {FILE_BYTES_MAX} bytes: split it")
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid {form}: {error}") from error
 
 
 def _table(value: object, where: str) -> dict[str, Any]:

@@ -11,8 +11,11 @@ import psutil
 from msgspec import Meta, Struct
 
 from commonplace.agent.pci import ClassOf, Picked
+from commonplace.core.complaints import complaint
+from commonplace.core.records import Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
+from commonplace.files import read_tree
 
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Argv = Annotated[tuple[str, ...], Meta(max_length=256)]
@@ -41,9 +44,9 @@ class HostDriverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Report the machine's NUMA cells, from sysfs: instances may ask for cells, and start commands are told {cpus} and {numa_nodes}."""
     devices: Annotated[dict[Picked, ClassOf], Meta(max_length=64)] = {}
     """PCI devices offered: `VENDOR:PRODUCT`, or `VENDOR` for its GPUs, with their class ("": CUSTOM_PCI_VENDOR_PRODUCT)."""
-    traits: tuple[str, ...] = ()
+    traits: Traits = ()
     """Traits beside those of the CPU."""
-    labels: dict[str, str] = {}
+    labels: Labels = {}
     """Zone, rack …"""
     start_command: Argv = ()
     """Starts an instance; exit 0 when it runs. Empty: instances are only accounted for."""
@@ -67,12 +70,11 @@ def load_settings(path: Path | None, system_file: Path = SYSTEM_FILE) -> HostDri
         if not system_file.exists():
             return HostDriverSettings()
         path = system_file
+    tree = read_tree(path)
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=HostDriverSettings)
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+        return msgspec.convert(tree, HostDriverSettings, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {complaint(str(error))}") from error
 
 
 def measure(settings: HostDriverSettings) -> dict[str, Inventory]:

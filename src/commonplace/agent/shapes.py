@@ -16,17 +16,18 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from commonplace.core.complaints import complaint
 from commonplace.core.cpu_lists import CPUS_MAX, text_of
 from commonplace.core.inventory_of_cells import inventory_of
 from commonplace.core.records import Device, HostCell, Labels, Traits
-from commonplace.core.resources import Inventory, ratio_thousandths
+from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory, ratio_thousandths
 from commonplace.errors import UsageError
+from commonplace.files import read_tree
 
 HOSTS_MAX = 1_000_000
 """Most hosts in one fleet: names have five digits up to 99,999 and grow after."""
@@ -177,15 +178,18 @@ def _megabytes(part: str, text: str, what: str) -> int:
     return int(amount)
 
 
+_Positive = Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
+
+
 class _ShapeRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A shape as written in a file."""
 
-    vcpus: int
-    memory_mb: int
-    disk_gb: int = 0
+    vcpus: _Positive
+    memory_mb: _Positive
+    disk_gb: Amount = 0
     allocation_ratio: str | float | int = 1
-    count: int = 0
-    weight: int = 1
+    count: Amount = 0
+    weight: _Positive = 1
     traits: Traits = ()
     labels: Labels = {}
 
@@ -199,12 +203,14 @@ def load_shapes(path: Path) -> tuple[Shape, ...]:
         if path.suffix == ".csv":
             rows: list[tuple[str, Any]] = [(f"{path}: line {n}", row) for n, row in _csv_rows(path)]
         else:
-            tables = msgspec.toml.decode(path.read_bytes()).get("shapes", [])
+            tables = read_tree(path).get("shapes", [])
+            if not isinstance(tables, list):
+                raise UsageError(f"{path}: shapes must be [[shapes]] tables, not {tables!r}")
             rows = [(f"{path}: [[shapes]] number {n}", table) for n, table in enumerate(tables, 1)]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8: {error}") from error
     if not rows:
         raise UsageError(f"{path}: no shapes: write [[shapes]] tables with vcpus and memory_mb")
     return tuple(_shape(row, where) for where, row in rows)
@@ -230,12 +236,6 @@ def _shape(row: object, where: str) -> Shape:
         ratio = ratio_thousandths(read.allocation_ratio)
     except (msgspec.ValidationError, ValueError) as error:
         raise UsageError(f"{where}: {complaint(str(error), 'it')}") from error
-    for name in ("vcpus", "memory_mb", "weight"):
-        if getattr(read, name) < 1:
-            raise UsageError(f"{where}: {name} must be at least 1")
-    for name in ("disk_gb", "count"):
-        if getattr(read, name) < 0:
-            raise UsageError(f"{where}: {name} must not be negative")
     return Shape(
         vcpus=read.vcpus,
         memory_mb=read.memory_mb,

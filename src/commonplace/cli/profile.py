@@ -59,8 +59,8 @@ def set_profile(
             raise UsageError(f"--set {field}: a profile has {', '.join(Profile.__struct_fields__[1:])}")
         try:
             fields[field] = json.loads(text)
-        except ValueError as e:
-            raise UsageError(f"--set {field}: {text!r} is no JSON; a text stands in quotes") from e
+        except (ValueError, RecursionError) as e:
+            raise UsageError(f"--set {field}: {text:.80} is no JSON; a text stands in quotes") from e
     control_records.put(Profile, fields)
 
 

@@ -152,17 +152,17 @@ def builds_of(text: str, where: str) -> list[Build]:
 
 
 def _objects(text: str, where: str) -> list[Any]:
+    lines = [line for line in text.splitlines() if line.strip()]
     try:
-        whole = msgspec.json.decode(text)
-        return whole if isinstance(whole, list) else [whole]
+        try:
+            whole = msgspec.json.decode(text)
+            return whole if isinstance(whole, list) else [whole]
+        except msgspec.DecodeError as error:
+            if len(lines) < 2:
+                raise UsageError(f"{where}: no JSON: {error}") from error
+        return [msgspec.json.decode(line) for line in lines]
     except RecursionError:
         raise UsageError(f'{where}: nested too deep: write requests as in {{"flavor": "m1.small"}}') from None
-    except msgspec.DecodeError as whole_error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) < 2:
-            raise UsageError(f"{where}: no JSON: {whole_error}") from whole_error
-    try:
-        return [msgspec.json.decode(line) for line in lines]
     except msgspec.DecodeError as error:
         raise UsageError(f"{where}: neither JSON nor JSON lines: {error}") from error
 
