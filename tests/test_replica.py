@@ -479,6 +479,19 @@ def test_an_id_is_reused_also_while_its_rejection_is_not_read_back() -> None:
     assert [(d.reason, d.count) for d in hand.decisions()] == [("overloaded", 1), ("id_reused", 2)]
 
 
+@pytest.mark.parametrize(("delivered", "reason"), [(True, "overloaded"), (False, "id_reused")])
+def test_a_rejection_that_the_log_lost_is_forgotten_after_the_idempotency_window(delivered: bool, reason: str) -> None:
+    hand = Hand("h0", queue_max=0, idempotency_window_ms=10_000)
+    hand.request(Build(id="a", flavor="small"))
+    hand.acknowledge(delivered)
+    hand.tick(10_000)
+    assert hand.replica.book.rejected
+    hand.tick(1_000)
+    assert bool(hand.replica.book.rejected) is not delivered  # else it is still being said
+    hand.request(Build(id="a", flavor="small", count=2))
+    assert hand.decisions()[-1].reason == reason
+
+
 # -- several instances ----------------------------------------------------------------------------------------------------------------
 
 

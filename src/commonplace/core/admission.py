@@ -144,7 +144,7 @@ class Admission:
             if work.state == ANSWERED:
                 self._decider.deliver(partition, build.id, work.answer, [offset], "again", build.flavor, 0)
             return None
-        if self._book.rejected.get((partition, build.id), "") not in ("", content):
+        if self._book.rejected.get((partition, build.id), ("", 0))[0] not in ("", content):
             return self._reuse(partition, offset, build, content)
         reason = self._refusal(build, log_time_ms)
         waiting = len(self._placer.queue) + len(self._placer.parked) + self._book.turns.waiting

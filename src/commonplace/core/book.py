@@ -1,5 +1,7 @@
 """What a replica knows of requests: those it is deciding, and what stands in the decisions of the partitions that it owns."""
 
+from collections.abc import Callable, Collection
+
 from commonplace.core.codec import Bad, decode
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.history import History, Part
@@ -14,7 +16,8 @@ class Book:
         self.history = history
         self.parts: dict[int, Part] = {}
         self.works: dict[str, Work] = {}
-        self.rejected: dict[tuple[int, str], str] = {}  # answered without a work, not read back: request → content
+        self.rejected: dict[tuple[int, str], tuple[str, int]] = {}
+        """Answered without a work and not read back: request → content and when, oldest first."""
         self.turns = GroupTurns()
 
     def unknown(self, request: str) -> bool:
@@ -46,6 +49,12 @@ class Book:
         self.history.drop(partition)
         self.turns.drop(partition)
         return True
+
+    def forget_rejected(self, before_ms: int, on_their_way: Callable[[], Collection[str]]) -> None:
+        """Forget what was rejected before then and acknowledged: a log that lost its tail may never show it."""
+        if self.rejected and next(iter(self.rejected.values()))[1] < before_ms:
+            kept = on_their_way()
+            self.rejected = {at: said for at, said in self.rejected.items() if said[1] >= before_ms or at[1] in kept}
 
     @property
     def waiting(self) -> int:

@@ -146,7 +146,7 @@ class Decider:
     def decide(self, partition: int, request_id: str, offsets: list[int], decision: Decision, waited_ms: int) -> None:
         """Send a decision that claims nothing."""
         if decision.reason != ID_REUSED:
-            self._book.rejected.setdefault((partition, request_id), decision.content)
+            self._book.rejected.setdefault((partition, request_id), (decision.content, self.now_ms))
         self.deliver(partition, request_id, encode(decision), offsets, decision.result, decision.flavor, waited_ms)
 
     def deliver(

@@ -202,6 +202,7 @@ class Replica:
             self._liveness_ms = now_ms
             self.view.liveness(self.settings.liveness_timeout_ms, now_ms)
             self.book.history.forget_old()
+            self.book.forget_rejected(now_ms - self.settings.idempotency_window_ms, self.deliveries.requests)
             live = self.peers.live(now_ms, self.view.newest_log_time_ms, self.settings.peer_timeout_ms)
             self.peers.reshard(self.view, live)
 
