@@ -6,18 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from commonplace.core.aggregates import NO_AGGREGATES
 from commonplace.core.ask import ask_of
 from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import choose
 from commonplace.core.codec import encode
 from commonplace.core.filter_table import filters_of
-from commonplace.core.fragments import expected, mix_of
+from commonplace.core.fragments import expected
 from commonplace.core.inventory_of_cells import inventory_of
+from commonplace.core.mixes import mix_of
 from commonplace.core.ranking import ScoreRow, seed_of
 from commonplace.core.records import Allocation, Assigned, Build, Device, DeviceAsk, Flavor, HostCell, Profile
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
-from commonplace.core.rules import NO_AGGREGATES, Rules, Wishes
+from commonplace.core.rules import Rules, Wishes
 from commonplace.core.weighers import WEIGHERS
 from peer.fleet import Fleet
 

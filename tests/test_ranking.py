@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from columns import unequal
 from commonplace.core import columns, peaks, ranking, scoreboard
 from commonplace.core import view as views
-from commonplace.core.ask import Ask
 from commonplace.core.columns import Floats
 from commonplace.core.filters import FILTERS
 from commonplace.core.ledger_events import Configure
@@ -21,6 +20,7 @@ from commonplace.core.ranking import ScoreRow, explain, first_best, group_full, 
 from commonplace.core.records import Build, HostControl
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Overlay, Row
+from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.view import View
 from fold_logs import MOVES, Writer

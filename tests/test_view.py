@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from commonplace.bench.flavors import flavors
 from commonplace.bench.ledgers import Ledgers, allocation_of, claim_of
 from commonplace.core import view as views
-from commonplace.core.ask import Ask
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.hosts import NOTHING_FRESH, HostState
@@ -17,6 +16,7 @@ from commonplace.core.ranking import ScoreRow, explain, plain_scores
 from commonplace.core.records import HostControl, Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.rows import Overlay, Row
+from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER
 from commonplace.core.view import View
 from world import inventory

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from commonplace.core import hashing
+from commonplace.core.aggregates import Aggregates
 from commonplace.core.ask import PROFILES, ask_of
 from commonplace.core.codec import encode
 from commonplace.core.filter_table import filters_of
-from commonplace.core.fragments import mix_of
 from commonplace.core.host_keys import snapshot_key, start_key
+from commonplace.core.mixes import mix_of
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, Snapshot, Start
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
-from commonplace.core.rules import Aggregates, Rules, Wishes
+from commonplace.core.rules import Rules, Wishes
 from commonplace.core.view import View
 
 NOW_MS = 1_000_000

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from commonplace.core.aggregates import Aggregates
 from commonplace.core.ask import PROFILES
 from commonplace.core.cpu_lists import text_of
 from commonplace.core.facts import dotted
@@ -13,7 +14,7 @@ from commonplace.core.records import Aggregate, Allocation, Assigned, Build, Cel
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.core.rows import Row
-from commonplace.core.rules import Aggregates, Wishes
+from commonplace.core.rules import Wishes
 from commonplace.core.view import View
 from peer.fleet import NOW_MS, Fleet, wishes
 

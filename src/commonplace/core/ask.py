@@ -1,16 +1,11 @@
-"""What one instance asks of a host: the flavor's and the request's wishes and the profile's limits, in one value."""
+"""What one instance asks of a host, made of its flavor, its request and a profile; and the profiles that are built in."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from commonplace.core import hashing
 from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.rules import Ask, Rules
 from commonplace.core.weigher_names import INCREMENTAL
-
-if TYPE_CHECKING:
-    from commonplace.core.rules import Rules
 
 PROFILES: Mapping[str, Profile] = {
     "default": Profile(name="default", weighers={"cpu": 1.0, "ram": 1.0, "io_ops": -0.05}),
@@ -40,22 +35,7 @@ PROFILES: Mapping[str, Profile] = {
 weighs as much as a twentieth of a host. `nova` has Nova's weighers, defaults and arithmetic (docs/decisions/0006)."""
 
 
-class Ask(Struct, frozen=True, gc=False):
-    """Everything a filter or a weigher may look at, hashable: equal asks share one score row. The group is not part of the row.
-
-    `weighers` are those whose scores a row keeps up to date; `rules` is None for requests that call for nothing beyond what stands here.
-    """
-
-    resources: tuple[tuple[str, int], ...]
-    traits_required: tuple[str, ...] = ()
-    traits_forbidden: tuple[str, ...] = ()
-    weighers: tuple[tuple[str, float], ...] = ()
-    builds_max: int = 0
-    instances_max: int = 0
-    rules: "Rules | None" = None
-
-
-def ask_of(flavor: Flavor, build: Build, profile: Profile, rules: "Rules | None" = None) -> Ask:
+def ask_of(flavor: Flavor, build: Build, profile: Profile, rules: Rules | None = None) -> Ask:
     """The ask of each instance of a request."""
     named = {} if rules is None else {one.name for one in rules.filters}
     left_out = "DISK_GB" if build.boot_from_volume else ""

@@ -7,16 +7,17 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from commonplace.core.ask import PROFILES, Ask, ask_of
+from commonplace.core.aggregates import Aggregates
+from commonplace.core.ask import PROFILES, ask_of
 from commonplace.core.codec import Bad, decode
 from commonplace.core.filter_table import ON_COLUMNS, TABLE, canonical, filters_of, unknown
-from commonplace.core.fragments import Mix, mix_of
 from commonplace.core.laying import misuse as cells_misuse
+from commonplace.core.mixes import Mix, mix_of
 from commonplace.core.names import printable
 from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
 from commonplace.core.records import TRAITS_MAX, Aggregate, Build, Flavor, HostControl, Profile, Routing
 from commonplace.core.request_checks import misuse, special
-from commonplace.core.rules import Aggregates, Rules, Wishes
+from commonplace.core.rules import Ask, Rules, Wishes
 from commonplace.core.weigher_names import BY_MIX, INCREMENTAL
 
 KEYS: Mapping[str, type] = {"flavor": Flavor, "profile": Profile, "aggregate": Aggregate, "host": HostControl}

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from commonplace.core.ask import Ask
 from commonplace.core.columns import Bools
 from commonplace.core.resources import misfit
 from commonplace.core.rows import Row
+from commonplace.core.rules import Ask
 from commonplace.core.view import View
 
 Rows = NDArray[np.intp] | slice

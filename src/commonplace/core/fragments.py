@@ -8,51 +8,24 @@ Whether a flavor of the mix runs on a host goes by sums of resources and by devi
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec import Struct
 
-from commonplace.core.ask import Ask
 from commonplace.core.cells import after, assign, ratios_of
 from commonplace.core.columns import Floats, Ints
 from commonplace.core.facts import used
 from commonplace.core.filters import Rows
 from commonplace.core.laying import layout_of, plan
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.mixes import Mix
 from commonplace.core.rows import Row
+from commonplace.core.rules import Ask, Rules
 from commonplace.core.view import View
-
-if TYPE_CHECKING:
-    from commonplace.core.rules import Rules
 
 DIGITS = 9
 """Increases are rounded to so many digits, so that sums in another order are still ties."""
 
-
-class Part(Struct, frozen=True):
-    """One flavor of a mix: its share, what it asks besides devices, and of each class of devices how many and how much of each."""
-
-    share: float
-    resources: Mapping[str, int]
-    devices: Mapping[str, tuple[int, int]]
-
-
-Mix = tuple[Part, ...]
 Room = tuple[str, int, int]
 """A device: its class, its free shares, and its shares."""
-
-
-def mix_of(profile: Profile, flavors: Iterable[Flavor]) -> Mix:
-    """The flavors that a profile's mix names, by their shares; all alike where it names none."""
-    weighed = [(flavor, profile.mix.get(flavor.name, 0.0) if profile.mix else 1.0) for flavor in flavors]
-    total = sum(weight for _, weight in weighed)
-    return tuple(_part(flavor, weight / total) for flavor, weight in weighed if weight > 0)
-
-
-def _part(flavor: Flavor, share: float) -> Part:
-    devices = {one.resource_class: (one.count, one.shares) for one in flavor.devices}
-    return Part(share, {name: n for name, n in flavor.resources.items() if n and name not in devices}, devices)
 
 
 def expected(free: Mapping[str, int], devices: Iterable[Room], mix: Mix) -> float:
@@ -68,7 +41,7 @@ def expected(free: Mapping[str, int], devices: Iterable[Room], mix: Mix) -> floa
     return total
 
 
-def increase(view: View, row: Row, ask: Ask, rules: "Rules | None" = None) -> float:
+def increase(view: View, row: Row, ask: Ask, rules: Rules | None = None) -> float:
     """By how much the expected fragment of a host grows with an instance, in devices; 0 where there is no mix or it does not fit."""
     rules = rules or ask.rules
     if rules is None or not rules.mix or not row.host.cells:
@@ -79,7 +52,7 @@ def increase(view: View, row: Row, ask: Ask, rules: "Rules | None" = None) -> fl
     return round(expected(less, left, rules.mix) - expected(free, before, rules.mix), DIGITS)
 
 
-def _devices(row: Row, ask: Ask, rules: "Rules") -> tuple[list[Room], list[Room]]:
+def _devices(row: Row, ask: Ask, rules: Rules) -> tuple[list[Room], list[Room]]:
     """A host's devices as they are, and as its ledger would leave them."""
     cells = row.cells
     layout = layout_of(rules.flavor, dict(ask.resources), cells)

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from commonplace.core.ask import Ask
+from commonplace.core.aggregates import NO_AGGREGATES
 from commonplace.core.cells import Cells, cells_of, ratios_of
 from commonplace.core.columns import Ints
 from commonplace.core.laying import asks_cells, layout_of, plan, why_not
 from commonplace.core.numa import Cell, Ratios
 from commonplace.core.records import Build
-from commonplace.core.rules import NO_AGGREGATES
+from commonplace.core.rules import Ask
 from commonplace.core.view import View
 
 NAMES_SHOWN = 5

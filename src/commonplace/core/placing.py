@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from commonplace.core import hashing
-from commonplace.core.ask import Ask
 from commonplace.core.cells import Terms, assign, ratios_of
 from commonplace.core.choosing import choose
 from commonplace.core.codec import encode
@@ -29,7 +28,7 @@ from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
 from commonplace.core.rows import Row
-from commonplace.core.rules import Standing, Wishes
+from commonplace.core.rules import Ask, Standing, Wishes
 from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.terms_of_claims import image_of, limits
 from commonplace.core.view import View

@@ -15,13 +15,12 @@ from zlib import crc32
 import numpy as np
 from msgspec import Struct
 
-from commonplace.core.ask import Ask
 from commonplace.core.columns import Bools, Floats
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.peaks import Peaks
 from commonplace.core.records import Build, Explanation, Miss
 from commonplace.core.rows import Row
-from commonplace.core.rules import Wishes
+from commonplace.core.rules import Ask, Wishes
 from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join, put_off
 from commonplace.core.view import View
 from commonplace.core.weighers import WEIGHERS

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from commonplace.core.ask import Ask
 from commonplace.core.columns import Bools, Floats, Ints
+from commonplace.core.rules import Ask
 from commonplace.core.view import View
 
 NEVER: Final = -np.inf

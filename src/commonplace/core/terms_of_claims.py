@@ -1,10 +1,9 @@
 """What a claim says beyond resources and traits: limits that aggregates set, and the image where instances are weighed by it."""
 
 from commonplace.core.aggregate_filters import builds_max, instances_max
-from commonplace.core.ask import Ask
 from commonplace.core.records import Build
 from commonplace.core.rows import Row
-from commonplace.core.rules import Wishes
+from commonplace.core.rules import Ask, Wishes
 
 PAIRS_MAX = 16
 PAIR_CHARS_MAX = 128

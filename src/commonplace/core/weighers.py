@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from commonplace.core.ask import Ask
 from commonplace.core.columns import Floats
 from commonplace.core.filters import Rows
 from commonplace.core.fragments import increase, increase_column
 from commonplace.core.rows import Row
+from commonplace.core.rules import Ask
 from commonplace.core.view import View
 
 Plain = Callable[[View, Row, Ask], float]
