@@ -119,7 +119,7 @@ def lines_of_decisions(fleet: Ledgers, flavor_count: int, batch: int, rounds: in
     yield (
         f"one decision, batches of {batch}, {flavor_count} flavors",
         median(spent["whole"]),
-        f"{loop.replica.placer.counts.conflict_fraction:.3f} conflicts",
+        f"{loop.replica.claims.counts.conflict_fraction:.3f} conflicts",
     )
 
 

@@ -34,7 +34,7 @@ def test_a_group_of_as_many_as_there_are_hosts_has_one_member_on_each_whoever_de
     assert {decision.result for decision in decisions} == {"placed"}
     assert len({decision.placed[0].host for decision in decisions}) == HOSTS
     assert len({decision.replica for decision in decisions}) >= 2
-    rejected = [replica.replica.placer.counts.rejected for replica in replicas]
+    rejected = [replica.replica.claims.counts.rejected for replica in replicas]
     assert sum(counts.get("constraint", 0) for counts in rejected) >= 1, rejected
 
 

@@ -144,7 +144,7 @@ def test_two_replicas_racing_for_two_hosts_place_everything() -> None:
     results = [w.decisions(f"a{i}")[0] for i in range(13)] + [w.decisions(f"probe-{name}")[0] for name in parts]
     assert {d.result for d in results} == {"placed"}
     assert {d.replica for d in results} == {"r1", "r2"}
-    assert first.replica.placer.counts.granted + second.replica.placer.counts.granted == 15
+    assert first.replica.claims.counts.granted + second.replica.claims.counts.granted == 15
 
 
 def test_hard_anti_affinity_holds_under_races() -> None:
@@ -207,7 +207,7 @@ def test_a_zombies_decision_is_void_and_its_allocation_released() -> None:
     assert decisions[0].replica == "r2"
     held = [a for kept in agent.keeper.hosts.values() if kept.ledger for a in kept.ledger.allocations]
     assert held == [decisions[0].placed[0].allocation]
-    assert new.replica.placer.counts.void == len(decisions) - 1
+    assert new.replica.claims.counts.void == len(decisions) - 1
 
 
 def test_hosts_that_operators_disable_get_nothing_new() -> None:

@@ -48,8 +48,8 @@ def test_instances_go_where_the_replica_ranks_them_and_every_claim_is_granted() 
     trial = fleet(16, 8, 4).trial()
     decisions = trial.place([PLAN])
     assert hosts(*decisions) == ["h0"]
-    assert trial.replica.placer.counts.granted == 1
-    assert trial.replica.placer.counts.rejected == {}
+    assert trial.replica.claims.counts.granted == 1
+    assert trial.replica.claims.counts.rejected == {}
 
 
 def test_a_fill_uses_every_host_up_and_says_why_no_more_fits() -> None:
@@ -195,7 +195,7 @@ def test_cells_are_filled_as_their_ledgers_give_them() -> None:
     assert trial.fill(PLAN, 100).hosts == {
         "h0": 2
     }  # one of three in each cell, though eight cpus are enough for two and more
-    assert trial.replica.placer.counts.rejected == {}
+    assert trial.replica.claims.counts.rejected == {}
 
 
 def test_capacity_counts_cells_by_filling_and_the_rest_by_division() -> None:

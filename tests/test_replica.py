@@ -204,11 +204,11 @@ def test_a_grant_counts_before_its_offset_is_known_and_a_rejection_once_it_is() 
     hand.take(two, acknowledge=False)
     hand.report("h0")
     assert [d.request for d in hand.decisions()] == ["a"]
-    assert set(hand.replica.placer.pending) == {two.allocation}
+    assert set(hand.replica.claims.pending) == {two.allocation}
     hand.receive(re.ClaimDelivered(one.allocation, 0))
     hand.receive(re.ClaimDelivered(two.allocation, 1))
-    assert not hand.replica.placer.pending
-    assert hand.replica.placer.counts.rejected == {"stale": 1}
+    assert not hand.replica.claims.pending
+    assert hand.replica.claims.counts.rejected == {"stale": 1}
 
 
 def test_a_rejection_takes_every_later_claim_of_its_chain_off_and_no_earlier_one() -> None:
@@ -220,7 +220,7 @@ def test_a_rejection_takes_every_later_claim_of_its_chain_off_and_no_earlier_one
     hand.ledgers["h0"].receive(Configure(labels={"x": "y"}), 0)
     hand.take(two)  # rejected; the third is not even read
     hand.report("h0")
-    assert hand.replica.placer.counts.rejected == {"stale": 1, "chain": 1}
+    assert hand.replica.claims.counts.rejected == {"stale": 1, "chain": 1}
     assert hand.replica.view.rows["h0"].predicted_hash == hand.ledgers["h0"].hash
     assert [d.request for d in hand.decisions()] == ["a"]
     again = sends(hand.turn(), re.SendClaim)
@@ -231,7 +231,7 @@ def test_an_unanswered_claim_is_left_behind_and_a_late_grant_given_back_only_aga
     hand = Hand("h0", claim_timeout_ms=1_000)
     (late,) = hand.claims(Build(id="a", flavor="small"))
     hand.tick(1_001)
-    assert hand.replica.placer.counts.timed_out == 1
+    assert hand.replica.claims.counts.timed_out == 1
     (second,) = sends(hand.turn(), re.SendClaim)
     hand.take(late)
     hand.report("h0")  # the late one is granted: a stray; and the second is stale now
@@ -273,7 +273,7 @@ def test_watermarks_of_another_claims_topic_reject_nothing() -> None:
     ledger = hand.ledgers["h0"]
     ledger.claims_topic, ledger.claims_through = "another", 99
     hand.report("h0")
-    assert set(hand.replica.placer.pending) == {claim.allocation}
+    assert set(hand.replica.claims.pending) == {claim.allocation}
 
 
 # -- leases ---------------------------------------------------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_what_another_decided_first_is_effective_and_ours_is_given_back() -> Non
     (claim,) = hand.claims(Build(id="a", flavor="small"))
     hand.grant(claim)
     assert [r.allocation for r in releases(hand.read_back(other_decision("a", "theirs")))] == [claim.allocation]
-    assert hand.replica.placer.counts.void == 1
+    assert hand.replica.claims.counts.void == 1
     (ours,) = sends(hand.sent, re.SendDecision)
     assert not hand.read_back(ours)
     assert not hand.replica.book.works
@@ -503,7 +503,7 @@ def test_a_request_that_gets_only_a_part_gives_it_back() -> None:
     for _ in range(3):
         hand.ledgers[host].receive(Configure(labels={"n": str(hand.now)}), 0)
         hand.now += 1
-        pending = list(hand.replica.placer.pending)
+        pending = list(hand.replica.claims.pending)
         hand.take(*(c for c in sends(hand.sent, re.SendClaim) if c.allocation in pending))
         hand.report(host)
         hand.turn()
@@ -748,7 +748,7 @@ def test_a_lost_partition_is_left_at_once_in_every_stage(stage: str) -> None:
     hand.turn()
     assert not hand.sent[before:]
     assert not hand.replica.book.works
-    assert not hand.replica.placer.pending
+    assert not hand.replica.claims.pending
     assert hand.replica.waiting == 0
 
 
@@ -831,9 +831,9 @@ def test_claim_timeout_comes_neither_early_nor_late() -> None:
     hand = Hand("h0", claim_timeout_ms=1_000)
     hand.claims(Build(id="a", flavor="small"))
     hand.tick(999)
-    assert hand.replica.placer.counts.timed_out == 0
+    assert hand.replica.claims.counts.timed_out == 0
     hand.tick(250)
-    assert hand.replica.placer.counts.timed_out == 1
+    assert hand.replica.claims.counts.timed_out == 1
 
 
 def test_deadline_then_expired_whatever_is_under_way() -> None:

@@ -149,9 +149,9 @@ def leftovers(chaos: Chaos) -> list[str]:
     fresh = ChaosReplica(chaos.world, "fresh", chaos.random).replica.view
     for replica in chaos.replicas:
         core, view = replica.replica, replica.replica.view
-        if core.book.works or core.placer.pending or core.placer.renewals or core.placer.queue or core.placer.parked:
+        if core.book.works or core.claims.pending or core.claims.renewals or core.placer.queue or core.placer.parked:
             found.append(
-                f"10: {replica.name} still has {len(core.book.works)} works, {len(core.placer.pending)} claims"
+                f"10: {replica.name} still has {len(core.book.works)} works, {len(core.claims.pending)} claims"
             )
         if core.deliveries or any(row.pending or row.renewals or row.pending_hash for row in view.by_index):
             found.append(f"10: {replica.name} still has deliveries or overlays")

@@ -13,6 +13,7 @@ import pytest
 from commonplace.core import cells, hashing, hosts, keeper, placing, replacing, write_ahead
 from commonplace.core.admission import Admission
 from commonplace.core.catalog import Catalog
+from commonplace.core.claims import Claims
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
@@ -36,8 +37,8 @@ from commonplace.sim.world import World
 
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
-    Admission, AgentProcess, Catalog, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Ledgers, Placer,
-    Readback, Replica, ReplicaProcess, Work, World,
+    Admission, AgentProcess, Catalog, Claims, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Ledgers,
+    Placer, Readback, Replica, ReplicaProcess, Work, World,
     cells, hashing, hosts, keeper, placing, replacing, write_ahead,
 )  # fmt: skip
 

@@ -306,7 +306,7 @@ def race(case: Case, profile: Profile, count: int, pace: Pace, seed: int) -> Rac
     with calmed():  # as a replica's process is
         _run(logs, case, pace, Frontend(logs, case, watch, agents), everyone, rng)
     figures.end = agents.state(watch.answered)
-    counts = [scheduler.replica.placer.counts for scheduler in schedulers]
+    counts = [scheduler.replica.claims.counts for scheduler in schedulers]
     rejected = sum(sum(one.rejected.values()) for one in counts)
     figures.retries = rejected
     figures.conflict_fraction = round(rejected / max(1, sum(one.granted for one in counts)), 5)

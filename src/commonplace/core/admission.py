@@ -227,7 +227,7 @@ class Admission:
             elif allocation.state == "active" and not row.host.stale:
                 slot.held = Held(row, allocation.id, allocation.instance, row.offset, now_ms, work.lease_ms, True)
             else:  # a stale host answers the renewal with its next good report, also for what is active
-                self._placer.renew(work, allocation.index, row, allocation, now_ms)
+                self._placer.claims.renew(work, allocation.index, row, allocation, now_ms)
 
     def _say_again(self, partition: int, offset: int, build: Build, content: str, known: Known) -> None:
         decision = decode("decisions", known.value)

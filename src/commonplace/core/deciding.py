@@ -82,7 +82,7 @@ class Decider:
                 lease_ms = min(lease_ms, held.lease_ms)
                 if now - held.sent_ms > (held.lease_ms - self._margin(held.lease_ms)) // 2:
                     slot.held = None
-                    return self.placer.renew(work, index, held.row, allocation, now)
+                    return self.placer.claims.renew(work, index, held.row, allocation, now)
         work.placed = True
         confirm_within_ms = lease_ms - self._margin(lease_ms)
         alternates = self.placer.alternates(work) if work.build.alternates else ()
@@ -218,7 +218,7 @@ class Decider:
         work = self._book.works.get(request)
         if work is not None:
             held = any(slot.held is not None and slot.held.allocation == allocation.id for slot in work.slots)
-            if not held and allocation.id not in self.placer.pending and is_of(allocation, work.build):
+            if not held and allocation.id not in self.placer.claims.pending and is_of(allocation, work.build):
                 work.strays.append((row, allocation.id))
             return
         for known in self._book.history.every(request):
@@ -228,6 +228,6 @@ class Decider:
             if (decision.flavor, decision.group) != (allocation.flavor, allocation.group):
                 continue  # of another request, which came with the same id on another partition
             if all(p.allocation != allocation.id for p in decision.placed):
-                self.placer.counts.strays += 1
+                self.placer.claims.counts.strays += 1
                 self._deliveries.release_losers([(row.host.name, allocation.id)], request, known.partition)
             return

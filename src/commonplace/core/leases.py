@@ -1,6 +1,8 @@
 """When leases are looked at: by the agent's own clock, and only once the claims were read to an end captured after they ran out (rule 6).
 
-granted, renewed ──note──▶ waits ──its time──▶ an end is asked for ──captured──▶ barrier ──claims read to it──▶ ran_out
+    granted, renewed ──note──▶ waits ──its time──▶ an end is asked for ──captured──▶ barrier ──claims read to it──▶ ran_out
+
+The ledger judges what ran out: it may have been confirmed or renewed meanwhile.
 """
 
 import heapq
@@ -13,7 +15,7 @@ LAPSE_CHECK_MS = 200
 
 
 class Leases:
-    """The leases of an agent's hosts, by the partition of their claims. Whether one was confirmed or renewed meanwhile its ledger knows."""
+    """The leases of an agent's hosts, by the partition of their claims."""
 
     def __init__(self, partitions: Iterable[int], interval_ms: int) -> None:
         self.interval_ms = interval_ms

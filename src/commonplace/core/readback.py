@@ -26,7 +26,7 @@ class Readback:
         folded: Mapping[int, int],
         emit: Callable[[Effect], None],
     ) -> None:
-        self._book, self._placer, self._deliveries = book, decider.placer, deliveries
+        self._book, self._claims, self._deliveries = book, decider.placer.claims, deliveries
         self._folded, self._emit = folded, emit
 
     def decisions(self, event: DecisionsRead, now_ms: int) -> None:
@@ -62,7 +62,7 @@ class Readback:
         if decision.group and decision.placed:
             self._book.turns.note(partition, decision, self._folded)
         if not self._book.history.first(request, partition, log_time_ms, value or b""):
-            self._placer.counts.void += 1
+            self._claims.counts.void += 1
             return ""
         work = self._book.works.get(request)
         if work is not None and work.partition == partition:
@@ -77,19 +77,19 @@ class Readback:
         if other is None and work.placed and not work.strays and not work.cancels:
             return  # the common case: ours, and nothing of it to give back
         if other is not None:
-            self._placer.counts.void += work.state == ANSWERED
+            self._claims.counts.void += work.state == ANSWERED
             work.state = ANSWERED
             self._deliveries.done(work.partition, work.offsets)
         placed = decode("decisions", work.answer).placed if other is None else other.placed
         named = {p.allocation for p in placed}
         losers = [(slot.held.row.host.name, slot.held.allocation) for slot in work.slots if slot.held]
         renewed = [
-            slot.pending for slot in work.slots if slot.pending and slot.pending.allocation_id in self._placer.renewals
+            slot.pending for slot in work.slots if slot.pending and slot.pending.allocation_id in self._claims.renewals
         ]
         losers += [(pending.row.host.name, pending.allocation_id) for pending in renewed]
         losers += [(row.host.name, allocation) for row, allocation in work.strays]
         losers = [loser for loser in losers if loser[1] not in named]
-        self._placer.counts.strays += len(losers)
+        self._claims.counts.strays += len(losers)
         self._deliveries.release_losers(losers, work.build.id, work.partition)
         for cancel in work.cancels:
             self._deliveries.give_back([(p.host, p.allocation) for p in placed], work.build.id, work.partition, cancel)

@@ -67,6 +67,7 @@ class Replica:
             self._emit,
         )  # fmt: skip
         self.placer = self.decider.placer
+        self.claims = self.placer.claims
         self.ready = False
         self._checked_ms = self._liveness_ms = 0
         self._staged: dict[tuple[int, bytes], Raw] = {}
@@ -138,7 +139,7 @@ class Replica:
                 staged[partition, key] = record
 
     def _fold_hosts(self, partition: int, records: Sequence[Raw], now_ms: int) -> None:
-        fold, settle = self.view.fold, self.placer.settle
+        fold, settle = self.view.fold, self.claims.settle
         for record in records:
             row, reason = fold(partition, record[0], record[1], record[2], record[3], now_ms)
             if reason:
@@ -179,7 +180,7 @@ class Replica:
     # -- turns --------------------------------------------------------------------------------------------------------------------------
 
     def _claim_delivered(self, event: ClaimDelivered, now_ms: int) -> None:
-        self.placer.delivered(event.allocation, event.offset, now_ms)
+        self.claims.delivered(event.allocation, event.offset, now_ms)
 
     def _turn(self, event: Turn, now_ms: int) -> None:
         if self.ready:
@@ -196,7 +197,7 @@ class Replica:
         self.deliveries.send_again(now_ms)
         if now_ms - self._checked_ms >= DEADLINE_CHECK_MS:
             self._checked_ms = now_ms
-            self.placer.timeouts(now_ms)
+            self.claims.timeouts(now_ms)
             self.decider.expire(now_ms)
         if self.ready and now_ms - self._liveness_ms >= LIVENESS_CHECK_MS:
             self._liveness_ms = now_ms
@@ -216,7 +217,7 @@ class Replica:
             partitions=sorted(self.book.parts),
             hosts=len(self.view.rows),
             decisions=sum(self.decider.decisions.values()),
-            conflict_fraction=round(self.placer.counts.conflict_fraction, 6),
+            conflict_fraction=round(self.claims.counts.conflict_fraction, 6),
             digest=f"{self.view.digest():016x}",
             positions=positions,
         )

@@ -1,8 +1,10 @@
-"""What an agent writes to `hosts` for its hosts: start records, snapshots, deltas, tombstones. The report is the write-ahead log (rule 5).
+"""What an agent writes to `hosts` for its hosts: start records, snapshots, deltas, tombstones.
 
-ledger changed ──▶ dirty ──report──▶ sent ──read back, byte for byte──▶ what follows from it may be done
-                     ▲                │
-                     └── not delivered, lost, overwritten: written anew, as a snapshot
+    ledger changed ──▶ dirty ──report──▶ sent ──read back, byte for byte──▶ what follows from it may be done
+                         ▲                │
+                         └────────────────┴── not delivered, lost, overwritten: written anew, as a snapshot
+
+The report is the ledger's write-ahead log (rule 5).
 """
 
 import heapq

@@ -113,8 +113,8 @@ class SchedulerFigures(Collector):
         )
 
     def _of_replica(self, replica: Replica) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        placer, view = replica.placer, replica.view
-        counts = placer.counts
+        claims, view = replica.claims, replica.view
+        counts = claims.counts
         yield self._labelled(
             "commonplace_decisions", "Decisions", ("result", "flavor"), dict(replica.decider.decisions), counter=True
         )
@@ -130,7 +130,7 @@ class SchedulerFigures(Collector):
         yield GaugeMetricFamily(
             "commonplace_conflict_fraction", "Rejected claims per granted claim", counts.conflict_fraction
         )
-        yield GaugeMetricFamily("commonplace_pending_claims", "Claims without a verdict", len(placer.pending))
+        yield GaugeMetricFamily("commonplace_pending_claims", "Claims without a verdict", len(claims.pending))
         yield GaugeMetricFamily("commonplace_waiting_requests", "Requests read and not decided", replica.waiting)
         yield GaugeMetricFamily(
             "commonplace_decisions_kept", "Decisions remembered for redelivery", len(replica.book.history)

@@ -243,7 +243,7 @@ class Scheduler:
             self._receive(Tick())
         self._receive(Turn())
         self.outbox.flush_turn()
-        if self.replica.placer.pending:
+        if self.replica.claims.pending:
             hit("after_claim_sent")
         if self._commits and now - self._commit_ms >= COMMIT_INTERVAL_MS:
             self._commit_ms = now

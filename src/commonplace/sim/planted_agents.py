@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from commonplace.core import hashing, hosts, keeper, write_ahead
 from commonplace.core.catalog import Catalog
+from commonplace.core.claims import Claims
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import Key, delta_key, snapshot_key
 from commonplace.core.hosts import SUPERSEDED, HostState
@@ -15,7 +16,6 @@ from commonplace.core.kept import OPENING, SERVING
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Lapse
 from commonplace.core.ledgers import Ledgers
-from commonplace.core.placing import Placer
 from commonplace.core.records import Delta, Start
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.sim.agents import AgentProcess
@@ -55,7 +55,7 @@ def lease_by_replica_clock(patch: Patch) -> None:
     """A lease ends when the clock of the replica that claimed says so."""
     ends: dict[str, int] = {}
 
-    def claim(original: Any, self: Placer, row: Any, work: Any, index: int, now_ms: int) -> None:
+    def claim(original: Any, self: Claims, row: Any, work: Any, index: int, now_ms: int) -> None:
         original(self, row, work, index, now_ms)
         ends[work.slots[index].pending.allocation_id] = now_ms + work.lease_ms
 
@@ -64,7 +64,7 @@ def lease_by_replica_clock(patch: Patch) -> None:
         self.leases[asked.id] = ends.get(asked.id, self.leases[asked.id])
         return change
 
-    patch.wrap(Placer, "_claim", claim)
+    patch.wrap(Claims, "claim", claim)
     patch.wrap(Ledger, "_grant", grant)
 
 

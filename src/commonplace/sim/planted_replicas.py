@@ -5,6 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from commonplace.core.admission import Admission
+from commonplace.core.claims import Claims
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import GroupTurns
@@ -28,7 +29,7 @@ FAR_MS = 1 << 60
 def decide_at_delivery(patch: Patch) -> None:
     """A decision is written once the claim is delivered, before a report shows the grant."""
 
-    def delivered(original: Any, self: Placer, allocation_id: str, offset: int, now_ms: int) -> None:
+    def delivered(original: Any, self: Claims, allocation_id: str, offset: int, now_ms: int) -> None:
         original(self, allocation_id, offset, now_ms)
         pending = self.pending.get(allocation_id)
         if pending is None or offset < 0 or pending.work.state != OPEN:
@@ -37,7 +38,7 @@ def decide_at_delivery(patch: Patch) -> None:
         if all(slot.held is not None or (slot.pending is not None and slot.pending.offset >= 0) for slot in work.slots):
             _say_placed(self._held.__self__, work, now_ms)  # type: ignore[attr-defined]  # a method of the decider
 
-    patch.wrap(Placer, "delivered", delivered)
+    patch.wrap(Claims, "delivered", delivered)
 
 
 def _say_placed(decider: Decider, work: Work, now_ms: int) -> None:
@@ -223,7 +224,7 @@ def release_when_sent(patch: Patch) -> None:
 def keep_overlay(patch: Patch) -> None:
     """A rejected claim stays laid over its host."""
 
-    def rejected(original: Any, self: Placer, pending: Any, reason: str) -> None:
+    def rejected(original: Any, self: Claims, pending: Any, reason: str) -> None:
         lift = self.view.lift
         self.view.lift = lambda row, overlay: row.pending.remove(overlay)  # type: ignore[method-assign]
         try:
@@ -231,7 +232,7 @@ def keep_overlay(patch: Patch) -> None:
         finally:
             self.view.lift = lift  # type: ignore[method-assign]
 
-    patch.wrap(Placer, "_rejected", rejected)
+    patch.wrap(Claims, "_rejected", rejected)
 
 
 def ignore_base(patch: Patch) -> None:

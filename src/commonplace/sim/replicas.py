@@ -180,9 +180,9 @@ class ReplicaProcess(Process):
         core = self.replica
         if core.book.works or self.histories:
             return True
-        placer = core.placer
-        claims = placer.pending or placer.queue or placer.parked or placer.renewals
-        return bool(claims or core.unacknowledged)
+        claims, placer = core.claims, core.placer
+        waiting = claims.pending or placer.queue or placer.parked or claims.renewals
+        return bool(waiting or core.unacknowledged)
 
     def _catching_up(self, now: int) -> None:
         self.ends = self._behind(now, self.ends)
@@ -409,7 +409,7 @@ class ReplicaProcess(Process):
     def _send_claim(self, effect: SendClaim) -> None:
         allocation = effect.allocation
         self.world.checkers.claims(self.nonce, allocation)
-        kind = "renew" if allocation in self.replica.placer.renewals else "claim"
+        kind = "renew" if allocation in self.replica.claims.renewals else "claim"
         self.send(
             kind,
             "claims",
