@@ -21,6 +21,7 @@ from commonplace.core.history import History
 from commonplace.core.hosts import HostState
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger import Ledger
+from commonplace.core.ledger_reports import ReportedHoldings
 from commonplace.core.ledgers import Ledgers
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
@@ -38,7 +39,7 @@ from commonplace.sim.world import World
 KNOWN = Path(__file__).parent / "planted.txt"
 PATCHED = (
     Admission, AgentProcess, Catalog, Claims, Decider, Deliveries, GroupTurns, History, HostState, Inventory, Keeper, Ledger, Ledgers,
-    Placer, Readback, Replica, ReplicaProcess, Work, World,
+    Placer, Readback, Replica, ReplicaProcess, ReportedHoldings, Work, World,
     cells, hashing, hosts, keeper, placing, replacing, write_ahead,
 )  # fmt: skip
 

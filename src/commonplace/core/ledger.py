@@ -12,10 +12,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from commonplace.core import hashing, replacing
+from commonplace.core import replacing
 from commonplace.core.cells import assign
 from commonplace.core.claim_checks import refusal_of, terms_of
-from commonplace.core.holdings import Holdings
 from commonplace.core.hosts import HostState
 from commonplace.core.ledger_events import (
     FOUND_PREFIX,
@@ -32,18 +31,8 @@ from commonplace.core.ledger_events import (
     Up,
     found_id,
 )
-from commonplace.core.records import (
-    Allocation,
-    Claim,
-    Confirm,
-    Delta,
-    Reason,
-    Settled,
-    Snapshot,
-    State,
-    Status,
-    Verdict,
-)
+from commonplace.core.ledger_reports import ReportedHoldings
+from commonplace.core.records import Allocation, Claim, Confirm, Reason, State, Verdict
 from commonplace.core.resources import AMOUNT_MAX
 
 NO_OFFSET: Final = -1
@@ -77,14 +66,10 @@ TRANSITIONS: dict[tuple[str, str], tuple[Any, Verdict, Reason]] = {
 """What becomes of an allocation. A claim that finds it absent is granted only if `_refusal` has nothing to say."""
 
 
-class Ledger(Holdings):
+class Ledger(ReportedHoldings):
     """The allocations of one host in one epoch. Only its agent writes it."""
 
-    __slots__ = (
-        "base", "base_host", "base_host_hash", "base_ids", "base_status", "bounds", "claims_end_at_start", "claims_through",
-        "claims_topic", "epoch", "gap", "generation", "host", "leases", "load", "removed", "settled", "settled_omitted",
-        "started_log_time_ms", "upserted",
-    )  # fmt: skip
+    __slots__ = ("claims_end_at_start", "leases", "started_log_time_ms")
 
     def __init__(
         self,
@@ -95,25 +80,11 @@ class Ledger(Holdings):
         claims_through: int,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__()
-        self.bounds = bounds
-        self.host, self.epoch, self.started_log_time_ms = host, epoch, started_log_time_ms
-        self.claims_topic, self.claims_through = claims_topic, claims_through
+        super().__init__(host, epoch, claims_topic, claims_through, bounds)
+        self.started_log_time_ms = started_log_time_ms
         # a claim from here on is younger than the start record, whatever the log's clock says
         self.claims_end_at_start = AMOUNT_MAX
-        self.generation = 0
-        self.gap = False
-        self.load: dict[str, float] = {}
         self.leases: dict[str, int] = {}  # allocation → when it lapses, unless confirmed
-        self.settled: list[Settled] = []
-        self.settled_omitted = 0
-        self.base = 0  # generation of the snapshot that deltas rest on
-        self.base_ids: frozenset[str] = frozenset()
-        self.base_host: tuple[Any, ...] = ()
-        self.base_host_hash = 0
-        self.base_status: tuple[Status, bool] = ("enabled", False)
-        self.upserted: dict[str, None] = {}  # in order, so that the same events give the same bytes
-        self.removed: dict[str, None] = {}
 
     @classmethod
     def recover(
@@ -142,7 +113,7 @@ class Ledger(Holdings):
                 return self._take(event, now_ms)
             case Unreadable(offset, reason):
                 self.claims_through = max(self.claims_through, offset)
-                self._settle(offset, "rejected", reason)
+                self.settle(offset, "rejected", reason)
                 return []
             case Lapse(allocation, asked_at_ms):
                 if self.leases.get(allocation, asked_at_ms + 1) > asked_at_ms:
@@ -169,7 +140,7 @@ class Ledger(Holdings):
         if isinstance(record, Claim):
             return self._claim(taken, record, now_ms)
         if record.allocation.startswith(FOUND_PREFIX):
-            self._settle(taken.offset, "ignored", "", record.allocation, "only its driver ends a found instance")
+            self.settle(taken.offset, "ignored", "", record.allocation, "only its driver ends a found instance")
             return []
         if isinstance(record, Confirm):
             return self._move(record.allocation, "confirm", taken.offset)
@@ -183,7 +154,7 @@ class Ledger(Holdings):
         if waited and taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:
             return self._reject(taken.offset, claim, "expired", "its lease ran out before this agent started")
         if any(asked.id in self.allocations for asked in claim.allocations):
-            self._settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
+            self.settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
             return []
         reason, why = self._refusal(claim)
         if reason:
@@ -201,7 +172,7 @@ class Ledger(Holdings):
             before = after = self.allocations[asked.id]
             if before.lease_ms != lease_ms:
                 after = self.allocations[asked.id] = replace(before, lease_ms=lease_ms)
-                self._upsert(asked.id)
+                self.upsert(asked.id)
             self.leases[asked.id] = now_ms + lease_ms
             changes.append(Change(before, after))
         return changes
@@ -232,8 +203,8 @@ class Ledger(Holdings):
         )
         self.add(held)
         self.leases[held.id] = now_ms + lease_ms
-        self._upsert(held.id)
-        self._settle(offset, verdict, "", held.id)
+        self.upsert(held.id)
+        self.settle(offset, verdict, "", held.id)
         return Change(None, held)
 
     def _refusal(self, claim: Claim) -> tuple[Reason, str]:
@@ -241,7 +212,7 @@ class Ledger(Holdings):
 
     def _reject(self, offset: int, claim: Claim, reason: Reason, why: str) -> list[Change]:
         for asked in claim.allocations:
-            self._settle(offset, "rejected", reason, asked.id, why)
+            self.settle(offset, "rejected", reason, asked.id, why)
         return []
 
     def _move(self, allocation_id: str, event: str, offset: int, detail: str = "") -> list[Change]:
@@ -257,18 +228,18 @@ class Ledger(Holdings):
                 f"allocation {allocation_id} of {self.host} is {state}, which knows no {event}"
             ) from None
         if verdict != "ignored" or offset != NO_OFFSET:
-            self._settle(offset, verdict, reason, allocation_id, detail)
+            self.settle(offset, verdict, reason, allocation_id, detail)
         if after_state == state or before is None:
             return []
         self.leases.pop(allocation_id, None)
         if after_state == "absent":
             self.remove(before)
-            self._drop(allocation_id)
+            self.drop(allocation_id)
             return [Change(before, None), *self._stands_alone(before)]
         if before.replaces:
             return self._replace(before, offset)
         after = self.allocations[allocation_id] = replace(before, state=after_state)  # neither hash nor room changes
-        self._upsert(allocation_id)
+        self.upsert(allocation_id)
         return [Change(before, after)]
 
     def _replace(self, confirmed: Allocation, offset: int) -> list[Change]:
@@ -276,9 +247,9 @@ class Ledger(Holdings):
         old = self.allocations.get(confirmed.replaces)
         changes = []
         if old is not None:
-            self._settle(offset, "released", "", old.id, f"replaced by {confirmed.id}"[:128])
+            self.settle(offset, "released", "", old.id, f"replaced by {confirmed.id}"[:128])
             self.remove(old)
-            self._drop(old.id)
+            self.drop(old.id)
             changes.append(Change(old, None))
         return changes + self._become(confirmed, old, "active")
 
@@ -291,7 +262,7 @@ class Ledger(Holdings):
         whole = replace(replacing.alone(part, old, self.cells), state=state)
         self.remove(part)
         self.add(whole)
-        self._upsert(whole.id)
+        self.upsert(whole.id)
         return [Change(part, whole)]
 
     def _up(self, allocation_id: str) -> list[Change]:
@@ -300,7 +271,7 @@ class Ledger(Holdings):
             return []
         after = self.allocations[allocation_id] = replace(before, building=False)
         self.builds -= 1
-        self._upsert(allocation_id)
+        self.upsert(allocation_id)
         return [Change(before, after)]
 
     def _found(self, found: Found) -> list[Change]:
@@ -324,7 +295,7 @@ class Ledger(Holdings):
         if before is not None:
             self.remove(before)
         self.add(allocation)
-        self._upsert(allocation.id)
+        self.upsert(allocation.id)
         return [Change(before, allocation)]
 
     def assume_active(self) -> None:
@@ -334,102 +305,6 @@ class Ledger(Holdings):
         for allocation in list(self.allocations.values()):
             if allocation.state == "leased":
                 self.allocations[allocation.id] = replace(allocation, state="active")
-
-    # -- what the next report tells -----------------------------------------------------------------------------------------------------
-
-    def _upsert(self, allocation_id: str) -> None:
-        """The next delta carries this allocation; an id that went and came again is no longer gone."""
-        self.upserted[allocation_id] = None
-        self.removed.pop(allocation_id, None)
-
-    def _drop(self, allocation_id: str) -> None:
-        self.upserted.pop(allocation_id, None)
-        if allocation_id in self.base_ids:
-            self.removed[allocation_id] = None
-
-    def _settle(self, offset: int, verdict: Verdict, reason: Reason, allocation: str = "", detail: str = "") -> None:
-        if len(self.settled) >= self.bounds.settled_max:
-            self.settled_omitted += 1
-            return
-        self.settled.append(
-            Settled(offset=offset, verdict=verdict, reason=reason, allocation=allocation, detail=detail)
-        )
-
-    # -- reports ------------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def changes(self) -> int:
-        """How many allocations the next delta would carry."""
-        return len(self.upserted) + len(self.removed)
-
-    def snapshot(self, agent: str) -> Snapshot:
-        """The next report in full; deltas rest on it from now on."""
-        self.generation += 1
-        self.base = self.generation
-        self.base_ids = frozenset(self.allocations)
-        self.base_host = (self.inventory, self.traits, self.labels, self.reported_cells)
-        self.base_host_hash = self.host_hash
-        self.base_status = (self.status, self.gap)
-        self.upserted, self.removed = {}, {}
-        settled, omitted = self._told()
-        return Snapshot(
-            host=self.host,
-            epoch=self.epoch,
-            generation=self.generation,
-            claims_topic=self.claims_topic,
-            claims_through=self.claims_through,
-            hash=hashing.to_hex(self.hash),
-            agent=agent[:128],
-            status=self.status,
-            gap=self.gap,
-            inventory=dict(self.inventory),
-            traits=self.traits,
-            labels=dict(self.labels),
-            allocations=list(self.allocations.values()),
-            settled=settled,
-            settled_omitted=omitted,
-            load=self.load,
-            cells=dict(self.reported_cells),
-        )
-
-    def delta(self) -> Delta:
-        """The next report as what differs from the snapshot it rests on."""
-        self.generation += 1
-        settled, omitted = self._told()
-        allocations = self.allocations
-        told = Delta(
-            host=self.host,
-            epoch=self.epoch,
-            generation=self.generation,
-            base_generation=self.base,
-            claims_topic=self.claims_topic,
-            claims_through=self.claims_through,
-            hash=hashing.to_hex(self.hash),
-            upserts=[allocations[i] for i in self.upserted],
-            removed=list(self.removed),
-            settled=settled,
-            settled_omitted=omitted,
-            load=self.load,
-        )
-        if (self.host_hash, self.gap) != (self.base_host_hash, self.base_status[1]):
-            self._host_changes(told)
-        return told
-
-    def _host_changes(self, told: Delta) -> None:
-        """What of the host itself differs from the snapshot that the delta rests on."""
-        inventory, traits, labels, cells = self.base_host
-        status, gap = self.base_status
-        told.status = None if self.status == status else self.status
-        told.gap = None if self.gap == gap else self.gap
-        told.inventory = None if self.inventory == inventory else dict(self.inventory)
-        told.traits = None if self.traits == traits else self.traits
-        told.labels = None if self.labels == labels else dict(self.labels)
-        told.cells = None if self.reported_cells == cells else dict(self.reported_cells)
-
-    def _told(self) -> tuple[list[Settled], int]:
-        told, omitted = self.settled, self.settled_omitted
-        self.settled, self.settled_omitted = [], 0
-        return told, omitted
 
 
 def _without_zeros(resources: Mapping[str, int]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from commonplace.core.keeper_events import Send
 from commonplace.core.kept import OPENING, SERVING
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Lapse
+from commonplace.core.ledger_reports import ReportedHoldings
 from commonplace.core.ledgers import Ledgers
 from commonplace.core.records import Delta, Start
 from commonplace.core.resources import RATIO_SCALE, Inventory
@@ -43,12 +44,12 @@ def ignore_reserved(patch: Patch) -> None:
 def incremental_delta(patch: Patch) -> None:
     """A delta tells what changed since the delta before, and not since the snapshot."""
 
-    def delta(original: Any, self: Ledger) -> Any:
+    def delta(original: Any, self: ReportedHoldings) -> Any:
         told = original(self)
         self.upserted, self.removed = {}, {}
         return told
 
-    patch.wrap(Ledger, "delta", delta)
+    patch.wrap(ReportedHoldings, "delta", delta)
 
 
 def lease_by_replica_clock(patch: Patch) -> None:
