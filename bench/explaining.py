@@ -18,9 +18,10 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.codec import encode
 from commonplace.core.explaining import table, wishes_of
 from commonplace.core.impossible import impossible
-from commonplace.core.ranking import ScoreRow, explain
+from commonplace.core.ranking import ScoreRow
 from commonplace.core.records import Build, Flavor, Profile
 from commonplace.core.rules import Wishes
+from commonplace.core.turned_away import explain
 from commonplace.core.view import View
 
 FITS: Final = Flavor(name="fits", resources={"VCPU": 2, "MEMORY_MB": 4096})

@@ -11,12 +11,13 @@ from commonplace.core import choosing
 from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import choose
 from commonplace.core.codec import encode
-from commonplace.core.ranking import ScoreRow, column_scores, explain, plain_scores, seed_of
+from commonplace.core.ranking import ScoreRow, column_scores, plain_scores, seed_of
 from commonplace.core.raw_weighers import RAW
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
+from commonplace.core.turned_away import explain
 from commonplace.core.weigher_names import INCREMENTAL
 from peer.fleet import Fleet, wishes
 

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from commonplace.core.catalog import Catalog
 from commonplace.core.codec import encode
 from commonplace.core.explaining import Table, table, wishes_of
-from commonplace.core.ranking import ScoreRow, explain, plain_scores
+from commonplace.core.ranking import ScoreRow, plain_scores
 from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile
 from commonplace.core.relaxing import Relaxed
 from commonplace.core.resources import Inventory
 from commonplace.core.scoreboard import NEVER
+from commonplace.core.turned_away import explain
 from commonplace.ops import explain_render
 from peer.fleet import Fleet
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from commonplace.core.choosing import choose
 from commonplace.core.explaining import table_of
 from commonplace.core.filter_table import ALWAYS, BY_CHOICE, USUAL
-from commonplace.core.ranking import ScoreRow, explain
+from commonplace.core.ranking import ScoreRow
 from commonplace.core.raw_weighers import RAW
 from commonplace.core.records import (
     ALLOCATIONS_MAX,
@@ -28,6 +28,7 @@ from commonplace.core.records import (
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import Inventory
 from commonplace.core.terms_of_claims import limits
+from commonplace.core.turned_away import explain
 from peer.fleet import Fleet, wishes
 
 WORDS = (

@@ -16,12 +16,13 @@ from commonplace.core.columns import Floats
 from commonplace.core.filters import FILTERS
 from commonplace.core.ledger_events import Configure
 from commonplace.core.peaks import Peaks
-from commonplace.core.ranking import ScoreRow, explain, first_best, group_full, plain_scores, seed_of
+from commonplace.core.ranking import ScoreRow, first_best, group_full, plain_scores, seed_of
 from commonplace.core.records import Build, HostControl
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER, Scoreboard
+from commonplace.core.turned_away import explain
 from commonplace.core.view import View
 from fold_logs import MOVES, Writer
 from world import Raw

@@ -12,12 +12,13 @@ from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.hosts import NOTHING_FRESH, HostState
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found
-from commonplace.core.ranking import ScoreRow, explain, plain_scores
+from commonplace.core.ranking import ScoreRow, plain_scores
 from commonplace.core.records import HostControl, Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER
+from commonplace.core.turned_away import explain
 from commonplace.core.view import View
 from world import inventory
 

@@ -14,7 +14,7 @@ from commonplace.core.deliveries import Deliveries
 from commonplace.core.group_turns import standing
 from commonplace.core.impossible import impossible
 from commonplace.core.placing import Placer
-from commonplace.core.ranking import explain, group_full, group_key
+from commonplace.core.ranking import group_full, group_key
 from commonplace.core.records import ID_REUSED, IMPOSSIBLE, Allocation, Decision, Explanation, Result
 from commonplace.core.replacing import as_if_gone
 from commonplace.core.replica_events import Effect, ReplicaSettings
@@ -22,6 +22,7 @@ from commonplace.core.request_checks import likeness
 from commonplace.core.requests import serialised
 from commonplace.core.rows import Row
 from commonplace.core.rules import Standing, Wishes
+from commonplace.core.turned_away import explain
 from commonplace.core.view import View
 from commonplace.core.work import ANSWERED, OPEN, Work
 

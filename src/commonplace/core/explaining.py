@@ -10,7 +10,7 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.choosing import weigh, weighable, with_raw
 from commonplace.core.columns import Bools
 from commonplace.core.impossible import impossible
-from commonplace.core.ranking import column_scores, counted, failures, group_full
+from commonplace.core.ranking import column_scores, group_full
 from commonplace.core.raw_weighers import RAW, multiplier, value_of
 from commonplace.core.records import Build, Explanation
 from commonplace.core.records import Miss as Sample
@@ -19,6 +19,7 @@ from commonplace.core.replacing import as_if_gone
 from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
 from commonplace.core.scoreboard import NEVER
+from commonplace.core.turned_away import counted, failures
 from commonplace.core.view import View
 from commonplace.core.weigher_names import INCREMENTAL
 from commonplace.core.weighers import WEIGHERS

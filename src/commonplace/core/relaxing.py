@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commonplace.core.columns import Bools
-from commonplace.core.ranking import Failures
 from commonplace.core.rows import Row
 from commonplace.core.rules import Rules, Wishes
+from commonplace.core.turned_away import Failures
 from commonplace.core.view import View
 
 ZONES_SHOWN = 3
