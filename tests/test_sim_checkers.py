@@ -12,6 +12,7 @@ from audit_logs import LEASE_MS, digest, settled
 from commonplace import sim
 from commonplace.core.records import Build
 from commonplace.core.view import View
+from commonplace.sim.model import digest_at
 from sim_logs import Watched, watched
 
 OTHERWISE = {  # the audit files under another invariant, or takes for a breach what harms nobody
@@ -970,12 +971,23 @@ def test_digest_of_a_position_is_that_of_a_replica() -> None:
         view.fold(0, entry.offset, entry.timestamp_ms, entry.key, entry.value, 0)
         p.checkers.digest("r1", {0: entry.offset + 1}, view.digest)
     assert p.found() == []
-    assert len({p.checkers.reports.digest_at({0: position})[0] for position in range(7)}) >= 4
+    assert len({digest_at(p.checkers.hosts.values(), {0: position})[0] for position in range(7)}) >= 4
 
 
 def test_checkers_share_only_decoding_with_the_core() -> None:
     allowed = {"codec", "records", "resources", "hashing"}
-    for name in ("checkers", "reports", "answers", "owners", "judge", "model", "seen", "findings"):
+    for name in (
+        "checkers",
+        "reports",
+        "host_records",
+        "grants",
+        "answers",
+        "owners",
+        "judge",
+        "model",
+        "seen",
+        "findings",
+    ):
         tree = ast.parse((Path(sim.__file__).parent / f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("commonplace.core"):

@@ -15,7 +15,8 @@ from commonplace.core.records import Build, Claim, Confirm, Decision, Flavor, Qu
 from commonplace.sim.answers import Answers, Report, parse
 from commonplace.sim.cells import as_asked
 from commonplace.sim.findings import Findings, Place, Violation
-from commonplace.sim.model import FAR_MS, Asked, Host
+from commonplace.sim.grants import Grants
+from commonplace.sim.model import FAR_MS, Asked, Hashes, Host, digest_at
 from commonplace.sim.owners import Owners
 from commonplace.sim.reports import Reports
 from commonplace.sim.seen import Raw, Seen
@@ -56,7 +57,9 @@ class Checkers:
         self.answers.window_ms, self.answers.kept_max = window_ms, kept_max
         self.answers.groups = Together(self._findings, self.hosts)
         self.owners = Owners(self._seen, self._findings, self.answers, self.hosts.get)
-        self.reports = Reports(self._seen, self._findings, self.answers, self.owners, self.hosts, reports)
+        hashes = Hashes()
+        self.grants = Grants(self._seen, self._findings, self.answers, self.owners, hashes)
+        self.reports = Reports(self._seen, self._findings, self.answers, self.grants, hashes, self.hosts, reports)
         self._flavors: dict[str, list[Flavor]] = {}  # every one that ever stood under a name
         self._claims_from: dict[int, int] = {}  # partition → first offset that an agent read
         self._takers: dict[str, Callable[[int, Raw], None]] = {
@@ -203,7 +206,7 @@ class Checkers:
         if self._seen.injecting:
             return
         if isinstance(record, Confirm):
-            self.reports.confirmed.setdefault(record.allocation, (at_ms, offset))
+            self.grants.confirmed.setdefault(record.allocation, (at_ms, offset))
             self.answers.confirm(record.request, record.allocation, here)
         elif isinstance(record, Release):
             self.answers.released.add(record.allocation)
@@ -339,7 +342,7 @@ class Checkers:
         """A replica that is caught up and read `hosts` to `positions` has this state digest, some hosts left out (invariant 8)."""
         if any(position < 0 for position in positions.values()):
             return  # it is about to notice that records were lost
-        found, unsure = self.reports.digest_at(positions)
+        found, unsure = digest_at(self.hosts.values(), positions)
         digest = digest_without(unsure)
         if found != digest:
             at = ", ".join(f"{partition}/{position}" for partition, position in sorted(positions.items()))
@@ -408,7 +411,7 @@ class Checkers:
 
     def _lapses(self, calm_ms: int, lapse_ms: int) -> None:
         """Once faults have stopped a lease that is over lapses at once."""
-        for lapse in self.reports.lapses:
+        for lapse in self.grants.lapses:
             late_ms = lapse.at_ms - max(lapse.latest_ms, calm_ms) - lapse_ms - LAPSE_SLACK_MS
             if late_ms > 0:
                 text = f"{lapse.host} let {lapse.allocation} lapse {late_ms:.0f} ms later than its lease was over, without faults"

@@ -5,7 +5,7 @@ reference and held against a decision that names the report.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from msgspec import convert, to_builtins
@@ -176,6 +176,23 @@ class Host:
             text = f"{self.name} {epoch} {generation} {through} {packed >> 64} {packed & (MODULUS - 1):016x}"
             self._digest = (state, digest64(text.encode()))
         return self._digest[1]
+
+
+def digest_at(hosts: Iterable[Host], positions: Mapping[int, int]) -> tuple[int, set[str]]:
+    """State digest of the hosts that are not stale, as everything ever appended below `positions` makes it, and whom it leaves out:
+    hosts of which forged reports let nobody be sure.
+    """
+    total, unsure = 0, set()
+    for host in hosts:
+        position = positions.get(host.partition, 0)
+        for state in reversed(host.history):
+            if state[0] < position:
+                if state[1] >= 0:
+                    total += host.digest_of(state)
+                elif state[1] == -2:
+                    unsure.add(host.name)
+                break
+    return total % MODULUS, unsure
 
 
 class Hashes:

@@ -1,34 +1,23 @@
-"""The log of hosts, folded anew: which report is void, what each shows, what follows from it (invariants 3, 5, 8, 9).
+"""The log of hosts, folded anew: which report is void, what each shows, how far it has read (invariants 3, 6, 9, 10).
 
-record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ judge.py ─▶ followed
+record ─▶ key ─▶ void? ─▶ rests on its snapshot? ─▶ hash ─▶ grants.py, if it counts ─▶ followed
 """
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.records import Delta, Snapshot, Start
 from commonplace.ops.audit.hashes import MODULUS, partition_of
 from commonplace.sim.answers import Answers, Report
-from commonplace.sim.findings import Findings, Place
-from commonplace.sim.judge import Judge
+from commonplace.sim.findings import Findings
+from commonplace.sim.grants import Grants
+from commonplace.sim.host_records import disagreement, parse_key, unprintable
 from commonplace.sim.model import NO_BASE, Hashes, Host, facts_of, held_by
-from commonplace.sim.owners import Owners
 from commonplace.sim.seen import Raw, Seen
 
 FROM_VOID: Final = "its successor goes on from what a fenced agent still reported"
 FORGED: Final = "a forged report lies before"
-
-
-class Lapse(NamedTuple):
-    """An allocation that a report says lapsed, when that was, and when its lease was over at the latest, in log time."""
-
-    host: str
-    allocation: str
-    at_ms: int
-    latest_ms: float
-    place: Place
 
 
 class Reports:
@@ -39,18 +28,16 @@ class Reports:
         seen: Seen,
         findings: Findings,
         answers: Answers,
-        owners: Owners,
+        grants: Grants,
+        hashes: Hashes,
         hosts: dict[str, Host],
         reports: dict[int, dict[int, Report]],
     ) -> None:
-        self._seen, self._findings, self._answers, self._owners = seen, findings, answers, owners
+        self._seen, self._findings, self._answers, self._grants = seen, findings, answers, grants
         self.hosts, self._reports = hosts, reports
-        self._hashes = Hashes()
+        self._hashes = hashes
         self._keys: dict[bytes, tuple[Host, str, int]] = {}
         self._raws: dict[int, list[Raw]] = {p: [] for p in range(seen.partitions)}
-        self._granted: dict[str, tuple[Place, int]] = {}  # allocation ever granted → where, and the offset of its claim
-        self.lapses: list[Lapse] = []
-        self.confirmed: dict[str, tuple[int, int]] = {}  # allocation → log time and offset of its first confirm
 
     def take(self, partition: int, raw: Raw) -> None:
         offset, at_ms, key, value = raw
@@ -173,7 +160,7 @@ class Reports:
         else:
             if self._answers.groups is not None:
                 self._answers.groups.forged.discard(host.name)
-            self._judge(host, record, after, facts, offset, at_ms)
+            self._grants.judge(host, record, after, facts, offset, at_ms)
             self._watermark(host, record, offset)
         self._follow(host, record, after, facts, total, offset, at_ms)
         reports[offset] = Report(host, after, host.stale)
@@ -234,101 +221,6 @@ class Reports:
     def _forged(self, host: Host) -> None:
         if self._seen.injecting and self._answers.groups is not None:
             self._answers.groups.forge(host.name)
-
-    def _judge(
-        self, host: Host, record: Snapshot | Delta, after: dict[str, Any], facts: Any, offset: int, at_ms: int
-    ) -> None:
-        if not host.blind:
-            if host.fresh:
-                host.blind = "reports of the epoch before it did not reach the log" if record.generation > 1 else ""
-            elif record.generation != host.generation + 1:
-                host.blind = "a report between never reached the log"
-        here = ("hosts", host.partition, offset)
-
-        def violated(invariant: int, text: str) -> None:
-            self._findings.violated(invariant, f"{host.name} {text}", here)
-
-        before, leases, seen = host.held, host.leases, self._seen
-        if record.gap and (host.fresh or not host.gap):
-            seen.gapped.update(after)
-        foreign = record.claims_topic != seen.ids.get("claims", record.claims_topic)
-        if host.anew and not host.fresh:
-            seen.passed(host.name, host.through)
-        unsure = foreign or host.name in seen.lost_hosts or host.name in seen.cut_claims
-        judge = Judge(
-            host,
-            record,
-            after,
-            facts,
-            (offset, at_ms),
-            self._hashes,
-            violated,
-            self._answers.claims,
-            unsure=unsure,
-            foreign=foreign,
-        )
-        judge.run()
-        for identity in judge.lapsed:
-            self._lapsed(host, identity, leases, judge, here)
-        if after is not before:
-            for identity, allocation in after.items():
-                was = before.get(identity)
-                anew = was is None or identity in judge.by_claim  # one report may tell of an end and of another grant
-                if anew and allocation.origin != "found":
-                    self._new_allocation(host, identity, judge.by_claim.get(identity, -1), here)
-                    if allocation.group and self._answers.groups is not None:
-                        self._answers.groups.granted(allocation.group, identity, host.name)
-                if allocation.state == "active" and (was is None or was.state != "active"):
-                    self._became_active(host, allocation, here)
-
-    def _new_allocation(self, host: Host, identity: str, claim: int, here: Place) -> None:
-        """No claims record is granted twice. Two equal records are two claims: their second grant lapses like any loser."""
-        before = self._granted.get(identity)
-        if before is not None and claim >= 0 and before[1] == claim and identity not in self._seen.lost_claims:
-            text = f"{host.name} grants the claim at {claim} a second time: it holds {identity} again"
-            self._findings.violated(5, text, here, before[0])
-        self._granted[identity] = (here, claim)
-
-    def _became_active(self, host: Host, allocation: Any, here: Place) -> None:
-        """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
-        answers, identity = self._answers, allocation.id
-        if allocation.origin == "found" or identity in self._seen.gapped or identity in answers.promised:
-            return
-        if answers.forgotten(allocation.request):
-            return
-        void = answers.void.get(identity)
-        text = f"{host.name} made {identity} of {allocation.request} active, which no effective decision names"
-        self._findings.violated(2, text, here, *([void] if void else []))
-
-    def _lapsed(self, host: Host, identity: str, leases: Mapping[str, Any], judge: Judge, here: Place) -> None:
-        """A lease ends neither before its time nor past a confirm that came in time, nor before the decision's word is over."""
-        self._owners.lapses[identity] = (judge.at_ms, here)
-        lease = leases.get(identity)
-        if lease is None or host.blind or identity in self._seen.lost_claims:
-            return
-        identity_renewed = judge.renewed.get(identity)
-        held = judge.before.get(identity)
-        full_ms = held.lease_ms if held is not None else 0
-        earliest_ms = (
-            lease.earliest_ms if identity_renewed is None else identity_renewed + full_ms
-        ) - self._seen.drift * full_ms
-        if identity_renewed is None:  # else it began anew nobody knows when between two reports
-            latest_ms = lease.latest_ms + self._seen.drift * full_ms
-            self.lapses.append(Lapse(host.name, identity, judge.at_ms, latest_ms, here))
-        if judge.at_ms < earliest_ms:
-            text = f"{host.name} lets {identity} lapse {earliest_ms - judge.at_ms:.0f} ms before its lease is over"
-            self._findings.violated(3, text, here)
-        confirmed = self.confirmed.get(identity)
-        granted = self._granted.get(identity, (here, -1))[1]
-        if confirmed is not None and confirmed[0] < earliest_ms and confirmed[1] > granted:
-            text = f"{host.name} lets {identity} lapse although its confirm stood in the log "
-            text += f"{earliest_ms - confirmed[0]:.0f} ms before its lease was over"
-            self._findings.violated(3, text, here, ("claims", host.partition, confirmed[1]))
-        promise = self._answers.promised.get(identity)
-        if promise is not None and judge.at_ms < promise.until_ms - self._seen.drift * full_ms:
-            effective = promise.effective
-            text = f"{host.name} lets {identity} lapse {promise.until_ms - judge.at_ms} ms before the time its decision gave to confirm it"
-            self._findings.violated(3, text, here, ("decisions", effective.key[0], effective.offset))
 
     def _watermark(self, host: Host, record: Snapshot | Delta, offset: int) -> None:
         """The watermark lies in the log, never goes back within an epoch, and goes on where the epoch before stopped."""
@@ -400,10 +292,10 @@ class Reports:
         self._keys = {key: known for key, known in self._keys.items() if known[0].partition != partition}
         self._reports[partition].clear()
         self._raws[partition].clear()
-        findings, self._findings = self._findings, Findings()
+        found, self._findings.violations = self._findings.violations, []
         for raw in kept:
             self.take(partition, raw)
-        self._findings = findings
+        self._findings.violations = found
         for host in self.hosts.values():
             if host.partition == partition:
                 host.blind, host.claims = "reports were lost", claims.get(host.name, host.claims)
@@ -415,60 +307,3 @@ class Reports:
                 host = self._keys[key][0]
                 host.outbid = True
                 host.note(end - 1)
-
-    def digest_at(self, positions: Mapping[int, int]) -> tuple[int, set[str]]:
-        """State digest of the hosts that are not stale, as everything ever appended below `positions` makes it, and whom it leaves out:
-        hosts of which forged reports let nobody be sure."""
-        total, unsure = 0, set()
-        for host in self.hosts.values():
-            position = positions.get(host.partition, 0)
-            for state in reversed(host.history):
-                if state[0] < position:
-                    if state[1] >= 0:
-                        total += host.digest_of(state)
-                    elif state[1] == -2:
-                        unsure.add(host.name)
-                    break
-        return total % MODULUS, unsure
-
-
-def unprintable(record: Any) -> Bad | None:
-    """Names of allocations reach terminals and metric labels, so control characters in them make a record bad; so do other classes."""
-    shown = record.allocations if isinstance(record, Snapshot) else record.upserts if isinstance(record, Delta) else ()
-    for a in shown:
-        names = (a.id, a.request, a.instance, a.flavor, a.project, a.user, a.kind, a.group, *a.image)
-        if not "".join(names).isprintable():
-            return Bad("a name with control characters")
-        if not all(map(_CLASS.fullmatch, (*a.resources, *(name for amounts in a.cells.values() for name in amounts)))):
-            return Bad("a name that no resource class has")
-        if not all(cell.isascii() and cell.isprintable() and cell and " " not in cell for cell in a.cells):
-            return Bad("a name that no cell has")
-    return None
-
-
-_CLASS: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-
-
-def parse_key(key: bytes | None) -> tuple[str, str, int]:
-    """Host, kind (`start`, `snapshot`, `delta`, or "" for no key of this topic) and epoch."""
-    try:
-        host, _, rest = (key or b"").decode("ascii").partition("/")
-    except UnicodeDecodeError:
-        return "", "", -1
-    if rest == "start":
-        return host, "start", -1
-    epoch, slash, last = rest.partition("/")
-    if not epoch.isdecimal() or len(epoch) > 16 or (slash and last != "delta"):
-        return host, "", -1
-    return host, "delta" if slash else "snapshot", int(epoch)
-
-
-def disagreement(record: Any, host: Host, kind: str, epoch: int, offset: int) -> str:
-    """How a record contradicts its key, or ""."""
-    if record.host != host.name:
-        return f"its key is of host {host.name}, the record of {record.host}"
-    if isinstance(record, Start):
-        return "" if kind == "start" else f"a start record under the key of a {kind}"
-    if kind != ("snapshot" if isinstance(record, Snapshot) else "delta") or record.epoch != epoch:
-        return f"a report of epoch {record.epoch} under the key of {kind} {epoch}"
-    return "" if record.epoch < offset else f"its epoch {record.epoch} is not below its own offset"

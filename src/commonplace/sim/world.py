@@ -348,5 +348,5 @@ class World(VirtualTime):
         for process in self.everybody:
             process.dissolve()
         checkers = self.checkers
-        for ring in (checkers.reports, checkers.owners, checkers.answers, checkers, self):
+        for ring in (checkers.reports, checkers.grants, checkers.owners, checkers.answers, checkers, self):
             vars(ring).clear()
