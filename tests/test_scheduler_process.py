@@ -338,14 +338,14 @@ def test_a_replica_that_was_told_to_stop_takes_no_partition_up_and_reads_no_requ
 
         def asked() -> bool:
             replica._turn(0.01)
-            return 0 in replica._histories
+            return 0 in replica.partitions.histories
 
         wait_for("the history of partition 0", asked)
         coming.append(Gained(1, -1))
         monkeypatch.setattr(shell, "SETTLE_ON_LEAVE_MS", 1_000)
         monkeypatch.setattr(Core, "waiting", 1)  # something that it claimed is open
         replica._leave()
-        assert (coming, replica._histories) == ([], {})
+        assert (coming, replica.partitions.histories) == ([], {})
         assert [replica.tail.position(world.names.requests, partition) for partition in (0, 1)] == [-1, -1]
         assert (replica.replica.book.parts, replica.replica.book.works) == ({}, {})
     finally:

@@ -9,7 +9,7 @@ A replica that lost records (offset out of range), fell too far behind or met a 
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -20,16 +20,13 @@ from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import (
-    Assigned,
     CaughtUp,
     ClaimDelivered,
     Commit,
     ControlRead,
     DecisionDelivered,
     DecisionsRead,
-    HistoryRead,
     HostsRead,
-    Lost,
     PeersRead,
     ReadHistory,
     ReleaseDelivered,
@@ -48,6 +45,7 @@ from commonplace.kafka.outbox import Outbox, QuarantineWriter
 from commonplace.kafka.tail import Batch, Tail
 from commonplace.kafka.topics import TopicFacts, Topics
 from commonplace.scheduler.metrics import SchedulerFigures
+from commonplace.scheduler.partitions import Partitions
 from commonplace.settings import Settings
 
 IDLE_POLL_S: Final = 0.01
@@ -115,12 +113,11 @@ class Scheduler:
             replace(replica_settings(settings), request_partitions=facts[self.topics.requests].partitions),
         )
         self.tail = Tail(settings, traced=self.topics.requests)
+        self.partitions = Partitions(self.tail, self.topics, figures.alarm)
         self.outbox = Outbox(settings)
         self.intake = Intake(settings, self.topics.requests, facts[self.topics.requests].topic_id)
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
         self._later: list[Any] = []  # events of callbacks, received at the next step
-        self._histories: dict[int, int] = {}  # decision partition → end it must be read to
-        self._requests_from: dict[int, int] = {}  # request partition → where to go on once its history is read
         self._commits: dict[int, int] = {}
         self._tick_ms = self._group_ms = self._commit_ms = self._report_ms = self._lag_ms = 0
         self._turned_ms = steady_ms()
@@ -131,7 +128,7 @@ class Scheduler:
             SendRelease: self._send_release,
             SendDecision: self._send_decision,
             Commit: self._note_commit,
-            ReadHistory: self._read_history,
+            ReadHistory: lambda e: self._later.extend(self.partitions.read_history(e)),
             Quarantine: self._put_aside,
         }
         self._receivers: dict[str, Callable[[Batch], Any]] = {
@@ -214,8 +211,7 @@ class Scheduler:
         while self.replica.waiting and time.monotonic() < end:
             self._turn(IDLE_POLL_S)
         self.outbox.close(2.0)
-        for event in self._drain():
-            self._receive(event)
+        self._receive_each(self._drain())
         done = {number: part.undecided.committed for number, part in self.replica.book.parts.items()}
         self.intake.commit({number: offset for number, offset in done.items() if offset >= 0}, wait=True)
         _LOG.info("left with %d requests undecided, which the next owner takes up", self.replica.waiting)
@@ -256,7 +252,7 @@ class Scheduler:
         if now - self._lag_ms >= LAG_INTERVAL_MS:
             self._lag_ms = now
             self.figures.lag = self.tail.lag(self.topics.hosts)
-            self._histories_cut()
+            self._receive_each(self.partitions.histories_cut())
             self.replica.view.write()  # else an idle replica would show the capacity that its last choice saw
 
     def _regulate(self) -> None:
@@ -296,7 +292,7 @@ class Scheduler:
                     self._check_age(batch)
                 self._receive(self._receivers[batch.topic](batch))
             if batch.topic == self.topics.decisions:
-                self._history_step(batch.partition, batch.position)
+                self._receive_each(self.partitions.decisions_read(batch.partition, batch.position))
 
     def _drain(self) -> list[Any]:
         later, self._later = self._later, []
@@ -306,69 +302,22 @@ class Scheduler:
         for effect in self.replica.receive(event, steady_ms()):
             self._perform[type(effect)](effect)
 
+    def _receive_each(self, events: Iterable[Any]) -> None:
+        for event in events:
+            self._receive(event)
+
     def _check_age(self, batch: Batch) -> None:
         """A reader older than half the tombstones' life may have missed one (rule: rebuild)."""
         if self.replica.ready and wall_s() - batch.records[-1][1] / 1000 > self._stale_after_s:
             raise Rebuild("reading far behind: tombstones may have been missed")
 
-    # -- partitions ---------------------------------------------------------------------------------------------------
-
     def _assigned(self, change: Gained | Ceded) -> None:
-        topic, partition = self.topics.requests, change.partition
         self._report_ms = 0  # who owns what is told at once: people and the demo wait for it
         if isinstance(change, Ceded):
-            self.tail.remove(topic, partition)
-            self.tail.remove(self.topics.decisions, partition)
-            self._histories.pop(partition, None)
-            self._requests_from.pop(partition, None)
-            self._commits.pop(partition, None)
-            self._receive(Lost(partition))
-            return
-        if self._state == "leaving":  # of no use to us: the next owner has it once we have left the group
-            return
-        low, end = self.tail.range(topic, partition)
-        if change.committed > end:
-            self.figures.alarm(
-                f"{topic} [{partition}]: committed offset {change.committed} lies beyond its end {end}: "
-                "reading it from its first record"
-            )
-        start = change.committed if low <= change.committed <= end else low
-        if 0 <= change.committed < low:
-            self.figures.alarm(f"{topic} [{partition}]: offsets {change.committed} to {low - 1} expired undecided")
-        self._receive(Assigned(partition, end))
-        self.tail.add(topic, partition, start)
-
-    def _read_history(self, effect: ReadHistory) -> None:
-        """Requests wait in the log until the decisions of the idempotency window before them are read."""
-        topic, partition = self.topics.requests, effect.partition
-        self._requests_from[partition] = self.tail.position(topic, partition)
-        self.tail.remove(topic, partition)
-        offset = self.tail.offset_for_time(self.topics.decisions, partition, max(0, effect.from_ms))
-        end = self.tail.range(self.topics.decisions, partition)[1]
-        self.tail.add(self.topics.decisions, partition, offset)
-        self._histories[partition] = end
-        if offset >= end:
-            self._later.append(HistoryRead(partition))
-            self._resume_requests(partition)
-
-    def _history_step(self, partition: int, position: int) -> None:
-        end = self._histories.get(partition)
-        if end is not None and position >= end and partition in self._requests_from:
-            self._receive(HistoryRead(partition))
-            self._resume_requests(partition)
-
-    def _histories_cut(self) -> None:
-        """An unclean election may have taken the decisions that we wait for, and nobody but us writes more."""
-        ends = {(self.topics.decisions, partition): end for partition, end in self._histories.items()}
-        if ends:
-            behind = self.tail.behind(ends)
-            for (topic, partition), end in ends.items():
-                if (topic, partition) not in behind:
-                    self._history_step(partition, end)
-
-    def _resume_requests(self, partition: int) -> None:
-        self._histories.pop(partition, None)
-        self.tail.add(self.topics.requests, partition, self._requests_from.pop(partition))
+            self._commits.pop(change.partition, None)
+            self._receive(self.partitions.ceded(change.partition))
+        elif self._state != "leaving":  # of no use to us then: the next owner has it once we have left the group
+            self._receive(self.partitions.gained(change))
 
     # -- effects ------------------------------------------------------------------------------------------------------
 
