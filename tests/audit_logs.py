@@ -11,7 +11,7 @@ from commonplace.core.records import Allocation, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import AuditReport, Entry, Log, Options, check
 from commonplace.ops.audit.hashes import request_digest
-from commonplace.ops.audit.wire import Build
+from commonplace.ops.audit.wire_requests import Build
 
 TOPICS = ("hosts", "claims", "requests", "decisions", "quarantine", "control")
 PREFIX = "commonplace.default."

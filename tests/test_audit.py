@@ -14,7 +14,7 @@ from audit_breaches import BREACHES, Breach, flood, later
 from audit_logs import HEARTBEAT_MS, LEASE_MS, WINDOW_MS, Pool, digest, name_of, pool, settled
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.ops import audit
-from commonplace.ops.audit import AuditReport, hashes, wire
+from commonplace.ops.audit import AuditReport, hashes, wire, wire_hosts
 from commonplace.ops.audit.evidence import Seen
 from commonplace.ops.audit.read import options_for
 from commonplace.sections import AgentSettings, LimitsSettings, SchedulerSettings
@@ -660,8 +660,8 @@ def test_own_hash_digest_and_partition_are_the_published_ones() -> None:
     host = {}
     for vector in VECTORS["hosts"]:
         given_ = vector["given"]
-        inventory = msgspec.convert(given_.get("inventory", {}), dict[str, wire.Item])
-        cells = msgspec.convert(given_.get("cells", {}), dict[str, wire.HostCell], str_keys=True)
+        inventory = msgspec.convert(given_.get("inventory", {}), dict[str, wire_hosts.Item])
+        cells = msgspec.convert(given_.get("cells", {}), dict[str, wire_hosts.HostCell], str_keys=True)
         value = hashes.host_hash(
             inventory, given_.get("traits", []), given_.get("labels", {}), given_.get("status", "enabled"), cells
         )

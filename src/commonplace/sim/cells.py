@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from commonplace.core.records import Allocation, Claim, Flavor, Whole
-from commonplace.ops.audit import state, wire
+from commonplace.ops.audit import state, wire_hosts, wire_terms
 from commonplace.ops.audit.state import IN_CELL
 from commonplace.sim.model import Facts, Held
 
@@ -34,7 +34,7 @@ def amounts_of(allocation: Allocation) -> Amounts:
 # --- what is claimed ---------------------------------------------------------------------------------------------------------------------
 
 
-def as_asked(allocation: Allocation, flavors: Iterable[Flavor], cells: Mapping[str, wire.HostCell]) -> bool:
+def as_asked(allocation: Allocation, flavors: Iterable[Flavor], cells: Mapping[str, wire_hosts.HostCell]) -> bool:
     """Whether what a claim takes in all, and of a host's cells, is what one of the flavors asks for.
 
     A host without cells may have had some when it was ranked: it was forgotten since, or a report was forged in its name.
@@ -48,7 +48,7 @@ def _same(one: Amounts, other: Amounts) -> bool:
     return {n: amount for n, amount in one.items() if amount} == {n: amount for n, amount in other.items() if amount}
 
 
-def _laid(whole: Allocation | Whole, flavor: Flavor, cells: Mapping[str, wire.HostCell]) -> bool:
+def _laid(whole: Allocation | Whole, flavor: Flavor, cells: Mapping[str, wire_hosts.HostCell]) -> bool:
     """Each cell asked for is one of the host's, with just its amounts, and devices lie beside them as their policy says."""
     if not whole.cells.keys() <= cells.keys():
         return False
@@ -94,7 +94,7 @@ def uneven(claim: Claim, facts: Facts) -> Iterator[str]:
             here = facts.cells.get(cell)
             if here is None:
                 yield f"the host has no cell {cell}"
-            elif parts.get("VCPU", 0) > len(wire.numbers(here.cpus)):
+            elif parts.get("VCPU", 0) > len(wire_terms.numbers(here.cpus)):
                 yield f"{parts['VCPU']} VCPU are more than cell {cell} has cpus"
             for name in parts:
                 if name.startswith(PAGES) and parts[name] * int(name[len(PAGES) :]) != parts.get("MEMORY_MB", 0) * 1024:
@@ -148,7 +148,7 @@ def _misgiven(allocation: Allocation, claim: Claim | None, held: Held, facts: Fa
                 yield f"gave {allocation.id} {has} of the {wanted} {kind} of cell {cell} by number"
         if here is not None and claim is not None:
             assigned = (allocation.assigned or {}).get(cell)
-            cpus = frozenset(wire.numbers(assigned.cpus)) if assigned else frozenset[int]()
+            cpus = frozenset(wire_terms.numbers(assigned.cpus)) if assigned else frozenset[int]()
             yield from _by_threads(allocation.id, cell, here, cpus, parts.get("PCPU", 0), claim.threads)
             for device, shares in assigned.devices.items() if assigned else ():
                 each = claim.shares.get(kinds.get(device, ""), 0)
@@ -157,13 +157,13 @@ def _misgiven(allocation: Allocation, claim: Claim | None, held: Held, facts: Fa
 
 
 def _by_threads(
-    identity: str, cell: str, here: wire.HostCell, cpus: Set[int], wanted: int, threads: str
+    identity: str, cell: str, here: wire_hosts.HostCell, cpus: Set[int], wanted: int, threads: str
 ) -> Iterator[str]:
     """`require`: threads of one core go together, but perhaps the last; `isolate`: so many cores, whole."""
     if not wanted or threads == "prefer":
         return
-    cores = [frozenset(wire.numbers(text)) for text in here.siblings] or [
-        frozenset({cpu}) for cpu in wire.numbers(here.cpus_dedicated)
+    cores = [frozenset(wire_terms.numbers(text)) for text in here.siblings] or [
+        frozenset({cpu}) for cpu in wire_terms.numbers(here.cpus_dedicated)
     ]
     taken = [cpus & core for core in cores if cpus & core]
     if threads == "require" and sum(len(part) == 1 for part in taken) > wanted % 2:

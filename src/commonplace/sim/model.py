@@ -14,7 +14,7 @@ from commonplace.core.hashing import digest64
 from commonplace.core.records import Allocation, Delta, HostCell, Snapshot
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import state as audit
-from commonplace.ops.audit import wire
+from commonplace.ops.audit import wire_hosts
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
 
 Held = dict[str, Allocation]
@@ -35,7 +35,9 @@ class Facts:
     def __init__(self, content: Content) -> None:
         self.content = content
         self.inventory, traits, labels, self.status, cells = content
-        self.cells = convert(to_builtins(cells), dict[str, wire.HostCell]) if cells else {}  # as the audit reads them
+        self.cells = (
+            convert(to_builtins(cells), dict[str, wire_hosts.HostCell]) if cells else {}
+        )  # as the audit reads them
         self.traits = frozenset(traits)
         self.hash = host_hash(self.inventory, self.traits, labels, self.status, self.cells)  # type: ignore[arg-type]  # by shape
         self._audited: audit.Facts | None = None

@@ -17,7 +17,8 @@ from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import request_digest
 from commonplace.ops.audit.intake import Intake
 from commonplace.ops.audit.places import Places, Where, where_of
-from commonplace.ops.audit.wire import Broken, Build, Cancel, Decision
+from commonplace.ops.audit.wire import Broken
+from commonplace.ops.audit.wire_requests import Build, Cancel, Decision
 
 RequestKey = tuple[int, str]
 """Partition and request id: the scope within which one decision is effective."""

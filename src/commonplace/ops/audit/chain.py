@@ -3,7 +3,7 @@
 from commonplace.ops.audit.evidence import Entry
 from commonplace.ops.audit.settle import Lease
 from commonplace.ops.audit.state import View
-from commonplace.ops.audit.wire import Delta, Snapshot, Start
+from commonplace.ops.audit.wire_hosts import Delta, Snapshot, Start
 
 FAR_MS = 1 << 62
 

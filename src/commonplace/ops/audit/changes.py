@@ -10,7 +10,7 @@ from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.settle import Lease, Told
 from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, becomes, numbered
-from commonplace.ops.audit.wire import Allocation, Delta, Snapshot
+from commonplace.ops.audit.wire_hosts import Allocation, Delta, Snapshot
 
 
 class Unnamed(Struct, frozen=True):

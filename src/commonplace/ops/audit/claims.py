@@ -7,7 +7,8 @@ from commonplace.ops.audit.evidence import Entry
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import partition_of
 from commonplace.ops.audit.intake import Intake
-from commonplace.ops.audit.wire import Broken, Claim
+from commonplace.ops.audit.wire import Broken
+from commonplace.ops.audit.wire_hosts import Claim
 
 
 class Claimed(NamedTuple):

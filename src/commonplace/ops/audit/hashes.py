@@ -5,7 +5,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from commonplace.ops.audit.wire import Build, HostCell, Item
+from commonplace.ops.audit.wire_hosts import HostCell, Item
+from commonplace.ops.audit.wire_requests import Build
 
 MODULUS = 1 << 64
 _KEY = b"commonplace/state/1"

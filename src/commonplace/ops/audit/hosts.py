@@ -18,7 +18,8 @@ from commonplace.ops.audit.intake import Intake
 from commonplace.ops.audit.settle import Place, Replay, Told
 from commonplace.ops.audit.state import View, of_delta, of_snapshot
 from commonplace.ops.audit.stays import Stays
-from commonplace.ops.audit.wire import Broken, Delta, Snapshot, Start
+from commonplace.ops.audit.wire import Broken
+from commonplace.ops.audit.wire_hosts import Delta, Snapshot, Start
 
 
 class Hosts:

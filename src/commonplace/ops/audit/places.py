@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
-from commonplace.ops.audit.wire import Aggregate, Allocation, Broken, Build, Claim, Decision, Placed
+from commonplace.ops.audit.wire import Aggregate, Broken
+from commonplace.ops.audit.wire_hosts import Allocation, Claim
+from commonplace.ops.audit.wire_requests import Build, Decision, Placed
 
 INVARIANT = 12
 FOREVER_MS = 1 << 62

@@ -15,7 +15,7 @@ from commonplace.ops.audit.evidence import Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash
 from commonplace.ops.audit.state import Facts, Held, View, alone, amounts_of, becomes, same_shape
-from commonplace.ops.audit.wire import Allocation, Claim, Delta, Settled, Snapshot
+from commonplace.ops.audit.wire_hosts import Allocation, Claim, Delta, Settled, Snapshot
 
 UNORDERED_MAX = 6
 """Most changes without a place in the order for which all 2^n orders are tried."""

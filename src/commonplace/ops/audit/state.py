@@ -6,7 +6,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from commonplace.ops.audit.hashes import MODULUS, allocation_hash, host_hash
-from commonplace.ops.audit.wire import Allocation, Delta, HostCell, Item, Snapshot, numbers
+from commonplace.ops.audit.wire_hosts import Allocation, Delta, HostCell, Item, Snapshot
+from commonplace.ops.audit.wire_terms import numbers
 
 IN_CELL = " of cell "
 
