@@ -1,15 +1,17 @@
-"""What a report changes against the report before: allocations that came, went or were confirmed, use, leases (invariants 1, 2, 3, 5)."""
+"""What a report changes against the report before: allocations that came, went or were confirmed, and use (invariants 1, 2, 3, 5)."""
 
 from collections.abc import Iterable, Set
 
 from msgspec import Struct
 
 from commonplace.ops.audit.answers import AT_THE_EDGE, LOST, Answers, Promise
-from commonplace.ops.audit.chain import FAR_MS, Chain
+from commonplace.ops.audit.by_number import misgiven, not_of_either
+from commonplace.ops.audit.chain import Chain
 from commonplace.ops.audit.evidence import Entry, Options
 from commonplace.ops.audit.findings import Findings
-from commonplace.ops.audit.settle import Lease, Told
-from commonplace.ops.audit.state import IN_CELL, Held, View, amounts_of, becomes, numbered
+from commonplace.ops.audit.leases import Leases, restart
+from commonplace.ops.audit.settle import Told
+from commonplace.ops.audit.state import Held, View, amounts_of, becomes
 from commonplace.ops.audit.wire_hosts import Allocation, Delta, Snapshot
 
 
@@ -31,7 +33,7 @@ class Changes:
 
     def __init__(self, topic: str, answers: Answers, findings: Findings, options: Options) -> None:
         self._topic, self._answers, self._findings, self._options = topic, answers, findings, options
-        self._lease_slack_ms = options.slack_ms + options.heartbeat_ms + options.lapse_ms
+        self._leases = Leases(topic, findings, options)
         self._unnamed: list[Unnamed] = []
         self._older: set[int] = set()  # of those that became active when decisions that are gone may have named them
         self._ever: set[int] = set()  # hashes of the ids of all allocations ever shown: ids are never reused
@@ -65,7 +67,7 @@ class Changes:
         for identity in added:
             if view.held[identity].allocation.cells:
                 self._numbers(entry, chain, view, view.held[identity].allocation)
-        self._leases(entry, chain, view, told, blind, excuse)
+        self._leases.follow(entry, chain, view, told, blind, excuse)
 
     def unseen(self, entry: Entry) -> None:
         """A report whose state is not known is no evidence of a grant, and none against it."""
@@ -173,7 +175,7 @@ class Changes:
                 self._findings.passed(1)
             else:
                 self._findings.unprovable(1, "the report before is gone, so the inventory may have shrunk")
-        self._restart_leases(entry, chain, view, told, known=False)
+        restart(entry, chain, view, told, known=False)
 
     def _vanished(self, entry: Entry, chain: Chain, allocation: Allocation, told: Told, excuse: str) -> None:
         if allocation.origin == "found":
@@ -221,23 +223,14 @@ class Changes:
             if was is not None and grown:
                 if not known:
                     self._findings.unprovable(6, excuse)
-                self._numbers_kept(entry, chain, before, was.allocation, held.allocation)
+                for wrong in not_of_either(before, was.allocation, held.allocation):
+                    self._violated(6, entry, f"{chain.name} {wrong}")
             elif was is not None and was.allocation.assigned != held.allocation.assigned:
                 self._violated(6, entry, f"{chain.name} gave {identity} other cpus or devices than before")
             if active and held.allocation.state == "leased":
                 self._violated(5, entry, f"{chain.name} turned {identity} from active to leased")
             if held.allocation.state == "active" and not active:
                 self._became_active(entry, chain, held, told, view.gap)
-
-    def _numbers_kept(self, entry: Entry, chain: Chain, before: View, part: Allocation, whole: Allocation) -> None:
-        """What replaced another has of cpus and devices by number only what one of the two had."""
-        old = before.held.get(part.replaces)
-        had = {**numbered(part), **(numbered(old.allocation) if old else {})}
-        for name in numbered(whole):
-            if old is not None and name not in had:
-                self._violated(
-                    6, entry, f"{chain.name} gave {whole.id} {name}, which neither it nor {part.replaces} had"
-                )
 
     def _became_active(self, entry: Entry, chain: Chain, held: Held, told: Told, gap: bool) -> None:
         """With a gap the ledger keeps whatever it held, because confirms may be among the claims that are gone."""
@@ -276,94 +269,14 @@ class Changes:
                 self._violated(1, entry, f"{chain.name} granted past capacity: {used} of {capacity} {name} are used")
 
     def _numbers(self, entry: Entry, chain: Chain, view: View, allocation: Allocation) -> None:
-        """What is given by number is there, is nobody else's, and is as much as was asked for."""
-        assert view.facts is not None, "a view of a report has facts"
         if allocation.origin == "found":
             return
-        given = numbered(allocation)
-        for name in given:
-            if view.used[name] > view.facts.capacity(name):
-                text = f"{chain.name} gave {allocation.id} {name}: {view.used[name]} of {view.facts.capacity(name)} are used"
-                self._violated(1, entry, text)
-        for cell, parts in allocation.cells.items():
-            here = view.facts.cells.get(cell)
-            kinds = {device.id: device.kind for device in here.devices} if here else {}
-            got: dict[str, int] = {}
-            for name, amount in given.items():
-                part, _, where = name.partition(IN_CELL)
-                if where == cell:
-                    kind = "PCPU" if part.startswith("cpu ") else kinds.get(part.removeprefix("device "), "")
-                    got[kind] = got.get(kind, 0) + amount
-            for kind in {"PCPU", *kinds.values()}:
-                wanted = parts.get(kind, 0)
-                # an instance that isolates its cores has their other threads too
-                if got.get(kind, 0) < wanted or (kind != "PCPU" and got.get(kind, 0) > wanted):
-                    text = f"{chain.name} gave {allocation.id} {got.get(kind, 0)} of the {wanted} {kind} of cell {cell} by number"
-                    self._violated(1, entry, text)
+        for wrong in misgiven(view, allocation):
+            self._violated(1, entry, f"{chain.name} {wrong}")
         self._findings.passed(1)
-
-    # -- leases -------------------------------------------------------------------------------------------------------------------------
-
-    def _leases(self, entry: Entry, chain: Chain, view: View, told: Told, blind: str, excuse: str) -> None:
-        """No leased allocation outlives its lease, counted anew from each start and renewal; `excuse`: why some may not be told."""
-        now_ms, leases = entry.timestamp_ms, chain.leases
-        if chain.fresh or blind:
-            if blind and leases:
-                self._findings.unprovable(5, blind)
-            self._restart_leases(entry, chain, view, told, known=not blind)
-            return
-        for identity in [i for i in leases if i not in view.held or view.held[i].allocation.state == "active"]:
-            del leases[identity]
-            self._findings.passed(5)
-        if excuse:
-            if leases:
-                self._findings.unprovable(5, excuse)
-            self._restart_leases(entry, chain, view, told, known=False)
-            return
-        for identity, lease_ms in told.renewed.items():
-            if identity in leases and identity in view.held:
-                full_ms, began_ms = view.held[identity].allocation.lease_ms, told.claimed_ms.get(identity, 0)
-                earliest_ms, latest_ms = began_ms + min(lease_ms, full_ms), now_ms + max(lease_ms, full_ms)
-                leases[identity] = Lease(earliest_ms, latest_ms, leases[identity].claimed_ms)
-        for identity, held in view.held.items():
-            if held.allocation.state == "leased" and identity not in leases:
-                claimed_ms = told.granted_ms(identity)
-                leases[identity] = _full(claimed_ms, now_ms, held, claimed_ms)
-                chain.due_ms = min(chain.due_ms, leases[identity].latest_ms)
-        if now_ms > chain.due_ms + self._lease_slack_ms:
-            self._overdue(entry, chain)
-
-    def _overdue(self, entry: Entry, chain: Chain) -> None:
-        for identity, lease in chain.leases.items():
-            over_ms = entry.timestamp_ms - lease.latest_ms
-            if over_ms > self._lease_slack_ms:
-                self._violated(
-                    5,
-                    entry,
-                    f"{chain.name} still holds {identity} leased {over_ms / 1000:.0f} s after its lease ran out",
-                )
-                chain.leases[identity] = Lease(lease.earliest_ms, FAR_MS, lease.claimed_ms)  # told once
-        chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
-
-    def _restart_leases(self, entry: Entry, chain: Chain, view: View, told: Told, *, known: bool) -> None:
-        """Leases run in full from the start to here; where what lies before is not known they may end at any time."""
-        since = {identity: lease.claimed_ms for identity, lease in chain.leases.items()}
-        began_ms = chain.started_ms if known else 0
-        chain.leases = {
-            identity: _full(began_ms, entry.timestamp_ms, held, since.get(identity) or told.granted_ms(identity))
-            for identity, held in view.held.items()
-            if held.allocation.state == "leased"
-        }
-        chain.due_ms = min((lease.latest_ms for lease in chain.leases.values()), default=FAR_MS)
 
     def _violated(self, invariant: int, entry: Entry, text: str) -> None:
         self._findings.violated(invariant, text, self._topic, entry.partition, entry.offset)
-
-
-def _full(began_ms: int, told_ms: int, held: Held, claimed_ms: int) -> Lease:
-    """A lease that began between two log times; 0: any time before."""
-    length_ms = held.allocation.lease_ms
-    return Lease(began_ms + length_ms, told_ms + length_ms, claimed_ms)
 
 
 def _found(name: str, before: View, view: View) -> int:
