@@ -15,7 +15,8 @@ from commonplace.kafka import client, control
 from commonplace.kafka.intake import Intake
 from commonplace.kafka.ports import free_port
 from commonplace.kafka.tail import Batch, Tail
-from commonplace.ops import doctor
+from commonplace.ops import doctor, doctor_broker, doctor_hosts, doctor_replicas
+from commonplace.ops.doctor_check import Check
 from commonplace.ops.fleet_view import FleetView
 from commonplace.settings import Settings, load
 from frontend_world import make_topics, settings_on
@@ -43,15 +44,15 @@ def reporter(settings: Settings) -> Reporter:
     return Reporter(settings)
 
 
-def examined(settings: Settings) -> dict[str, list[doctor.Check]]:
+def examined(settings: Settings) -> dict[str, list[Check]]:
     """The checks by name."""
-    found: dict[str, list[doctor.Check]] = {}
+    found: dict[str, list[Check]] = {}
     for check in doctor.examine(lambda: settings):
         found.setdefault(check.name, []).append(check)
     return found
 
 
-def the(checks: list[doctor.Check], part: str) -> doctor.Check:
+def the(checks: list[Check], part: str) -> Check:
     """The one check that says so."""
     (found,) = [check for check in checks if part in check.found]
     return found
@@ -125,9 +126,9 @@ def test_a_host_that_started_and_never_reported_is_a_failure(reporter: Reporter,
     reporter.start("host-1")
     with FleetView(settings) as view:
         view.read()
-        assert the(doctor.hosts(view), "0 of 1").level == "warn"
+        assert the(doctor_hosts.hosts(view), "0 of 1").level == "warn"
         view.newest_ms += 2 * 60_000  # the same, two minutes later
-        found = the(doctor.hosts(view), "1 never reported: host-1")
+        found = the(doctor_hosts.hosts(view), "1 never reported: host-1")
     assert found.level == "fail"
     assert "its log says why" in found.todo
 
@@ -142,7 +143,7 @@ def test_two_agents_of_one_host_name_are_found(reporter: Reporter, settings: Set
 
 
 def test_a_host_that_starts_again_and_again_is_found(reporter: Reporter, settings: Settings) -> None:
-    for _ in range(doctor.RESTARTS_WARN):
+    for _ in range(doctor_hosts.RESTARTS_WARN):
         reporter.host("host-1")
     found = examined(settings)["host names"][0]
     assert (found.level, "host-1" in found.found) == ("warn", True)
@@ -226,10 +227,10 @@ def test_quarantine_is_counted_as_it_is_read(
         return decode(topic, value)
 
     monkeypatch.setattr(Tail, "turn", turned)
-    monkeypatch.setattr("commonplace.ops.doctor.decode", decoded)
+    monkeypatch.setattr("commonplace.ops.doctor_broker.decode", decoded)
     monkeypatch.setattr("commonplace.kafka.tail.TURN_RECORDS_MAX", 1)
     broker = client.require_broker(settings)
-    check = doctor.quarantine(client.settings_for(settings, broker), broker)
+    check = doctor_broker.quarantine(client.settings_for(settings, broker), broker)
     assert check.found.startswith("6 undecodable on x.claims; newest: x.claims [1] offset 5")
     assert len([n for n in read if n]) > 1
 
@@ -262,7 +263,7 @@ def test_a_commit_beyond_the_log_is_none_and_hides_no_other_partitions_lag(
     for partition in (0, 0, 0, 1, 1):
         reporter.write(topic, partition, b"k", b"{}")
     fitted = client.settings_for(settings, client.require_broker(settings))
-    check = doctor._lag(fitted, {0: 9_800, 1: 1, 2: 0}, topic, 3)
+    check = doctor_replicas._lag(fitted, {0: 9_800, 1: 1, 2: 0}, topic, 3)
     assert check.found == "4 are not decided"
 
 

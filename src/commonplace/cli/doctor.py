@@ -9,7 +9,7 @@ from commonplace.cli.output import emit, emit_line, say
 from commonplace.errors import ExitCode
 
 if TYPE_CHECKING:
-    from commonplace.ops.doctor import Check
+    from commonplace.ops.doctor_check import Check
 
 app = typer.Typer()
 

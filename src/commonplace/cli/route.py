@@ -94,7 +94,7 @@ def _write(settings: "Settings", routes: "Routes", flavors: list[str], pool: str
 
 def _warn(settings: "Settings") -> None:
     """Say what the pool lacks to place anything."""
-    from commonplace.ops.doctor import alive
+    from commonplace.ops.doctor_replicas import alive
     from commonplace.ops.fleet_view import FleetView
 
     pool = settings.topics.pool
