@@ -67,6 +67,12 @@ class SmallDisk:
         SmallDisk.mounted = False
 
 
+def test_the_slack_covers_the_longest_fault_of_a_process_a_broker_and_a_link_in_a_row() -> None:
+    longest = {kind: max(k.most_s for k in KINDS if k.name.startswith(kind)) for kind in ("replica", "broker", "link")}
+    assert sum(longest.values()) < judge.SLACK_MS / 1000
+    assert max(kind.most_s for kind in KINDS) == longest["replica"]
+
+
 @pytest.mark.parametrize(("part", "of"), [("make", run), ("Proxy", run), ("start", LocalBroker)])
 def test_a_run_that_cannot_start_says_why_and_leaves_no_disk_mounted(
     part: str, of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,6 +86,15 @@ def test_a_run_that_cannot_start_says_why_and_leaves_no_disk_mounted(
         run.Run(run.Options(1, 1.0, trace=tmp_path / "t.csv", say=lambda _: None), tmp_path).go()
     assert not SmallDisk.mounted
     assert not (tmp_path / "disk").exists()
+
+
+def test_a_process_past_the_ceiling_of_memory_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "Disk", SmallDisk)
+    monkeypatch.setattr(run.Run, "_prepare", lambda _: None)
+    chaos = run.Run(run.Options(1, 1.0, say=lambda _: None), tmp_path)
+    chaos.rss.update({"r1": run.RSS_MB_MAX, "fleet": run.RSS_MB_MAX + 1, "f1": run.RSS_MB_MAX + 1})
+    chaos._bound_memory()
+    assert [(problem.rule, problem.text.split()[0]) for problem in chaos.problems] == [("memory", "fleet")]
 
 
 # --- links -----------------------------------------------------------------------------------------------------------

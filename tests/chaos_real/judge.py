@@ -25,7 +25,7 @@ from e2e_world import Entry as Row
 from e2e_world import Ledgers, allocations, parsed
 
 SLACK_MS: Final = 120_000
-"""Granted to deadlines and leases: a broker that is away for 30 s, a link that is cut, an agent that is paused, one after the other."""
+"""Granted to deadlines and leases: a replica paused for 70 s, a broker for 30 and a link cut for 12 (plan.KINDS), one after the other."""
 
 SHOWN_MAX: Final = 20
 

@@ -45,6 +45,9 @@ AT_ONCE_MAX: Final = 10
 SETTLE_S: Final = 180.0
 STEP_S: Final = 0.1
 READY_S: Final = 120.0
+RSS_MB_MAX: Final = 400
+"""Most resident memory of a replica or agent: 55 to begin with, 64 each of records on their way out (`limits.outbox_kbytes_max`) and of
+records fetched (librdkafka's queued.max.messages.kbytes), 54 of an hour's decisions (15/s at 1 KB), and two thirds of that again."""
 
 
 class Options(Struct, frozen=True):
@@ -311,7 +314,13 @@ class Run:
         with self._lock:
             self.problems.append(Violation(rule, text))
 
+    def _bound_memory(self) -> None:
+        for name in (*REPLICAS, *AGENTS):
+            if self.rss[name] > RSS_MB_MAX:
+                self._problem("memory", f"{name} had {self.rss[name]} MB resident, at most {RSS_MB_MAX} are expected")
+
     def _outcome(self, cast: Cast, live: dict[str, Any], settled_s: float) -> Outcome:
+        self._bound_memory()
         for text in cast.problems:
             self._problem("process", text)
         for text in cast.tracebacks():
