@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from commonplace.core import hashing
-from commonplace.core.columns import AMOUNT_BOUND, Bools, Columns
+from commonplace.core.columns import Bools, Columns
 from commonplace.core.host_keys import Key, parse_key
 from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold
 from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, HostControl
 from commonplace.core.resources import Inventory
+from commonplace.core.row_columns import Values, values_of, write_row
 from commonplace.core.rows import NONE_PENDING, Overlay, Row
 
 PUT_BACK_MS = 5_000
@@ -24,9 +25,6 @@ PUT_BACK_MS = 5_000
 
 CHANGES_MAX = 65_536
 """Changes remembered before score rows start afresh: past it a full rescan of a row costs less than the list."""
-
-Values = tuple[tuple[memoryview, ...], tuple[int, int, int, int]]
-"""A class's columns, and what a host has there: least, most and step of one allocation, capacity."""
 
 
 class View:
@@ -141,24 +139,10 @@ class View:
             if name not in columns.free:
                 self._add_class(name)
         if self._plan[0] is not row.host.inventory or self._plan[1] is not columns.at:
-            self._plan = (row.host.inventory, columns.at, self._values(row.host.inventory))
+            self._plan = (row.host.inventory, columns.at, values_of(columns, row.host.inventory))
         for (_, least, most, step, capacity), values in self._plan[2]:
             least[i], most[i], step[i], capacity[i] = values
         self._note(i)
-
-    def _values(self, inventory: Mapping[str, Inventory]) -> list[Values]:
-        """What the columns of each class are to say of a host with this inventory: of one shape there are many, one after the other."""
-        found: list[Values] = []
-        for name, cells in self.columns.at.items():
-            item = inventory.get(name)
-            if item is None:
-                values = (0, 0, 0, 0)
-            else:
-                values = (item.min_unit, item.unit_max, item.step_size, min(item.capacity, AMOUNT_BOUND))
-            if values[0] > 1 or values[2] > 1:
-                self.columns.uneven.add(name)
-            found.append((cells, values))
-        return found
 
     def _add_class(self, name: str) -> None:
         self.columns.add_class(name)
@@ -202,32 +186,11 @@ class View:
         """Bring the columns up to date with every row's state and overlay. Whoever reads columns calls this first."""
         if self._unwritten:
             rows, self._unwritten = self._unwritten, []
+            columns = self.columns
             for row in rows:
                 row.written = True
-                self._columns(row)
-
-    def _columns(self, row: Row) -> None:
-        """Write a row's columns anew from its state and its overlay; what a grant shows was mostly laid over it before."""
-        host, columns, i = row.host, self.columns, row.index
-        used, pending = host.used, row.pending
-        changed = False
-        for name, (free, _, _, _, capacity) in columns.at.items():
-            left = capacity[i] - used.get(name, 0)
-            for overlay in pending:
-                left -= overlay.resources.get(name, 0)
-            if free[i] != left:
-                free[i] = left if left > -AMOUNT_BOUND else -AMOUNT_BOUND
-                changed = True
-        builds, instances = host.builds + len(pending), len(host.allocations) + len(pending)
-        usable = not host.stale and not host.removed and row.status == "enabled"
-        if columns.builds_at[i] != builds:
-            columns.builds_at[i], changed = builds, True
-        if columns.instances_at[i] != instances:
-            columns.instances_at[i], changed = instances, True
-        if columns.usable_at[i] != usable:
-            columns.usable_at[i], changed = usable, True
-        if changed:
-            self._note(i)
+                if write_row(columns, row):
+                    self._note(row.index)
 
     def _note(self, index: int) -> None:
         if len(self.changed) >= CHANGES_MAX:
