@@ -6,6 +6,7 @@ from typing import Any
 from audit_logs import CLAIMS_ID, Pool, digest
 from commonplace.core.codec import decode
 from commonplace.core.records import Build, Decision
+from commonplace.sim.at_rest import settled
 from commonplace.sim.checkers import Checkers
 
 
@@ -37,7 +38,7 @@ class Watched(Pool):
             record = decode("requests", entry.value or b"")
             if isinstance(record, Build):
                 builds[record.id] = record
-        self.checkers.settled(self.now_ms, builds, **settings)
+        settled(self.checkers, self.now_ms, builds, **settings)
 
     def forget(self, topic: str, end: int) -> None:
         """An unclean election loses the tail of a topic."""

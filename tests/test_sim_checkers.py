@@ -12,6 +12,7 @@ from audit_logs import LEASE_MS, digest, settled
 from commonplace import sim
 from commonplace.core.records import Build
 from commonplace.core.view import View
+from commonplace.sim import acting, at_rest, readers
 from commonplace.sim.model import digest_at
 from sim_logs import Watched, watched
 
@@ -82,20 +83,20 @@ def lapse(p: Watched, allocation: str) -> None:
 
 
 def answers_past_its_lease(p: Watched, request: str, allocation: str) -> None:
-    p.checkers.assigned("r1", 0)
+    p.checkers.owners.assigned("r1", 0)
     p.request(request)
     at = p.delta(settled=p.take(p.claim(request, allocation)))
     p.tick(2 * LEASE_MS)
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
+    p.checkers.owners.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
 
 
 def answers_with_what_lapsed(p: Watched, request: str, allocation: str) -> None:
-    p.checkers.assigned("r1", 0)
+    p.checkers.owners.assigned("r1", 0)
     p.request(request)
     at = p.delta(settled=p.take(p.claim(request, allocation)))
     p.tick(2 * LEASE_MS)
     lapse(p, allocation)
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
+    p.checkers.owners.decides("r1", 0, p.logs["decisions"][p.decide(request, (allocation, at))].value or b"", p.now_ms)
 
 
 @breaks(2, "is confirmed, which no effective decision names")
@@ -143,7 +144,7 @@ def decision_names_another_request(p: Watched) -> None:
 def frontend_returns_a_void_decision(p: Watched) -> None:
     p.placed("r-1", "a-1")
     at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
-    p.checkers.told(0, p.decision(p.decide("r-1", ("a-2", at))))
+    acting.told(p.checkers.answers, 0, p.decision(p.decide("r-1", ("a-2", at))))
 
 
 @breaks(2, "the caller of r-1 was told placed ['a-2']")
@@ -152,7 +153,7 @@ def id_is_decided_again_while_its_first_decision_must_be_remembered(p: Watched) 
     p.placed("r-1", "a-1")
     p.tick(9_000)
     p.placed("r-1", "a-2")
-    p.checkers.told(0, p.decision(-1))
+    acting.told(p.checkers.answers, 0, p.decision(-1))
 
 
 @breaks(3, "before the time its decision gave to confirm it")
@@ -185,7 +186,7 @@ def replica_answers_with_an_allocation_that_lapsed(p: Watched) -> None:
 @breaks(4, "has no decision")
 def offset_is_committed_before_its_decision(p: Watched) -> None:
     p.request("r-1")
-    p.checkers.commits(0, 1)
+    acting.committed(p.checkers.answers, 0, 1)
     p.decide("r-1")
 
 
@@ -194,12 +195,12 @@ def request_waits_for_ever_in_a_calm(p: Watched) -> None:
     p.request("r-1")
     p.tick(120_000)
     p.decide("r-1")
-    p.checkers.settled(p.now_ms, {}, calm_ms=0)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=0)
 
 
 @breaks(4, "stands nowhere")
 def acknowledged_request_is_lost(p: Watched) -> None:
-    p.checkers.settled(p.now_ms, {"r-1": Build(id="r-1", flavor="m1.small")})
+    at_rest.settled(p.checkers, p.now_ms, {"r-1": Build(id="r-1", flavor="m1.small")})
 
 
 @breaks(5, "later than its lease was over, without faults")
@@ -208,7 +209,7 @@ def lease_lapses_long_after_it_was_over(p: Watched) -> None:
     calm_ms = p.now_ms
     p.tick(2 * LEASE_MS)
     lapse(p, "a-1")
-    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=calm_ms)
 
 
 @breaks(5, "has 2 allocations")
@@ -249,61 +250,61 @@ def claims_lost_to_retention_are_taken_for_none(p: Watched) -> None:
 
 @breaks(7, "knows not to be its own")
 def replica_decides_after_it_lost_the_partition(p: Watched) -> None:
-    p.checkers.assigned("r1", 0)
-    p.checkers.lost("r1", 0)
+    p.checkers.owners.assigned("r1", 0)
+    p.checkers.owners.lost("r1", 0)
     p.request("r-1")
-    p.checkers.decides("r1", 0, p.logs["decisions"][p.decide("r-1")].value or b"", p.now_ms)
+    p.checkers.owners.decides("r1", 0, p.logs["decisions"][p.decide("r-1")].value or b"", p.now_ms)
 
 
 @breaks(7, "serves at 1 of hosts 0, which ended at 2 when it started")
 def replica_serves_before_it_has_caught_up(p: Watched) -> None:
-    p.checkers.serves("r1", {0: 1}, {0: 2})
+    p.checkers.owners.serves("r1", {0: 1}, {0: 2})
 
 
 @breaks(7, "before it has read back the first snapshot")
 def agent_takes_claims_before_its_snapshot_stands(p: Watched) -> None:
     epoch = p.start()
-    p.checkers.takes_claims("a1", {"h1": epoch}, epoch + 1)
+    readers.takes_claims(p.checkers, "a1", {"h1": epoch}, epoch + 1)
 
 
 @breaks(7, "before it has read back the first snapshot")
 def agent_takes_claims_before_it_has_read_its_snapshot(p: Watched) -> None:
     epoch = p.start()
     p.snapshot()
-    p.checkers.takes_claims("a1", {"h1": epoch}, epoch + 1)
+    readers.takes_claims(p.checkers, "a1", {"h1": epoch}, epoch + 1)
 
 
 @breaks(3, "which it neither claimed nor renewed")
 def replica_answers_with_what_another_claimed(p: Watched) -> None:
     p.request("r-1")
     at = p.delta(settled=p.take(p.claim("r-1", "r1.1-1")))
-    p.checkers.serves("r2.1", {}, {})
-    p.checkers.assigned("r2.1", 0)
+    p.checkers.owners.serves("r2.1", {}, {})
+    p.checkers.owners.assigned("r2.1", 0)
     decision = p.logs["decisions"][p.decide("r-1", ("r1.1-1", at), replica="r2")].value
-    p.checkers.decides("r2.1", 0, decision or b"", p.now_ms)
+    p.checkers.owners.decides("r2.1", 0, decision or b"", p.now_ms)
 
 
 @breaks(2, "owns it still, and let it lapse")
 def replica_lets_its_loser_lapse(p: Watched) -> None:
-    p.checkers.assigned("r1.1", 0)
+    p.checkers.owners.assigned("r1.1", 0)
     p.placed("r-1", "a-1")
     p.confirmed("r-1", "a-1")
     p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
     p.tick(LEASE_MS)
     calm_ms = p.now_ms - 10
     lapse(p, "r1.1-2")
-    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=calm_ms)
 
 
 @breaks(8, "sees h1, which was forgotten")
 def replica_sees_a_ghost(p: Watched) -> None:
     end = p.start(removed=True) + 1
-    p.checkers.fleet("r1", {0: end}, ["h1"])
+    readers.fleet(p.checkers, "r1", {0: end}, ["h1"])
 
 
 @breaks(8, "has digest 0000000000000001")
 def replica_sees_another_state(p: Watched) -> None:
-    p.checkers.digest("r1", {0: 2}, lambda _: 1)
+    readers.digest(p.checkers, "r1", {0: 2}, lambda _: 1)
 
 
 @breaks(9, "on which its ledger rests")
@@ -350,7 +351,7 @@ def restarted_agent_resumes_at_the_end(p: Watched) -> None:
 
 @breaks(10, "accounts for 3 applied")
 def replica_loses_count(p: Watched) -> None:
-    p.checkers.accounts("r1", 4, {"applied": 3})
+    readers.accounts(p.checkers, "r1", 4, {"applied": 3})
 
 
 # --- what an excuse must not swallow ------------------------------------------------------------------------------------------------------
@@ -406,7 +407,7 @@ def offset_is_committed_before_its_decision_after_decisions_were_lost(p: Watched
     p.placed("r-1", "a-1")
     p.forget("decisions", 0)
     p.request("r-2")
-    p.checkers.commits(0, 2)
+    acting.committed(p.checkers.answers, 0, 2)
 
 
 @breaks(4, "request r-2 has no decision")
@@ -421,18 +422,18 @@ def frontend_returns_a_void_decision_after_another_was_lost(p: Watched) -> None:
     lost_decision_is_made_anew(p)
     p.placed("r-2", "b-1")
     at = p.delta(settled=p.take(p.claim("r-2", "b-2")))
-    p.checkers.told(0, p.decision(p.decide("r-2", ("b-2", at))))
+    acting.told(p.checkers.answers, 0, p.decision(p.decide("r-2", ("b-2", at))))
 
 
 @breaks(2, "is confirmed, which no effective decision names")
 def confirm_without_a_decision_after_one_that_nobody_believes(p: Watched) -> None:
-    p.checkers.injecting = True
+    p.checkers.seen.injecting = True
     p.put(
         "decisions",
         "h1",
         {"type": "decision", "v": 1, "request": "g3", "result": "expired", "position": {"partition": 0, "offset": 0}},
     )
-    p.checkers.injecting = False
+    p.checkers.seen.injecting = False
     confirm_without_a_decision(p)
 
 
@@ -451,8 +452,8 @@ def replica_lets_its_loser_lapse_after_the_clock_jumped_a_little(p: Watched) -> 
 
 @breaks(3, "whose lease on h1 ran out")
 def replica_answers_too_late_with_what_it_claimed_after_its_clock_stood_still(p: Watched) -> None:
-    p.checkers.froze("r1")
-    p.checkers.claims("r1", "a-1")
+    p.checkers.owners.froze("r1")
+    p.checkers.owners.claims("r1", "a-1")
     replica_answers_with_a_lease_that_ran_out(p)
 
 
@@ -625,13 +626,13 @@ def report_that_never_reached_the_log_took_its_words_with_it(p: Watched) -> None
 @legal
 def garbage_under_the_keys_of_a_host(p: Watched) -> None:
     p.placed("r-1", "a-1")
-    p.checkers.injecting = True
+    p.checkers.seen.injecting = True
     bad = [
         p.put("hosts", "h1/0", b"{"),
         p.put("hosts", "h1/0/delta", b"[" * 2_000),
         p.put("hosts", "h1/start", b"\xff"),
     ]
-    p.checkers.injecting = False
+    p.checkers.seen.injecting = False
     for offset in bad:
         p.quarantine("hosts", offset)
     p.snapshot()
@@ -641,11 +642,11 @@ def garbage_under_the_keys_of_a_host(p: Watched) -> None:
 @legal
 def forged_report_of_a_higher_generation(p: Watched) -> None:
     p.placed("r-1", "a-1")
-    p.checkers.injecting = True
+    p.checkers.seen.injecting = True
     held = p.host().held
     p.host().held = {}
     p.snapshot()
-    p.checkers.injecting = False
+    p.checkers.seen.injecting = False
     p.host().held = held
     p.snapshot()
     p.confirmed("r-1", "a-1")
@@ -720,7 +721,7 @@ def hosts_topic_loses_its_tail(p: Watched) -> None:
     p.placed("r-2", "a-2")
     p.confirmed("r-1", "a-1")
     p.confirmed("r-2", "a-2")
-    p.checkers.digest("r1", {0: 1}, lambda _: 0)  # after the start record the host is stale
+    readers.digest(p.checkers, "r1", {0: 1}, lambda _: 0)  # after the start record the host is stale
 
 
 @legal
@@ -749,7 +750,7 @@ def lost_decision_is_made_anew(p: Watched) -> None:
     p.request("r-1", deadline_ms=60_000)
     at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
     again = p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000))
-    p.checkers.told(0, p.decision(again))
+    acting.told(p.checkers.answers, 0, p.decision(again))
     p.delta(settled=p.end("released", "a-1", release_loser(p, "r-1", "a-1")))
     p.confirmed("r-1", "a-2")
 
@@ -761,7 +762,9 @@ def id_is_used_again_after_the_clock_jumped_past_its_window(p: Watched) -> None:
     p.checkers.clock_jumped(3_600_000)
     p.request("r-1", deadline_ms=60_000)
     at = p.delta(settled=p.take(p.claim("r-1", "a-2")))
-    p.checkers.told(0, p.decision(p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000))))
+    acting.told(
+        p.checkers.answers, 0, p.decision(p.decide("r-1", ("a-2", at), content=digest("r-1", deadline_ms=60_000)))
+    )
     p.confirmed("r-1", "a-2")
 
 
@@ -840,7 +843,7 @@ def lease_lapses_late_while_faults_go_on_or_after_its_agent_started_anew(p: Watc
     p.snapshot()
     p.tick(LEASE_MS)
     lapse(p, "a-2")
-    p.checkers.settled(p.now_ms, {}, calm_ms=calm_ms)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=calm_ms)
 
 
 @legal
@@ -868,7 +871,7 @@ def id_is_decided_again_once_its_first_decision_may_be_forgotten(p: Watched) -> 
     p.confirmed("r-1", "a-1")
     p.tick(10_000)
     p.placed("r-1", "a-2")
-    p.checkers.told(0, p.decision(-1))
+    acting.told(p.checkers.answers, 0, p.decision(-1))
     p.confirmed("r-1", "a-2")
 
 
@@ -891,57 +894,57 @@ def loser_is_released_after_the_decision_stands(p: Watched) -> None:
 @legal
 def agent_takes_claims_once_its_snapshot_is_read(p: Watched) -> None:
     epoch = p.start()
-    p.checkers.takes_claims("a1", {"h1": epoch}, p.snapshot() + 1)
-    p.checkers.takes_claims("a0", {"h1": 0}, 1)  # fenced, and about to read of it
+    readers.takes_claims(p.checkers, "a1", {"h1": epoch}, p.snapshot() + 1)
+    readers.takes_claims(p.checkers, "a0", {"h1": 0}, 1)  # fenced, and about to read of it
 
 
 @legal
 def replica_answers_with_what_it_renewed(p: Watched) -> None:
     p.request("r-1")
     at = p.delta(settled=p.take(p.claim("r-1", "r1.1-1")))
-    p.checkers.serves("r2.1", {}, {})
-    p.checkers.assigned("r2.1", 0)
+    p.checkers.owners.serves("r2.1", {}, {})
+    p.checkers.owners.assigned("r2.1", 0)
     renew = p.claim("r-1", "r1.1-1", mode="renew", replica="r2")
     p.host().through = renew
     at = p.delta(settled=[settled("renewed", "r1.1-1", renew)])
     decision = p.logs["decisions"][p.decide("r-1", ("r1.1-1", at), replica="r2")].value
-    p.checkers.decides("r2.1", 0, decision or b"", p.now_ms)
+    p.checkers.owners.decides("r2.1", 0, decision or b"", p.now_ms)
     p.confirmed("r-1", "r1.1-1")
 
 
 @legal
 def replica_whose_clock_stood_still_does_not_know_that_the_lease_is_over(p: Watched) -> None:
-    p.checkers.claims("r1", "a-1")
-    p.checkers.froze("r1")
+    p.checkers.owners.claims("r1", "a-1")
+    p.checkers.owners.froze("r1")
     replica_answers_with_a_lease_that_ran_out(p)
     lapse(p, "a-1")
 
 
 @legal
 def loser_lapses_whose_release_was_lost_or_whose_owner_changed(p: Watched) -> None:
-    p.checkers.assigned("r1.1", 0)
+    p.checkers.owners.assigned("r1.1", 0)
     p.placed("r-1", "a-1")
     p.confirmed("r-1", "a-1")
     p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
-    p.checkers.releases(p.logs["claims"][release_loser(p, "r-1", "r1.1-2")].value or b"")
+    p.checkers.owners.releases(p.logs["claims"][release_loser(p, "r-1", "r1.1-2")].value or b"")
     p.delta(settled=[settled("ignored", "r1.1-2", 3), *p.take(p.claim("r-1", "r2.1-2", replica="r2"))])
     p.tick(LEASE_MS)
     p.delta(settled=p.end("lapsed", "r1.1-2") + p.end("lapsed", "r2.1-2"))
-    p.checkers.settled(p.now_ms, {}, calm_ms=0)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=0)
 
 
 @legal
 def loser_lapses_whose_renewal_waited_in_an_outbox_while_its_owner_changed(p: Watched) -> None:
     p.placed("r-1", "a-1")
     p.confirmed("r-1", "a-1")
-    p.checkers.claims("r1.1", "r1.1-2")
+    p.checkers.owners.claims("r1.1", "r1.1-2")
     p.tick(1)
     p.placed("r-2", "a-2")
-    p.checkers.assigned("r1.1", 0)
+    p.checkers.owners.assigned("r1.1", 0)
     p.delta(settled=p.take(p.claim("r-1", "r1.1-2", replica="r1")))
     p.tick(LEASE_MS)
     p.delta(settled=p.end("lapsed", "r1.1-2"))
-    p.checkers.settled(p.now_ms, {}, calm_ms=0)
+    at_rest.settled(p.checkers, p.now_ms, {}, calm_ms=0)
 
 
 @legal
@@ -969,7 +972,7 @@ def test_digest_of_a_position_is_that_of_a_replica() -> None:
     view = View(1)
     for entry in p.logs["hosts"]:
         view.fold(0, entry.offset, entry.timestamp_ms, entry.key, entry.value, 0)
-        p.checkers.digest("r1", {0: entry.offset + 1}, view.digest)
+        readers.digest(p.checkers, "r1", {0: entry.offset + 1}, view.digest)
     assert p.found() == []
     assert len({digest_at(p.checkers.hosts.values(), {0: position})[0] for position in range(7)}) >= 4
 
@@ -999,9 +1002,9 @@ def test_host_under_whose_keys_somebody_wrote_is_known_again_by_its_next_good_re
     p = watched()
     groups = p.checkers.answers.groups
     assert groups is not None
-    p.checkers.injecting = True
+    p.checkers.seen.injecting = True
     p.put("hosts", "h1/0", b"{")
-    p.checkers.injecting = False
+    p.checkers.seen.injecting = False
     assert groups.forged == {"h1"}
     p.delta()
     assert groups.forged == {"h1"}  # its snapshot is still bad

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import requires, version
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -22,12 +23,13 @@ from commonplace.core.records import HostControl
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import Lost
 from commonplace.core.work import OPEN
-from commonplace.sim import faults, plan
+from commonplace.sim import acting, at_rest, faults, plan, readers
 from commonplace.sim.batch import CHUNK, Tally, run_range, run_seeds
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.decoding import changed, remembered
 from commonplace.sim.draw import MIXED, PROFILES, draw
 from commonplace.sim.draw_faults import ON_RECORDS
+from commonplace.sim.owners import Owners
 from commonplace.sim.run import lived, run, run_seed
 from commonplace.sim.shrink import shrink
 from commonplace.sim.world import World
@@ -252,15 +254,16 @@ def test_requests_end_in_every_way(tallies: dict[str, Tally]) -> None:
 
 def test_every_checker_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: Counter[str] = Counter()
-    for name, method in vars(Checkers).items():
-        if name.startswith("_") or not callable(method):
-            continue
+    for place in (Checkers, Owners, acting, at_rest, readers):
+        for name, method in vars(place).items():
+            if name.startswith("_") or not isinstance(method, FunctionType):
+                continue
 
-        def counted(*args: Any, _name: str = name, _method: Any = method, **more: Any) -> Any:
-            fed[_name] += 1
-            return _method(*args, **more)
+            def counted(*args: Any, _name: str = name, _method: Any = method, **more: Any) -> Any:
+                fed[_name] += 1
+                return _method(*args, **more)
 
-        monkeypatch.setattr(Checkers, name, counted)
+            monkeypatch.setattr(place, name, counted)
     schedule = plan.Schedule(
         seed=1,
         config=plan.Config(claims_retention_ms=2_000, segment_records=1),
@@ -275,7 +278,7 @@ def test_every_checker_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     run(schedule)
     world = ["appended", "marked", "claims_read", "recreated", "truncated", "expired", "settled"]
-    replicas = ["serves", "assigned", "lost", "claims", "decides", "commits", "told", "digest", "accounts"]
+    replicas = ["serves", "assigned", "lost", "claims", "decides", "committed", "told", "digest", "accounts"]
     assert [name for name in world + replicas if not fed[name]] == []
 
 

@@ -33,6 +33,7 @@ from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
 from commonplace.core.records import HostCell, HostControl
 from commonplace.core.resources import Inventory
+from commonplace.sim import readers
 from commonplace.sim.members import NEVER, Process, Source
 from commonplace.sim.plan import Config
 from commonplace.sim.shapes import cells_of, inventory_of
@@ -226,7 +227,7 @@ class AgentProcess(Process):
             for host, kept in self.keeper.hosts.items()
             if kept.partition == effect.partition and kept.ledger is not None and kept.phase not in (FENCED, REFUSED)
         }
-        self.world.checkers.takes_claims(self.nonce, epochs, self.sources["hosts", effect.partition].position)
+        readers.takes_claims(self.world.checkers, self.nonce, epochs, self.sources["hosts", effect.partition].position)
         self.follow("claims", effect.partition, effect.offset, CLAIMS, self._claims)
 
     def _capture_end(self, effect: CaptureEnd) -> None:

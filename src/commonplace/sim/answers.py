@@ -1,11 +1,11 @@
-"""Requests, decisions, confirms and releases: which decision is effective, and who acts on what it names (invariants 2, 3, 4, 7).
+"""Requests and decisions: which decision is effective, and that it answers what was asked with what was granted (invariants 2, 3, 5, 9).
 
 A request id is one request per partition: the same id under a flavor of another partition is another request.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -19,8 +19,6 @@ from commonplace.sim.together import Together
 RequestKey = tuple[int, str]
 """Partition and request id."""
 
-DEADLINE_SLACK_MS: Final = 10_000
-"""How long after its deadline a request may be decided though nothing goes wrong: a takeover, the sweep, the way to the log."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -65,7 +63,7 @@ class Answers:
     """Requests and decisions of a pool, in the order of their appends."""
 
     def __init__(self, findings: Findings, reports: Mapping[int, Mapping[int, Report]]) -> None:
-        self._findings, self._reports = findings, reports
+        self.findings, self._reports = findings, reports
         self.asked: dict[RequestKey, list[Asked]] = {}
         self.builds: dict[int, dict[int, str]] = {}  # partition → offset → request id
         self.undecided: dict[int, dict[int, RequestKey]] = {}  # partition → offset → request
@@ -76,7 +74,6 @@ class Answers:
         self.void: dict[str, Place] = {}  # allocation → the void decision that names it
         self.reused: set[tuple[RequestKey, str]] = set()
         self.claims: dict[str, tuple[Claim, Place]] = {}  # allocation → the first claim that asked for it
-        self.released: set[str] = set()
         self.lost: dict[RequestKey, dict[int, int]] = {}  # request → offsets of its lost records → log time
         self.skipped: dict[
             int, int
@@ -153,7 +150,7 @@ class Answers:
         if record.position.partition != partition:
             where = record.position.partition
             text = f"decision on {record.request} stands on partition {partition}, its request on {where}"
-            self._findings.violated(2, text, here)
+            self.findings.violated(2, text, here)
         if record.reason == ID_REUSED:
             self.reused.add((at, record.content))
             return
@@ -179,7 +176,7 @@ class Answers:
         contents = self.asked.get(effective.key)
         if contents is None:
             if record.reason != "invalid":
-                self._findings.violated(
+                self.findings.violated(
                     2, f"decision answers request {request}, which was never made on this partition", here
                 )
             return
@@ -190,9 +187,9 @@ class Answers:
         lost = self.lost.get(effective.key, {})
         if there != request and record.position.offset not in lost and record.reason != "invalid":
             text = f"decision on {request} names offset {record.position.offset}, where request {there} stands"
-            self._findings.violated(2, text, here)
+            self.findings.violated(2, text, here)
         if record.content and all(digest(asked.build) != record.content for asked in contents):
-            self._findings.violated(
+            self.findings.violated(
                 2, f"decision on {request} answers content {record.content}, which nobody submitted", here
             )
 
@@ -202,12 +199,12 @@ class Answers:
         least = min((a.build.count_min for a in contents or () if a.build.count_min), default=record.count)
         partly = least <= len(indexes) == len(set(indexes)) and set(indexes) <= set(range(record.count))
         if indexes != list(range(record.count)) and not partly:
-            self._findings.violated(
+            self.findings.violated(
                 3, f"decision places indexes {indexes[:8]} of {record.request}, which asked for {record.count}", here
             )
         if contents and all(asked.build.count != record.count for asked in contents):
             text = f"decision says {record.request} asked for {record.count}, it asked for {contents[0].build.count}"
-            self._findings.violated(3, text, here)
+            self.findings.violated(3, text, here)
         first_ms = min((asked.at_ms for asked in contents or ()), default=-(1 << 62))
         submitted_ms = self.lost.get(effective.key, {}).get(record.position.offset, first_ms)
         for placed in record.placed:
@@ -232,17 +229,17 @@ class Answers:
             says = f"{what}decision on {record.request} places {placed.allocation} on {placed.host}, "
             says += f"whose grant it finds at hosts {partition}/{offset}"
             if report is None:
-                self._findings.violated(3, f"{says}: no report stands there", here, grant)
+                self.findings.violated(3, f"{says}: no report stands there", here, grant)
                 continue
             held = report.held.get(placed.allocation)
             if report.void:
-                self._findings.violated(9, f"{says}: {report.void}", here, grant)
+                self.findings.violated(9, f"{says}: {report.void}", here, grant)
             elif report.host.name != placed.host or held is None:
-                self._findings.violated(3, f"{says}: {report.host.name}'s report there does not show it", here, grant)
+                self.findings.violated(3, f"{says}: {report.host.name}'s report there does not show it", here, grant)
             elif (held.request, held.index) != (record.request, placed.index):
-                self._findings.violated(3, f"{says}: there it is of {held.request}.{held.index}", here, grant)
+                self.findings.violated(3, f"{says}: there it is of {held.request}.{held.index}", here, grant)
 
-    # -- claims, confirms and releases --------------------------------------------------------------------------------------------------
+    # -- claims, and what was lost or forgotten -----------------------------------------------------------------------------------------
 
     def claimed(self, claim: Claim, here: Place) -> None:
         """Allocation ids are unique for ever: another claim never names one again; the same record may stand twice."""
@@ -251,7 +248,7 @@ class Answers:
             if first is not claim and first != claim:
                 text = f"a claim of {claim.request} on {claim.host} names {allocation.id}, "
                 text += f"which a claim of {first.request} on {first.host} named before"
-                self._findings.violated(5, text, here, where)
+                self.findings.violated(5, text, here, where)
 
     def lose_reports(self, partition: int) -> None:
         """Reports were lost: what was claimed before need not be shown any more, nor the groups of it be known."""
@@ -300,85 +297,11 @@ class Answers:
             return True
         return self.windowless and any(key[1] == request and len(uses) > 1 for key, uses in self.asked.items())
 
-    def confirm(self, request: str, allocation: str, here: Place) -> None:
-        """Only what an effective decision names is ever confirmed."""
-        if allocation not in self.promised and not self.forgotten(request):
-            self._findings.violated(
-                2, f"{allocation} of {request} is confirmed, which no effective decision names", here
-            )
-
-    def release_of_loser(self, request: str, allocation: str, here: Place) -> None:
-        """A loser is released only once the effective decision stands, and never what that names."""
-        if self.undecided_again(request):
-            return
-        effective = self.by_request.get(request)
-        if not effective:
-            self._findings.violated(
-                2, f"{allocation} of {request} is released as a loser before any decision stands", here
-            )
-        elif any(allocation in one.placed for one in effective) and not self.windowless and request not in self.anew:
-            where = next(one for one in effective if allocation in one.placed)
-            text = f"{allocation} of {request} is released as a loser, the effective decision names it"
-            self._findings.violated(3, text, here, ("decisions", where.key[0], where.offset))
-
-    def told(self, partition: int, request: str, result: str, placed: frozenset[str], reason: str = "") -> None:
-        """A frontend gave its caller this answer."""
-        if (partition, request) in self.undone or self.windowless or reason == ID_REUSED or request in self.anew:
-            return
-        effective = self.effective.get((partition, request))
-        if effective is None:
-            self._findings.violated(2, f"the caller of {request} was told {result} before any decision stands")
-        elif (effective.result, effective.placed) != (result, placed):
-            at = ("decisions", partition, effective.offset)
-            self._findings.violated(
-                2, f"the caller of {request} was told {result} {sorted(placed)}, effective is {effective.result}", at
-            )
-
-    def committed(self, partition: int, offset: int) -> None:
-        """All requests below a committed offset have a decision in the log."""
-        undecided = self.undecided.get(partition)
-        if not undecided:
-            return
-        for at, key in undecided.items():
-            if at >= offset:
-                return
-            if key not in self.effective and not self._used_elsewhere(key, offset):
-                text = f"offset {offset} of requests {partition} is committed, the request {key[1]} at {at} has no decision"
-                self._findings.violated(4, text, ("requests", partition, at))
-
-    def _used_elsewhere(self, key: RequestKey, end: int = 1 << 62) -> bool:
+    def used_elsewhere(self, key: RequestKey, end: int = 1 << 62) -> bool:
         """Whether every content that came under a key below `end` was told that its id was used, by a request on another partition."""
         contents = [asked for asked in self.asked.get(key, []) if asked.offset < end and not asked.gone]
         told = all((key, digest(asked.build)) in self.reused for asked in contents)
         return told and any(partition != key[0] and request == key[1] for partition, request in self.asked)
-
-    # -- the end ------------------------------------------------------------------------------------------------------------------------
-
-    def settle(self, deadline: Callable[[Build], int], calm_ms: int) -> None:
-        """Every request has its answer, in time once faults stopped; a used id with other content was told so."""
-        for key, every in self.asked.items():
-            contents = [asked for asked in every if not asked.gone]
-            if not contents:
-                continue
-            effective, here = self.effective.get(key), ("requests", key[0], contents[0].offset)
-            if effective is None:
-                if not self._used_elsewhere(key):
-                    self._findings.violated(4, f"request {key[1]} has no decision", here)
-                continue
-            first = contents[0]
-            late_ms = effective.at_ms - max(first.at_ms, calm_ms) - deadline(first.build) - DEADLINE_SLACK_MS
-            # Who was told in time that the id is used may ask again when that use is forgotten.
-            if late_ms > 0 and (key, digest(first.build)) not in self.reused:
-                self._findings.violated(
-                    4, f"request {key[1]} was decided {late_ms} ms after its deadline, without faults", here
-                )
-            for other in contents:
-                content = digest(other.build)
-                if self.windowless or key in self.undone or key[1] in self.anew:
-                    break
-                if effective.content not in ("", content) and (key, content) not in self.reused:
-                    text = f"request {key[1]} came with a used id and other content, and was never told so"
-                    self._findings.violated(4, text, ("requests", key[0], other.offset))
 
 
 def _may_stand_under(key: str, record: Build | Cancel) -> bool:

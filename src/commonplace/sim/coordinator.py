@@ -7,6 +7,7 @@ Heartbeats that only go well are no events: they are made up for whenever somebo
 
 from typing import TYPE_CHECKING
 
+from commonplace.sim import acting
 from commonplace.sim.groups import Group
 
 if TYPE_CHECKING:
@@ -104,6 +105,6 @@ class Coordinator:
             offset = -1
         if self.group.commit(member, generation, partition, offset):
             if offset >= 0:
-                world.checkers.commits(partition, offset)
+                acting.committed(world.checkers.answers, partition, offset)
             if world.trace is not None:
                 world.trace.tells(member, f"commits requests[{partition}] {offset}")

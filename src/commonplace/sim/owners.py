@@ -76,7 +76,7 @@ class Owners:
 
     # -- decisions ------------------------------------------------------------------------------------------------------------------
 
-    def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool) -> None:
+    def decides(self, replica: str, partition: int, value: bytes, now_ms: int, *, again: bool = False) -> None:
         """A replica hands a decision to its outbox; `again`: one that was written before."""
         if partition not in self._since.get(replica, ()):
             self._findings.violated(7, f"{replica} decides on requests {partition}, which it knows not to be its own")

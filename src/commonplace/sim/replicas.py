@@ -107,7 +107,7 @@ class ReplicaProcess(Process):
         """Drop the state and start anew, as the process does around its shell; what was sent still goes out."""
         world = self.world
         world.count("rebuild")
-        world.checkers.lost(self.nonce)
+        world.checkers.owners.lost(self.nonce)
         if world.trace is not None:
             world.trace.tells(self.name, f"rebuilds: {why}")
         if self.member and not world.coordinator.cut(self):
@@ -191,7 +191,7 @@ class ReplicaProcess(Process):
         self.ready = True
         positions = dict(enumerate(self.positions()))
         hosts = self.world.topics["hosts"]  # which may have lost its tail since
-        self.world.checkers.serves(
+        self.world.checkers.owners.serves(
             self.nonce, positions, {p: min(end, hosts.end(p)) for p, end in self.started_at.items()}
         )
         self.receive(CaughtUp())
@@ -259,7 +259,7 @@ class ReplicaProcess(Process):
         self.world.coordinator.group_now()
         super().pause(until_ms, frozen)
         if frozen:
-            self.world.checkers.froze(self.nonce)
+            self.world.checkers.owners.froze(self.nonce)
         self.world.coordinator.missed()
         self.ask_group_at(until_ms + 1 + int(self.random() * self.world.coordinator.beat_ms))
 
@@ -300,7 +300,7 @@ class ReplicaProcess(Process):
         self.commits.pop(partition, None)
         if self.world.trace is not None:
             self.world.trace.tells(self.name, f"gives up requests[{partition}]")
-        self.world.checkers.lost(self.nonce, partition)
+        self.world.checkers.owners.lost(self.nonce, partition)
         self.receive(Lost(partition))
 
     def _gained(self, partition: int) -> None:
@@ -310,7 +310,7 @@ class ReplicaProcess(Process):
         start = committed if low <= committed <= end else low
         if world.trace is not None:
             world.trace.tells(self.name, f"takes over requests[{partition}] from offset {start} of {end}")
-        world.checkers.assigned(self.nonce, partition)
+        world.checkers.owners.assigned(self.nonce, partition)
         self.receive(Assigned(partition, end))
         if not self.leaving:
             self.follow("requests", partition, start, REQUESTS, self._requests)
@@ -408,7 +408,7 @@ class ReplicaProcess(Process):
 
     def _send_claim(self, effect: SendClaim) -> None:
         allocation = effect.allocation
-        self.world.checkers.claims(self.nonce, allocation)
+        self.world.checkers.owners.claims(self.nonce, allocation)
         kind = "renew" if allocation in self.replica.claims.renewals else "claim"
         self.send(
             kind,
@@ -421,7 +421,7 @@ class ReplicaProcess(Process):
 
     def _send_release(self, effect: SendRelease) -> None:
         token = effect.token
-        self.world.checkers.releases(effect.value)
+        self.world.checkers.owners.releases(effect.value)
         self.send(
             "release", "claims", effect.partition, effect.key, effect.value,
             self._told(lambda o: ReleaseDelivered(token, o >= 0)),
@@ -430,7 +430,9 @@ class ReplicaProcess(Process):
     def _send_decision(self, effect: SendDecision) -> None:
         token = effect.token
         again = effect.result == "again"
-        self.world.checkers.decides(self.nonce, effect.partition, effect.value, self.world.true_ms(), again=again)
+        self.world.checkers.owners.decides(
+            self.nonce, effect.partition, effect.value, self.world.true_ms(), again=again
+        )
         self.send(
             "decision", "decisions", effect.partition, effect.key, effect.value,
             self._told(lambda o: DecisionDelivered(token, o >= 0)),

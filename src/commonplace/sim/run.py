@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from commonplace.core.kept import FENCED, REFUSED, SERVING
 from commonplace.core.view import View
-from commonplace.sim import faults, plan
+from commonplace.sim import at_rest, faults, plan, readers
 from commonplace.sim.decoding import remembered
 from commonplace.sim.draw import draw
 from commonplace.sim.findings import Violation
@@ -97,10 +97,10 @@ def _checkpoint(world: World) -> None:
         if replica.ready and replica.hosts_id == hosts:
             world.digests += 1
             view, positions = replica.replica.view, dict(enumerate(replica.positions()))
-            checkers.digest(replica.nonce, positions, view.digest)
+            readers.digest(checkers, replica.nonce, positions, view.digest)
             names = [row.host.name for row in view.by_index if not row.host.removed]
-            checkers.fleet(replica.nonce, positions, names)
-            checkers.accounts(replica.nonce, replica.folded, view.outcomes)
+            readers.fleet(checkers, replica.nonce, positions, names)
+            readers.accounts(checkers, replica.nonce, replica.folded, view.outcomes)
 
 
 def _quiet(world: World) -> None:
@@ -203,7 +203,8 @@ def _judge(world: World) -> None:
     config, checkers = world.config, world.checkers
     served = {host for agent in world.agents for host in agent.serving()}
     dead = [host for host in world.machines if host not in served]
-    checkers.settled(
+    at_rest.settled(
+        checkers,
         world.true_ms(),
         world.acknowledged,
         calm_ms=world.calm_ms,
@@ -240,7 +241,7 @@ def _read_anew(world: World) -> None:
         for raw in hosts.read(partition, hosts.begin(partition), 1 << 30)[0]:
             view.fold(partition, *raw, 0)
     ends = {partition: hosts.end(partition) for partition in range(config.partitions)}
-    world.checkers.digest("a reader of the compacted log", ends, view.digest)
+    readers.digest(world.checkers, "a reader of the compacted log", ends, view.digest)
 
 
 def _outcome(world: World) -> Outcome:

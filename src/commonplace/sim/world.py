@@ -16,7 +16,7 @@ from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.records import Build, Decision, Placed
 from commonplace.frontend.events import Refusal
-from commonplace.sim import plan
+from commonplace.sim import acting, plan
 from commonplace.sim.agents import AgentProcess, Machine
 from commonplace.sim.coordinator import Coordinator
 from commonplace.sim.frontends import FrontendProcess
@@ -158,9 +158,9 @@ class World(VirtualTime):
 
     def inject(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Append what a fault wrote: nobody is to blame for it."""
-        self.checkers.injecting = True
+        self.checkers.seen.injecting = True
         self.append(topic, partition, key, value)
-        self.checkers.injecting = False
+        self.checkers.seen.injecting = False
 
     def broker_down(self, until_ms: int) -> None:
         """Nobody reaches the broker before then, nor the group's coordinator."""
@@ -260,7 +260,7 @@ class World(VirtualTime):
         if isinstance(process, ReplicaProcess):
             self.coordinator.group_now()
             self.replicas.remove(process)
-            self.checkers.lost(process.nonce)
+            self.checkers.owners.lost(process.nonce)
             self.coordinator.missed()
         elif isinstance(process, AgentProcess):
             self.agents.remove(process)
@@ -329,7 +329,7 @@ class World(VirtualTime):
         """A submitter has an answer."""
         self.answers.append((frontend, item.id, answer))
         if isinstance(answer, Decision):
-            self.checkers.told(partition, answer)
+            acting.told(self.checkers.answers, partition, answer)
             if answer.placed:
                 self.placed[item.id] = answer.placed[0]
         if self.trace is not None:
@@ -338,7 +338,7 @@ class World(VirtualTime):
 
     def read_live(self, replica: str, partition: int, records: Sequence[Raw]) -> None:
         """A replica that serves reads records of `hosts` one by one; one that catches up takes the last of each key."""
-        bad = self.checkers.bad
+        bad = self.checkers.seen.bad
         for offset, *_ in records if bad else ():
             if ("hosts", partition, offset) in bad:
                 self.met.setdefault((partition, offset), set()).add(replica)
