@@ -6,19 +6,17 @@ the driver found) may have happened before or after any entry, so a check fails 
     before ──settled entries, each against its claim──▶ now ══ must be ══ what the report shows
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any, Final
 
 from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release, Settled, Snapshot
 from commonplace.ops.audit.hashes import MODULUS
-from commonplace.sim.cells import amounts_of, misgiven, uneven
+from commonplace.sim.cells import misgiven
 from commonplace.sim.findings import Place
 from commonplace.sim.model import Asked, Facts, Hashes, Held, Host, Lease, same_shape
-from commonplace.sim.replaced import alone, becomes, short
-
-UNORDERED_MAX: Final = 6
-"""Most changes without a place in the order for which all 2^n orders are tried."""
+from commonplace.sim.refusals import may_expect, misfits, past_capacity
+from commonplace.sim.replaced import alone, becomes
 
 OVER: Final = ("released", "lapsed", "failed", "lost")
 """Verdicts after which an allocation is gone."""
@@ -164,10 +162,10 @@ class Judge:
             self.by_claim[allocation.id] = offset
 
     def _fits(self, offset: int, claim: Claim) -> None:
-        wrong = next(self._misfits(claim), "")
+        wrong = next(misfits(claim, self.facts, self.now, self.after, self.confirmed), "")
         if wrong:
             self._violated(6, f"grants the claim at {offset} although {wrong}")
-        over = self._over(claim)
+        over = past_capacity(claim, self.facts, self.now)
         if over:
             self._violated(1, f"grants the claim at {offset} past capacity: {over}")
 
@@ -178,76 +176,12 @@ class Judge:
 
     def _on_state(self, offset: int, claim: Claim) -> None:
         """A strict claim is granted only on the state it expects."""
-        if claim.mode != "strict":
-            return
         state = (self.host.facts.hash if self.host.reported >= 0 else self.facts[-1].hash) + self.sum
-        step = (int(claim.expected, 16) - state) % MODULUS
-        if step and (len(self.unordered) > UNORDERED_MAX or step not in sums(self.unordered) | self._untold()):
+        if claim.mode == "strict" and not may_expect(claim.expected, state, self.unordered, self.facts):
             self._violated(
                 6,
                 f"grants the strict claim at {offset}, which expects {claim.expected}, on state {state % MODULUS:016x}",
             )
-
-    def _untold(self) -> set[int]:
-        """Steps to states that no report showed: the machine changed, and the operator's word was for a while that it is enabled."""
-        if len(self.facts) < 2:
-            return set()
-        rest, was = sums(self.unordered[1:]), self.facts[0].hash
-        words = [facts.said("enabled").hash - was for facts in self.facts]
-        return {(value + word) % MODULUS for value in rest for word in words}
-
-    def _misfits(self, claim: Claim) -> Iterator[str]:
-        """What of the checks of `fits` but room a claim fails, whatever order is taken."""
-        facts, asked = self.facts, claim.allocations
-        if all(f.status != "enabled" for f in facts):
-            yield f"the host is {facts[-1].status}"
-        for trait in claim.traits_required:
-            if all(trait not in f.traits for f in facts):
-                yield f"the host lacks {trait}"
-        for trait in claim.traits_forbidden:
-            if all(trait in f.traits for f in facts):
-                yield f"the host has {trait}"
-        for names in claim.traits_any_of:
-            if all(f.traits.isdisjoint(names) for f in facts):
-                yield f"the host has none of {', '.join(names)}"
-        if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
-            yield f"the host is another than the {claim.host_hash} that was ranked"
-        yield from (why for allocation in asked for why in short(allocation, self.now, self.confirmed))
-        cells = [list(uneven(claim, f)) for f in facts if f.cells]
-        if cells and all(cells):
-            yield cells[-1][0]
-        for allocation in asked:
-            for name, amount in alone(allocation).resources.items():
-                if amount and not any(unit_fits(f, name, amount) for f in facts):
-                    yield f"{amount} of {name} is no amount the host gives to one allocation"
-        group, now = asked[0].group, self.now.values()
-        if claim.group_max and group:
-            moving = {(a.instance, a.project) for a in asked if a.instance}
-            there = sum(
-                a.group == group and (a.request == claim.request or (a.instance, a.project) not in moving) for a in now
-            )
-            if there + len(asked) > claim.group_max:
-                yield f"{there} of group {group} are there and {claim.group_max} may be"
-        leaving = sum(allocation.replaces in self.now for allocation in asked)
-        if claim.instances_max and len(now) - leaving + len(asked) > claim.instances_max:
-            yield f"{len(now)} instances are there and {claim.instances_max} may be"
-        if claim.builds_max:
-            ids = {*self.now, *(allocation.id for allocation in asked)}
-            builds = sum(1 for i in ids if i in self.after and self.after[i].building)  # surely so at the grant
-            if builds > claim.builds_max:
-                yield f"{builds} builds are then in progress and {claim.builds_max} may be"
-
-    def _over(self, claim: Claim) -> str:
-        asked: dict[str, int] = {}
-        for allocation in claim.allocations:
-            for name, amount in amounts_of(allocation).items():
-                asked[name] = asked.get(name, 0) + amount
-        for name, amount in asked.items():
-            used = sum(amounts_of(allocation).get(name, 0) for allocation in self.now.values())
-            capacity = max(facts.capacity(name) for facts in self.facts)
-            if amount and used + amount > capacity:
-                return f"{used} + {amount} of {capacity} {name}"
-        return ""
 
     def _renew(self, offset: int, group: list[Settled]) -> None:
         for entry in group:
@@ -385,19 +319,3 @@ class Judge:
         if gone is not None:
             self.sum -= self.hashes.of(gone)
         return gone
-
-
-def unit_fits(facts: Facts, name: str, amount: int) -> bool:
-    """Whether one allocation may have that amount of a class."""
-    item = facts.inventory.get(name)
-    return (
-        item is not None and item.min_unit <= amount <= (item.max_unit or item.total) and amount % item.step_size == 0
-    )
-
-
-def sums(steps: list[int]) -> set[int]:
-    """All sums of some of the steps, modulo the hash."""
-    found = {0}
-    for step in steps:
-        found |= {(value + step) % MODULUS for value in found}
-    return found
