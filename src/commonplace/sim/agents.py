@@ -41,7 +41,6 @@ from commonplace.sim.shapes import cells_of, inventory_of
 if TYPE_CHECKING:
     from commonplace.sim.world import World
 
-REBUILD_WAIT_MS: Final = 1_000
 RETRY_MS: Final = 200
 CONTROL, HOSTS, CLAIMS = range(3)
 TICK: Final = Tick()
@@ -84,7 +83,6 @@ class AgentProcess(Process):
         self.told: dict[str, dict[str, Found]] = {host: {} for host in hosts}
         self.seen: dict[str, int] = {}
         self.boots: list[tuple[int, str, str]] = []  # when, host, allocation
-        self.life = 0
         self._perform: dict[type, Callable[[Any], None]] = {
             Send: self._send,
             AskClaimsRange: lambda effect: self.asked.add(effect.partition),
@@ -123,16 +121,7 @@ class AgentProcess(Process):
         world.count("rebuild")
         if world.trace is not None:
             world.trace.tells(self.name, f"starts all hosts anew: {why}")
-        self.forget_sources()
-        self.inbox.clear()
-        for entry in self.outbox:
-            entry.done = None
-        life = self.life = self.life + 1
-        world.at(world.now + REBUILD_WAIT_MS, self._begin_again, life)
-
-    def _begin_again(self, life: int) -> None:
-        if self.alive and self.life == life:
-            self.begin(self.world.now)
+        self.begin_anew()
 
     # -- turn ---------------------------------------------------------------------------------------------------------
 

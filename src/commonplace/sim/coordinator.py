@@ -31,8 +31,8 @@ class Coordinator:
         """The group as of now. Heartbeats of members that run and reach it are no events: they are made up for here."""
         group, now = self.group, self._world.now
         for replica in self._world.replicas:
-            member = group.members.get(replica.member)
-            if member is not None and replica.paused_ms <= now and not self.cut(replica):
+            member = group.members.get(replica.intake.member)
+            if member is not None and replica.paused_ms <= now and not self.cut(replica.name):
                 member.seen_ms = now
         before = group.generation
         group.expire(now)
@@ -53,7 +53,7 @@ class Coordinator:
     def tell_member(self, member: str) -> None:
         """A partition may be that member's: it hears of it at its next heartbeat."""
         for replica in self._world.replicas:
-            if replica.member == member:
+            if replica.intake.member == member:
                 self._tell(replica)
 
     def _tell(self, replica: "ReplicaProcess") -> None:
@@ -65,10 +65,10 @@ class Coordinator:
 
     # -- who reaches it -----------------------------------------------------------------------------------------------
 
-    def cut(self, replica: "ReplicaProcess") -> bool:
+    def cut(self, replica: str) -> bool:
         """Whether a replica can't reach it."""
         now = self._world.now
-        return self._world.outages.down_until("group", 0) > now or self._cut_off.get(replica.name, 0) > now
+        return self._world.outages.down_until("group", 0) > now or self._cut_off.get(replica, 0) > now
 
     def cut_off(self, replica: "ReplicaProcess", until_ms: int) -> None:
         """A replica does not reach the group before then, which misses it."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NEVER: Final = 1 << 62
 ALL: Final = 1 << 30
+REBUILD_WAIT_MS: Final = 1_000
 CLOCK_SPREAD_MS: Final = 5_000_000
 """Monotonic clocks of processes begin anywhere in it: nothing may compare those of two."""
 
@@ -63,6 +64,7 @@ class Process:
         world.everybody.append(self)
         self.random = Random(world.seed_of(name)).random
         self.alive = True
+        self.life = 0  # counted, for who begins anew
         self.paused_ms = 0  # stopped until then
         self._thaw_ms = 0  # its clock stands still until then
         self.away_ms = 0  # until then the broker answers none of its questions
@@ -332,7 +334,24 @@ class Process:
                 self.inbox.append(entry)
                 self.wake(entry[0])
 
-    # -- end ----------------------------------------------------------------------------------------------------------
+    # -- end, and another beginning -----------------------------------------------------------------------------------
+
+    def begin(self, now: int) -> None:
+        """Begin a life, with nothing from the one before."""
+        raise NotImplementedError
+
+    def begin_anew(self) -> None:
+        """Read and hear nothing any more, and begin again a moment later; what was sent still goes out."""
+        self.forget_sources()
+        self.inbox.clear()
+        for entry in self.outbox:
+            entry.done = None
+        self.life += 1
+        self.world.at(self.world.now + REBUILD_WAIT_MS, self._begin_again, self.life)
+
+    def _begin_again(self, life: int) -> None:
+        if self.alive and self.life == life:
+            self.begin(self.world.now)
 
     def die(self) -> list[Outgoing]:
         """End at once; returns what was on its way, which may yet arrive."""

@@ -26,7 +26,6 @@ from commonplace.core.replica_events import (
     Raw,
     ReadHistory,
     ReleaseDelivered,
-    ReplicaSettings,
     RequestsRead,
     SendClaim,
     SendDecision,
@@ -34,12 +33,12 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
+from commonplace.sim.intake import Intake
 from commonplace.sim.members import NEVER, Done, Process, Source
 
 if TYPE_CHECKING:
     from commonplace.sim.world import World
 
-REBUILD_WAIT_MS: Final = 1_000
 COMMIT_INTERVAL_MS: Final = 100
 ENDS_ASKED_MS: Final = 1_000
 SETTLE_ON_LEAVE_MS: Final = 5_000
@@ -54,8 +53,6 @@ class ReplicaProcess(Process):
 
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
-        self.settings = world.replica_settings
-        self.life = 0
         self.wall_ahead_ms = 0  # of its wall clock to the broker's
         self._perform: dict[type, Callable[[Any], None]] = {
             SendClaim: self._send_claim,
@@ -67,21 +64,14 @@ class ReplicaProcess(Process):
         }
         self.begin(world.now)
 
-    @property
-    def core_settings(self) -> ReplicaSettings:
-        """The bounds that the core runs with."""
-        return self.settings
-
     def begin(self, now: int) -> None:
         """Start from nothing: read the state topics to ends captured now."""
         world = self.world
         self.life += 1
         self.nonce = world.life_of(self.name)
-        self.hosts_id, self.requests_id = world.topics["hosts"].id, world.topics["requests"].id
-        self.member = ""
-        self.heard = -1
+        self.hosts_id = world.topics["hosts"].id
+        self.intake = Intake(world, self.name)
         self.ready = self.leaving = False
-        self.owned: set[int] = set()
         self.histories: dict[int, int] = {}
         self.commits: dict[int, int] = {}
         self.leave_ms = NEVER
@@ -89,7 +79,9 @@ class ReplicaProcess(Process):
         self.folded = 0  # records of hosts that the core was given
         self.turned_ms = self.tick_ms = self.group_ms = self.commit_ms = self.report_ms = 0
         topics = world.topics
-        self.replica = Replica(self.name, self.nonce, world.config.partitions, topics["claims"].id, self.settings)
+        self.replica = Replica(
+            self.name, self.nonce, world.config.partitions, topics["claims"].id, world.replica_settings
+        )
         self.ends: dict[tuple[str, int], int] = {}
         places: list[tuple[str, int, int, Callable[..., None]]] = [
             ("control", 0, CONTROL, self._control),
@@ -110,20 +102,10 @@ class ReplicaProcess(Process):
         world.checkers.owners.lost(self.nonce)
         if world.trace is not None:
             world.trace.tells(self.name, f"rebuilds: {why}")
-        if self.member and not world.coordinator.cut(self):
-            world.coordinator.leave(self.member)
-        self.forget_sources()
-        self.inbox.clear()
-        for entry in self.outbox:
-            entry.done = None
-        life = self.life = self.life + 1
+        if self.intake.member:
+            self.intake.leave({})
         self.ready = False
-        self.member = ""
-        world.at(world.now + REBUILD_WAIT_MS, self._begin_again, life)
-
-    def _begin_again(self, life: int) -> None:
-        if self.alive and self.life == life:
-            self.begin(self.world.now)
+        self.begin_anew()
 
     # -- turn ---------------------------------------------------------------------------------------------------------
 
@@ -264,36 +246,20 @@ class ReplicaProcess(Process):
         self.ask_group_at(until_ms + 1 + int(self.random() * self.world.coordinator.beat_ms))
 
     def _group(self, now: int) -> None:
-        """Ask the group: join, live, hear what is ours."""
-        world, coordinator = self.world, self.world.coordinator
-        if coordinator.cut(self):
+        """Ask the group what is ours."""
+        coordinator = self.world.coordinator
+        if coordinator.cut(self.name):
             return self.ask_group_at(now + coordinator.beat_ms)
-        group = coordinator.group_now()
-        if not self.member:
-            self.member = world.life_of(self.name)
-            group.join(self.member, now)
-            coordinator.changed()
-        if not group.heartbeat(self.member, now):
-            if world.trace is not None:
-                world.trace.tells(self.name, "was fenced from its group")
-            for partition in sorted(self.owned):
-                self._ceded(partition)
-            self.member = ""
-            return self.ask_group_at(now + 1)
-        self.heard = group.heard(self.member)
-        mine = group.assignment(self.member)
-        if mine != self.owned:
-            for partition in sorted(self.owned - mine):
-                self._ceded(partition)
-            for partition in sorted(mine - self.owned):
+        for partition, ours in self.intake.poll():
+            if ours:
                 self._gained(partition)
-        for partition, target in group.target.items():
-            if group.holder.get(partition) != target:  # it is theirs once its holder has let go
-                coordinator.tell_member(target)
+            else:
+                self._ceded(partition)
+        if not self.intake.member:
+            self.ask_group_at(now + 1)
         return None
 
     def _ceded(self, partition: int) -> None:
-        self.owned.discard(partition)
         self.unfollow("requests", partition)
         self.unfollow("decisions", partition)
         self.histories.pop(partition, None)
@@ -304,7 +270,6 @@ class ReplicaProcess(Process):
         self.receive(Lost(partition))
 
     def _gained(self, partition: int) -> None:
-        self.owned.add(partition)
         world, topic = self.world, self.world.topics["requests"]
         low, end, committed = topic.begin(partition), topic.end(partition), world.coordinator.committed(partition)
         start = committed if low <= committed <= end else low
@@ -316,24 +281,13 @@ class ReplicaProcess(Process):
             self.follow("requests", partition, start, REQUESTS, self._requests)
 
     def _commit(self, now: int) -> None:
-        world, coordinator = self.world, self.world.coordinator
         self.commit_ms = now
-        if coordinator.cut(self):
+        if self.world.coordinator.cut(self.name):
             return
         commits, self.commits = self.commits, {}
-        for partition, offset in commits.items():
-            fault = world.fault_of("commit")
-            if fault is None:
-                coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
-            elif fault.kind == "hold":
-                world.at(
-                    now + fault.ms, coordinator.commit, self.member, self.heard, self.requests_id, partition, offset
-                )
-            elif fault.kind in ("die_before", "die_after"):
-                if fault.kind == "die_after":
-                    coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
-                world.kill(self, fault)
-                return
+        fault = self.intake.commit(commits)
+        if fault is not None:
+            self.world.kill(self, fault)
 
     def leave(self) -> None:
         """Be told to stop: take nothing more in, settle, go."""
@@ -349,12 +303,7 @@ class ReplicaProcess(Process):
 
     def _leave(self, now: int) -> None:
         done = {number: part.undecided.committed for number, part in self.replica.book.parts.items()}
-        coordinator = self.world.coordinator
-        if not coordinator.cut(self):
-            for partition, offset in done.items():
-                if offset >= 0:
-                    coordinator.commit(self.member, self.heard, self.requests_id, partition, offset)
-            coordinator.leave(self.member)
+        self.intake.leave({partition: offset for partition, offset in done.items() if offset >= 0})
         self.world.gone(self)
 
     # -- history ------------------------------------------------------------------------------------------------------

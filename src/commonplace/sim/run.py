@@ -166,7 +166,7 @@ def restless(world: World) -> str:
     for process in world.processes():
         if process.outbox or process.inbox or process.dirty:
             return f"{process.name} sends or reads"
-    gone = world.coordinator.group.members.keys() - {replica.member for replica in world.replicas}
+    gone = world.coordinator.group.members.keys() - {replica.intake.member for replica in world.replicas}
     if gone or world.coordinator.group.moving:
         return f"the group has yet to miss {min(gone)}" if gone else "request partitions are about to move"
     owned: set[int] = set()
@@ -175,7 +175,7 @@ def restless(world: World) -> str:
             return f"{replica.name} is at work: {replica.replica.waiting} requests wait, {len(replica.replica.book.works)} works"
         if replica.replica.unacknowledged:
             return f"{replica.name} awaits acknowledgements"
-        owned |= replica.owned
+        owned |= replica.intake.owned
     if len(owned) < world.config.request_partitions:
         return f"only {sorted(owned)} of {world.config.request_partitions} request partitions are owned"
     for agent in world.agents:
