@@ -27,7 +27,8 @@ from commonplace.kafka.headers import trace_of
 from commonplace.kafka.topics import Topics
 from commonplace.ops import audit
 from commonplace.ops.audit.findings import Violation
-from commonplace.ops.stack import Process, Stack
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_process import Process
 from commonplace.settings import AgentSettings, FrontendSettings, SchedulerSettings, Settings, TopicsSettings
 
 SESSION_TIMEOUT_S = 6.0  # the broker's minimum

@@ -18,7 +18,7 @@ from commonplace.core.records import Decision, Explanation, Miss, Position
 from commonplace.ops.demo import Frame, Plan, _Lines
 from commonplace.ops.demo_load import arrivals
 from commonplace.ops.demo_view import BLOCKS, EMPTY, Plain, Terminal, grouped, strip
-from commonplace.ops.stack import Process
+from commonplace.ops.stack_process import Process
 from commonplace.settings import Settings
 
 SHORT = ("--hosts", "30", "--rate", "60", "--seconds", "3")

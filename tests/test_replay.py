@@ -26,7 +26,7 @@ from commonplace.ops.replay.formats import FORMATS, Arrival
 from commonplace.ops.replay.run import _split, latency_ms
 from commonplace.ops.replay.samples import sample
 from commonplace.ops.replay.schedule import Arrive, Depart, Event, events
-from commonplace.ops.stack import settings_environ
+from commonplace.ops.stack_environ import settings_environ
 from commonplace.settings import Settings, load
 
 HERE = Position(partition=0, offset=1)

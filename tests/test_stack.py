@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from commonplace.kafka.broker import answers
-from commonplace.ops.stack import Process, Stack, StackError, tail
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_process import Process, StackError, tail
 
 
 def gone(pid: int, timeout_s: float = 20.0) -> bool:
@@ -92,7 +93,8 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from commonplace.ops.stack import Process, Stack
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_process import Process
 log = Path({str(tmp_path / "broker.log")!r})
 process = Process("broker", ("broker", "--embedded"), log, Stack(hosts=1).environ, port=0)
 print(process.popen.pid, flush=True)

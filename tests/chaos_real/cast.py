@@ -18,7 +18,8 @@ from typing import Final
 from chaos_real.plan import AGENTS, FRONTENDS, REPLICAS
 from commonplace.core.records import Flavor
 from commonplace.errors import ExitCode
-from commonplace.ops.stack import Process, Stack, _watch, tail
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_process import Process, tail, watch
 from commonplace.settings import Settings
 
 RESTART_S: Final = 0.5
@@ -48,7 +49,7 @@ class Client(Process):
                 stderr=sink,
                 start_new_session=True,
             )
-        self._watchdog = _watch(self.popen.pid)
+        self._watchdog = watch(self.popen.pid)
 
     def ready(self) -> bool:
         """A client serves nobody."""

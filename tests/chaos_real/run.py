@@ -39,7 +39,7 @@ from commonplace.kafka import client, control, topics
 from commonplace.kafka.topic_rules import hosts_min_compaction_lag_ms
 from commonplace.kafka.topics import TOPICS, Topics
 from commonplace.ops.replay import formats
-from commonplace.ops.stack import settings_environ
+from commonplace.ops.stack_environ import settings_environ
 
 AT_ONCE_MAX: Final = 10
 SETTLE_S: Final = 180.0

@@ -9,7 +9,8 @@ import pytest
 import cli
 from commonplace.core.codec import decode
 from commonplace.core.records import VERSION, Quarantined
-from commonplace.ops.stack import Process, settings_environ
+from commonplace.ops.stack_environ import settings_environ
+from commonplace.ops.stack_process import Process
 from e2e_world import World, until
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(240)]

@@ -28,7 +28,8 @@ from commonplace.ops import audit
 from commonplace.ops.fleet_view import FleetView
 from commonplace.ops.replay import fleet
 from commonplace.ops.replay.run import fullness
-from commonplace.ops.stack import Stack, settings_environ
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_environ import settings_environ
 from commonplace.settings import VARIABLE_PREFIX, Settings
 
 _LOG: Final = logging.getLogger(__name__)

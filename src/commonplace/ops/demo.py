@@ -20,7 +20,8 @@ from commonplace.ops.demo_load import GIANT
 from commonplace.ops.fleet_view import FleetView
 from commonplace.ops.replay.fleet import packing
 from commonplace.ops.replay.run import fullness
-from commonplace.ops.stack import Process, Stack, StackError, tail
+from commonplace.ops.stack import Stack
+from commonplace.ops.stack_process import Process, StackError, tail
 from commonplace.settings import Settings
 
 FRAME_S: Final = 0.25

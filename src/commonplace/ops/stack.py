@@ -9,110 +9,28 @@ process that started them, however that ends.
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
-
-import msgspec
+from typing import Final, Self
 
 from commonplace.core.records import Flavor
-from commonplace.errors import CommonplaceError
 from commonplace.kafka.control import put_flavors
 from commonplace.kafka.ports import free_port
-from commonplace.settings import KAFKA, SECTIONS, VARIABLE_PREFIX, Settings, load
+from commonplace.ops.stack_environ import settings_environ
+from commonplace.ops.stack_process import STOP_TIMEOUT_S, Process, StackError, tail
+from commonplace.settings import VARIABLE_PREFIX, Settings, load
 
 START_TIMEOUT_S: Final = 120.0
 """A broker takes 3 s on an idle machine and has been seen to need 25 on a loaded one; a large fleet comes on top."""
 
-STOP_TIMEOUT_S: Final = 15.0
-"""What a scheduler gets to settle and commit before it is killed; it needs well under one."""
-
 PROBE_INTERVAL_S: Final = 0.05
-PROBE_TIMEOUT_S: Final = 2.0
-LAST_LINES: Final = 8
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
-_ENTRY: Final = (sys.executable, "-c", "import sys; from commonplace.cli.main import main; sys.exit(main())")
-
-
-class StackError(CommonplaceError):
-    """A process of the stack did not start, or ended by itself; the message holds the last lines of its log."""
-
-
-class Process:
-    """One process of the stack: its log, what it says there from byte `said_from` on, and the port of its health and metrics (0: none)."""
-
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str], port: int) -> None:
-        self.name = name
-        self.log = log
-        self.port = port
-        with log.open("ab") as sink:
-            self.said_from = sink.tell()  # before it stands what an earlier run in the same directory said
-            # A session of its own: Ctrl-C on the terminal reaches us, and we decide in which order things stop.
-            self.popen = subprocess.Popen(
-                [*_ENTRY, *arguments],
-                env=dict(environ),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-            )
-        self._watchdog = _watch(self.popen.pid)
-
-    @property
-    def http(self) -> str:
-        """HOST:PORT of health and metrics."""
-        return f"127.0.0.1:{self.port}"
-
-    def running(self) -> bool:
-        """Whether it has not ended; a paused one runs."""
-        return self.popen.poll() is None
-
-    def require_running(self) -> None:
-        """StackError with the last lines of the log when it has ended."""
-        code = self.popen.poll()
-        if code is not None:
-            raise StackError(f"{self.name} ended by itself ({_exit(code)}); its log {self.log} ends:\n{tail(self.log)}")
-
-    def ready(self) -> bool:
-        """Whether /readyz answers 200 now."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PROBE_TIMEOUT_S)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def signal(self, number: int) -> None:
-        """Send a signal, if it still runs."""
-        if self.running():
-            self.popen.send_signal(number)
-
-    def kill(self) -> None:
-        """End it as a power cut would, and wait until it is gone."""
-        self.signal(signal.SIGKILL)
-        self.wait(STOP_TIMEOUT_S)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait for its end; past `timeout_s` end it."""
-        try:
-            self.popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        # While a child is not waited for, its pid can't belong to anybody else; after that its watchdog must not act.
-        self._watchdog.kill()
-        self._watchdog.communicate()
 
 
 class Stack:
@@ -313,36 +231,6 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def settings_environ(settings: Settings, bootstrap: str) -> dict[str, str]:
-    """Settings as environment variables: what differs from the defaults; of [kafka] the rest goes only with its broker."""
-    variables = {}
-    for name, section in SECTIONS.items():
-        values = getattr(settings, name)
-        for field in msgspec.structs.fields(section):
-            value = getattr(values, field.name)
-            if value != field.default:
-                variables[f"{VARIABLE_PREFIX}{name}__{field.name}".upper()] = _text(value)
-    kafka = settings.kafka if bootstrap and bootstrap == settings.bootstrap else {}
-    for key, value in {**kafka, "bootstrap.servers": bootstrap}.items():
-        if value:
-            variables[f"{VARIABLE_PREFIX}{KAFKA}__{key.replace('.', '_')}".upper()] = value
-    return variables
-
-
-def tail(log: Path, lines: int = LAST_LINES) -> str:
-    """The last lines of a log, indented."""
-    try:
-        text = log.read_text(errors="replace")
-    except FileNotFoundError:
-        text = ""
-    last = [line for line in text.splitlines() if line.strip()][-lines:]
-    return "\n".join(f"    {line}" for line in last) or "    (it said nothing)"
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _first_address(broker: Process) -> str:
     """The line HOST:PORT that `commonplace broker` prints; its talk in the same log has spaces."""
     with broker.log.open("rb") as log:
@@ -353,19 +241,3 @@ def _first_address(broker: Process) -> str:
         if colon and host and " " not in host and port.isdigit():
             return line.strip()
     return ""
-
-
-def _exit(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-
-
-def _watch(pid: int) -> subprocess.Popen[bytes]:
-    """Start a process that ends `pid` when we end: it waits on a pipe whose other end only we hold."""
-    script = 'read -r _; kill -CONT "$1"; kill -TERM "$1"'
-    return subprocess.Popen(
-        ["/bin/sh", "-c", script, "watchdog", str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
