@@ -24,7 +24,8 @@ from commonplace.core.records import (
 )
 from commonplace.core.requests import content_digest
 from commonplace.kafka import client
-from commonplace.kafka.topics import TopicFacts, Topics, create, facts, specs
+from commonplace.kafka.topic_creation import create
+from commonplace.kafka.topics import TopicFacts, Topics, facts, specs
 from commonplace.settings import Settings, load
 from kafka_fixtures import KafkaUnderTest
 

@@ -26,7 +26,7 @@ from commonplace import settings as settings_module
 from commonplace.core.codec import encode
 from commonplace.core.records import Build, Flavor
 from commonplace.errors import Denied
-from commonplace.kafka import client, control, topics
+from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.jars import BrokerError
 from commonplace.kafka.ports import free_port
@@ -146,7 +146,7 @@ def guarded() -> Iterator[Guarded]:
         for future in admin.create_acls(bindings(role)).values():
             future.result(WAIT_S)
     operator = guarded.settings("operator")
-    topics.create(client.admin(operator), operator, client.require_broker(operator))
+    topic_creation.create(client.admin(operator), operator, client.require_broker(operator))
     producer = client.producer(anonymous)
     for topic in TOPICS:
         producer.produce(name_of(topic), b"{}", b"first", partition=0)
@@ -267,10 +267,10 @@ def test_only_the_operator_creates_topics(guarded: Guarded) -> None:
         )
         admin: AdminClient = client.admin(other_pool)
         if role == "operator":
-            assert topics.create(admin, other_pool, client.require_broker(other_pool))
+            assert topic_creation.create(admin, other_pool, client.require_broker(other_pool))
         else:
             with pytest.raises(Denied):
-                topics.create(admin, other_pool, client.require_broker(other_pool))
+                topic_creation.create(admin, other_pool, client.require_broker(other_pool))
 
 
 def test_an_agent_that_is_refused_for_a_while_serves_its_hosts_again(guarded: Guarded, tmp_path: Path) -> None:

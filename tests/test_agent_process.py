@@ -22,7 +22,7 @@ from commonplace.core.host_keys import parse_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release
-from commonplace.kafka import client, control, topics
+from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.tail import Tail
 from commonplace.settings import Settings, TopicsSettings
@@ -52,7 +52,7 @@ class World:
     def __init__(self, bootstrap: str, prefix: str, directory: Path) -> None:
         self.settings = Settings(kafka={"bootstrap.servers": bootstrap}, topics=TopicsSettings(prefix=prefix))
         self.names = topics.Topics(prefix, "default")
-        topics.create(client.admin(self.settings), self.settings, client.require_broker(self.settings))
+        topic_creation.create(client.admin(self.settings), self.settings, client.require_broker(self.settings))
         self.file = directory / "inventory.toml"
         self.file.write_text(INVENTORY)
         self.tail = Tail(self.settings)
@@ -307,7 +307,7 @@ def test_a_claims_topic_made_anew_starts_the_hosts_anew(world: World) -> None:
     admin = client.admin(world.settings)
     admin.delete_topics([world.names.claims])[world.names.claims].result(WAIT_S)
     time.sleep(1)
-    topics.create(admin, world.settings, client.require_broker(world.settings))
+    topic_creation.create(admin, world.settings, client.require_broker(world.settings))
     world.serving(above_epoch=epoch)
     world.claim("a")
     world.holds("a")
@@ -381,7 +381,7 @@ def test_unequal_partition_counts_are_one_line(kafka: KafkaUnderTest, prefix: st
     settings = Settings(
         kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix, claims_partitions=2)
     )
-    topics.create(client.admin(settings), settings, client.require_broker(settings))
+    topic_creation.create(client.admin(settings), settings, client.require_broker(settings))
     answer = cli.run(
         *component, "-b", kafka.bootstrap, "--prefix", prefix, "--log-level", "error",
         env={"COMMONPLACE__TOPICS__CLAIMS_PARTITIONS": "2"},

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from audit_logs import CLAIMS_ID, Pool
 from cli import assert_one_line, run
 from commonplace.errors import CommonplaceError, ExitCode
-from commonplace.kafka import client, lookups, topics
+from commonplace.kafka import client, lookups, topic_creation, topics
 from commonplace.kafka.topics import Topics, specs
 from commonplace.ops import audit
 from commonplace.ops.audit import read
@@ -33,7 +33,7 @@ def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
         for spec in specs(settings):
             kafka.create_topic(spec.name, spec.partitions)
     else:
-        topics.create(client.admin(settings), settings, broker)
+        topic_creation.create(client.admin(settings), settings, broker)
     return settings
 
 

@@ -22,7 +22,7 @@ from commonplace.core.partition import partition_of
 from commonplace.core.records import Build, Decision, Flavor, ReplicaReport, Snapshot, Start
 from commonplace.core.replica import Replica as Core
 from commonplace.core.resources import Inventory
-from commonplace.kafka import client, control, topics
+from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.intake import Ceded, Gained
 from commonplace.kafka.tail import Tail
@@ -167,7 +167,7 @@ class World:
     def make_anew(self, topic: str) -> None:
         self.admin.delete_topics([topic])[topic].result(WAIT_S)
         wait_for("deleted", lambda: topic not in self.admin.list_topics(timeout=10).topics)
-        topics.create(self.admin, self.settings, client.require_broker(self.settings))
+        topic_creation.create(self.admin, self.settings, client.require_broker(self.settings))
 
     def set_policy(self, topic: str, policy: str) -> None:
         set_topic(self.settings.bootstrap, topic, {"cleanup.policy": policy})
@@ -190,7 +190,7 @@ def wait_for(what: str, holds: Callable[[], Any], said: Callable[[], str] = lamb
 @pytest.fixture
 def world(kafka: KafkaUnderTest, prefix: str) -> Iterator[World]:
     settings = Settings(kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix))
-    topics.create(client.admin(settings), settings, client.require_broker(settings))
+    topic_creation.create(client.admin(settings), settings, client.require_broker(settings))
     world = World(settings)
     yield world
     world.close()
@@ -303,7 +303,7 @@ def test_a_replica_serves_on_the_embedded_broker(prefix: str) -> None:
     broker = EmbeddedBroker()
     broker.start()
     settings = Settings(kafka={"bootstrap.servers": broker.bootstrap}, topics=TopicsSettings(prefix=prefix))
-    topics.create_embedded(broker, settings)
+    topic_creation.create_embedded(broker, settings)
     world = World(settings)
     try:
         replica = world.replica().ready()
@@ -322,7 +322,7 @@ def test_a_replica_that_was_told_to_stop_takes_no_partition_up_and_reads_no_requ
     broker = EmbeddedBroker()
     broker.start()
     settings = Settings(kafka={"bootstrap.servers": broker.bootstrap}, topics=TopicsSettings(prefix=prefix))
-    topics.create_embedded(broker, settings)
+    topic_creation.create_embedded(broker, settings)
     known = client.require_broker(settings)
     facts = topics.facts(client.admin(settings), settings, known)
     fitted = client.settings_for(settings, known)

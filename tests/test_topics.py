@@ -14,10 +14,11 @@ from confluent_kafka.admin import (
 )
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, ExitCode, TopicsNotReady
-from commonplace.kafka import client, control, topics
+from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.embedded import EmbeddedBroker
-from commonplace.kafka.topic_rules import BOUND, Comparison
-from commonplace.kafka.topics import Rule, Topics
+from commonplace.kafka.topic_checks import Finding
+from commonplace.kafka.topic_rules import BOUND, Comparison, Rule
+from commonplace.kafka.topics import Topics
 from commonplace.settings import AgentSettings, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
 from topics_changed import set_topic
@@ -35,11 +36,11 @@ def settings(kafka: KafkaUnderTest, prefix: str) -> Settings:
 
 @pytest.fixture
 def created(settings: Settings) -> Settings:
-    topics.create(client.admin(settings), settings, client.require_broker(settings))
+    topic_creation.create(client.admin(settings), settings, client.require_broker(settings))
     return settings
 
 
-def verified(settings: Settings) -> list[topics.Finding]:
+def verified(settings: Settings) -> list[Finding]:
     return topics.verify(client.admin(settings), settings, client.require_broker(settings))
 
 
@@ -128,14 +129,14 @@ def test_created_topics_keep_every_rule_and_one_broker_is_development_only(creat
 @pytest.mark.real_kafka
 def test_creating_again_changes_nothing(created: Settings) -> None:
     before = topics.require_topics(created)[1]
-    assert topics.create(client.admin(created), created, client.require_broker(created)) == []
+    assert topic_creation.create(client.admin(created), created, client.require_broker(created)) == []
     assert topics.require_topics(created)[1] == before
 
 
 @pytest.mark.real_kafka
 def test_second_pool_shares_the_control_topic(created: Settings) -> None:
     other = msgspec.structs.replace(created, topics=msgspec.structs.replace(created.topics, pool="q"))
-    made = topics.create(client.admin(other), other, client.require_broker(other))
+    made = topic_creation.create(client.admin(other), other, client.require_broker(other))
     assert Topics(created.topics.prefix, "q").hosts in made
     assert Topics(created.topics.prefix, "q").control not in made
 
@@ -227,7 +228,7 @@ def test_no_broker_is_not_taken_for_missing_topics() -> None:
 def test_embedded_topics_are_not_verified_and_say_so() -> None:
     with EmbeddedBroker() as embedded:
         settings = settings_on(embedded.bootstrap, "commonplace")
-        made = topics.create_embedded(embedded, settings)
+        made = topic_creation.create_embedded(embedded, settings)
         broker, facts, findings = topics.require_topics(settings)
         assert broker.embedded
         assert [f.level for f in findings] == ["warning"]
@@ -239,7 +240,7 @@ def test_embedded_topics_are_not_verified_and_say_so() -> None:
 
 def test_embedded_broker_of_another_pool_is_refused() -> None:
     with EmbeddedBroker() as embedded:
-        topics.create_embedded(embedded, settings_on(embedded.bootstrap, "commonplace"))
+        topic_creation.create_embedded(embedded, settings_on(embedded.bootstrap, "commonplace"))
         with pytest.raises(TopicsNotReady, match=r"other\.p\.hosts"):
             topics.require_topics(settings_on(embedded.bootstrap, "other"))
 

@@ -35,7 +35,7 @@ from chaos_real.scene import Scene
 from chaos_real.stage import HOSTS, PER_S, SETTINGS, SHAPE, inventory, trace
 from chaos_real.topics import Tap
 from commonplace.core.records import Flavor
-from commonplace.kafka import client, control, topics
+from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.topic_rules import hosts_min_compaction_lag_ms
 from commonplace.kafka.topics import TOPICS, Topics
 from commonplace.ops.replay import formats
@@ -156,7 +156,7 @@ class Run:
 
     def _topics(self, scene: Scene) -> Tap:
         broker = client.require_broker(self.settings)
-        topics.create(client.admin(self.settings), self.settings, broker)
+        topic_creation.create(client.admin(self.settings), self.settings, broker)
         compact_at_once(self.broker, self.names, hosts_min_compaction_lag_ms(self.settings))
         facts = topics.require_topics(self.settings)[1]
         by_kind = {kind: facts[getattr(self.names, kind)] for kind in TOPICS}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from commonplace.kafka import client, topics
+from commonplace.kafka import client, topic_creation, topics
 from commonplace.kafka.ports import free_port
 from commonplace.settings import Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
@@ -33,7 +33,7 @@ QUIET = ("--log-level", "error")  # a development cluster warns of its replicati
 def made(kafka: KafkaUnderTest, prefix: str) -> Settings:
     """Topics as they must be, to be spoilt."""
     settings = Settings(kafka={"bootstrap.servers": kafka.bootstrap}, topics=TopicsSettings(prefix=prefix))
-    topics.create(client.admin(settings), settings, client.require_broker(settings))
+    topic_creation.create(client.admin(settings), settings, client.require_broker(settings))
     return settings
 
 

@@ -58,7 +58,7 @@ def _run_kafka(data_dir: Path | None, port: int, stop: threading.Event) -> None:
 
 def _run_embedded(settings: "Settings", stop: threading.Event) -> None:
     from commonplace.kafka.embedded import EmbeddedBroker
-    from commonplace.kafka.topics import create_embedded
+    from commonplace.kafka.topic_creation import create_embedded
 
     with EmbeddedBroker() as running:
         made = create_embedded(running, settings)

@@ -16,7 +16,7 @@ app = typer.Typer(
 @app.command(epilog="\b\nExample:\n  commonplace topics create -b kafka-1:9092 --pool ssd")
 def create() -> None:
     """Create the missing topics, and starter flavors m1.tiny … m1.xlarge where there are none."""
-    from commonplace.kafka import client, control, topics
+    from commonplace.kafka import client, control, topic_creation, topics
 
     settings = common.settings()
     broker = client.require_broker(settings)
@@ -25,7 +25,7 @@ def create() -> None:
         say("embedded broker, not Kafka: its owner has made the topics")
         created: list[str] = []
     else:
-        created = topics.create(client.admin(settings), settings, broker)
+        created = topic_creation.create(client.admin(settings), settings, broker)
     _, facts, findings = topics.require_topics(settings)
     for finding in findings:
         say(f"{finding.level}: {finding}")

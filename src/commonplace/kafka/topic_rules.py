@@ -12,6 +12,9 @@ TOPICS: Final = ("hosts", "claims", "requests", "decisions", "control", "command
 Comparison = Literal["is", "at least", "at most"]
 Level = Literal["error", "warning"]
 
+REPLICATION_WANTED: Final = 3
+IN_SYNC_WANTED: Final = 2
+
 BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
 
 
