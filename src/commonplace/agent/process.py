@@ -1,12 +1,11 @@
 """The agent process around its shell: topics checked, health and metrics served, signals obeyed, hosts started anew when needed."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Final
 
+from commonplace import signals
 from commonplace.agent.crew import Crew
 from commonplace.agent.drivers import Driver
 from commonplace.agent.figures import AgentFigures
@@ -28,7 +27,7 @@ _LOG: Final = logging.getLogger(__name__)
 def run(name: str, settings: Settings, drivers: Mapping[str, Driver]) -> None:
     """Serve the drivers' hosts until SIGTERM or SIGINT; a second SIGINT ends it at once. Blocks; raises what a person must act on."""
     stop = threading.Event()
-    _obey_signals(stop)
+    signals.obey(stop)
     figures = AgentFigures(name, settings.topics.pool)
     server = serve(settings.agent.http, figures.registry, figures.ready) if settings.agent.http else None
     if server is not None:
@@ -111,13 +110,3 @@ def _watch_topics(
 
 def _either(one: threading.Event, other: threading.Event) -> Callable[[], bool]:
     return lambda: one.is_set() or other.is_set()
-
-
-def _obey_signals(stop: threading.Event) -> None:
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)

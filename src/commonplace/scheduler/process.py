@@ -1,13 +1,11 @@
 """The scheduler process around the replica's shell: topics checked, health and metrics served, signals obeyed, rebuilt when needed."""
 
 import logging
-import signal
 import threading
 from collections.abc import Mapping
-from types import FrameType
 from typing import Final
 
-from commonplace import plugins
+from commonplace import plugins, signals
 from commonplace.errors import CommonplaceError, Denied, NotReady
 from commonplace.http import serve
 from commonplace.kafka.client import Broker, settings_for
@@ -27,7 +25,7 @@ _LOG: Final = logging.getLogger(__name__)
 def run(name: str, settings: Settings) -> None:
     """Run a replica until SIGTERM or SIGINT; a second SIGINT ends it at once. Blocks; raises what a person must act on."""
     stop = threading.Event()
-    _obey_signals(stop)
+    signals.obey(stop)
     figures = SchedulerFigures(name, settings.topics.pool)
     if taken_up := plugins.load():
         _LOG.info("plugins: %s", ", ".join(taken_up))
@@ -112,13 +110,3 @@ def _watch_topics(
         anew += [name for name in names if now[name] != facts[name]]
         if anew:
             return
-
-
-def _obey_signals(stop: threading.Event) -> None:
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
