@@ -1,4 +1,4 @@
-"""A record of `hosts` by itself: what its key says, how it contradicts that, and whether its names can be told."""
+"""A record of `hosts` by itself: how it contradicts its key, and whether its names can be told."""
 
 import re
 from typing import Any, Final
@@ -8,20 +8,6 @@ from commonplace.core.records import Delta, Snapshot, Start
 from commonplace.sim.model import Host
 
 _CLASS: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-
-
-def parse_key(key: bytes | None) -> tuple[str, str, int]:
-    """Host, kind (`start`, `snapshot`, `delta`, or "" for no key of this topic) and epoch."""
-    try:
-        host, _, rest = (key or b"").decode("ascii").partition("/")
-    except UnicodeDecodeError:
-        return "", "", -1
-    if rest == "start":
-        return host, "start", -1
-    epoch, slash, last = rest.partition("/")
-    if not epoch.isdecimal() or len(epoch) > 16 or (slash and last != "delta"):
-        return host, "", -1
-    return host, "delta" if slash else "snapshot", int(epoch)
 
 
 def disagreement(record: Any, host: Host, kind: str, epoch: int, offset: int) -> str:

@@ -4,22 +4,18 @@
 """
 
 from collections.abc import Iterator, Sequence, Set
-from typing import Final
 
 from commonplace.core.records import Claim
-from commonplace.ops.audit.hashes import MODULUS
+from commonplace.ops.audit.hashes import MODULUS, UNORDERED_MAX, sums
 from commonplace.sim.cells import amounts_of, uneven
 from commonplace.sim.model import Facts, Held
 from commonplace.sim.replaced import alone, short
-
-UNORDERED_MAX: Final = 6
-"""Most changes without a place in the order for which all 2^n orders are tried."""
 
 
 def may_expect(expected: str, state: int, unordered: Sequence[int], facts: Sequence[Facts]) -> bool:
     """Whether a host in this state, give or take steps without a place in the order, was ever in the one that is expected."""
     step = (int(expected, 16) - state) % MODULUS
-    return not step or (len(unordered) <= UNORDERED_MAX and step in _sums(unordered) | _untold(unordered, facts))
+    return not step or (len(unordered) <= UNORDERED_MAX and step in sums(unordered) | _untold(unordered, facts))
 
 
 def misfits(claim: Claim, facts: Sequence[Facts], held: Held, after: Held, confirmed: Set[str]) -> Iterator[str]:
@@ -90,14 +86,6 @@ def _untold(unordered: Sequence[int], facts: Sequence[Facts]) -> set[int]:
     """Steps to states that no report showed: the machine changed, and the operator's word was for a while that it is enabled."""
     if len(facts) < 2:
         return set()
-    rest, was = _sums(unordered[1:]), facts[0].hash
+    rest, was = sums(unordered[1:]), facts[0].hash
     words = [f.said("enabled").hash - was for f in facts]
     return {(value + word) % MODULUS for value in rest for word in words}
-
-
-def _sums(steps: Sequence[int]) -> set[int]:
-    """All sums of some of the steps, modulo the hash."""
-    found = {0}
-    for step in steps:
-        found |= {(value + step) % MODULUS for value in found}
-    return found

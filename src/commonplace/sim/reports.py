@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.records import Delta, Snapshot, Start
+from commonplace.ops.audit.chain import parse_key
 from commonplace.ops.audit.hashes import MODULUS, partition_of
 from commonplace.sim.answers import Answers, Report
 from commonplace.sim.findings import Findings
 from commonplace.sim.grants import Grants
-from commonplace.sim.host_records import disagreement, parse_key, unprintable
+from commonplace.sim.host_records import disagreement, unprintable
 from commonplace.sim.model import NO_BASE, Hashes, Host, facts_of, held_by
 from commonplace.sim.seen import Raw, Seen
 

@@ -1,6 +1,6 @@
 """State hash, request digest and partition of a name, computed from docs/protocol.md alone and held to its test vectors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -9,6 +9,8 @@ from commonplace.ops.audit.wire_hosts import HostCell, Item
 from commonplace.ops.audit.wire_requests import Build
 
 MODULUS = 1 << 64
+UNORDERED_MAX = 6
+"""Most changes without a place in the order for which all 2^n orders are tried (`sums`)."""
 _KEY = b"commonplace/state/1"
 _Amounts = Mapping[str, int]
 
@@ -71,6 +73,14 @@ def allocation_hash(identity: str, resources: _Amounts, group: str, cells: Mappi
 def request_digest(request: Build) -> str:
     """Digest of what a request asks for, whatever its spelling."""
     return blake2b(msgspec.json.encode(request), digest_size=8).hexdigest()
+
+
+def sums(steps: Sequence[int]) -> set[int]:
+    """All sums of some of the steps, modulo the hash."""
+    found = {0}
+    for step in steps:
+        found |= {(value + step) % MODULUS for value in found}
+    return found
 
 
 def partition_of(name: str, partitions: int) -> int:

@@ -13,12 +13,9 @@ from msgspec.structs import replace
 from commonplace.ops.audit.claims import Claims
 from commonplace.ops.audit.evidence import Options
 from commonplace.ops.audit.findings import Findings
-from commonplace.ops.audit.hashes import MODULUS, allocation_hash
-from commonplace.ops.audit.state import Facts, Held, View, alone, amounts_of, becomes, same_shape
+from commonplace.ops.audit.hashes import MODULUS, UNORDERED_MAX, allocation_hash, sums
+from commonplace.ops.audit.state import Held, View, alone, amounts_of, becomes, same_shape, unit_fits
 from commonplace.ops.audit.wire_hosts import Allocation, Claim, Delta, Settled, Snapshot
-
-UNORDERED_MAX = 6
-"""Most changes without a place in the order for which all 2^n orders are tried."""
 
 
 class Place(Struct, frozen=True):
@@ -181,7 +178,7 @@ class Replay:
         yield from self._replaced_wrongly(asked)
         for allocation in asked:
             for name, amount in alone(allocation).resources.items():
-                if amount and not any(unit_fits(f, name, amount) for f in facts):
+                if amount and not any(unit_fits(f.inventory, name, amount) for f in facts):
                     yield f"{amount} of {name} is no amount the host gives to one allocation"
         held, count = self.now.held, len(asked)
         leaving = sum(allocation.replaces in held for allocation in asked)
@@ -343,19 +340,3 @@ def _by_class(resources: Mapping[str, int], cells: Mapping[str, Mapping[str, int
     """Amounts by class, and by class and cell."""
     parts = {f"{name} of cell {cell}": n for cell, amounts in cells.items() for name, n in amounts.items()}
     return {**resources, **parts}
-
-
-def unit_fits(facts: Facts, name: str, amount: int) -> bool:
-    """Whether one allocation may have that amount of a class."""
-    item = facts.inventory.get(name)
-    return (
-        item is not None and item.min_unit <= amount <= (item.max_unit or item.total) and amount % item.step_size == 0
-    )
-
-
-def sums(steps: list[int]) -> set[int]:
-    """All sums of some of the steps, modulo the hash."""
-    found = {0}
-    for step in steps:
-        found |= {(value + step) % MODULUS for value in found}
-    return found
