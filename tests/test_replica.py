@@ -728,6 +728,18 @@ def test_a_cancel_while_a_lease_is_renewed_gives_it_back() -> None:
     assert [r.allocation for r in releases(hand.read_back(decision))] == [old]
 
 
+def test_a_lease_whose_renewal_comes_between_another_answer_and_its_readback_is_given_back_at_once() -> None:
+    hand = Hand("h0", deadline_ms=1_000)
+    old = held_by(hand, "a", "small")
+    hand.own(end=1)
+    (renewal,) = sends(hand.request(Build(id="a", flavor="small")), re.SendClaim)
+    hand.tick(1_001)
+    (decision,) = sends(hand.sent, re.SendDecision)
+    assert decode("decisions", decision.value).result == "expired"
+    hand.grant(renewal)
+    assert [r.allocation for r in releases(hand.read_back(decision))] == [old]
+
+
 @pytest.mark.parametrize("stage", ["waiting", "claimed", "granted", "answered", "acknowledged"])
 def test_a_lost_partition_is_left_at_once_in_every_stage(stage: str) -> None:
     hand = Hand("h0", claims_in_flight_max=0 if stage == "waiting" else 10)

@@ -220,9 +220,12 @@ class Claims:
     def _renewed(self, row: Row, pending: Pending) -> None:
         self.settled = True  # an instance that must not be ranked beside it may be now
         work, slot = pending.work, pending.work.slots[pending.index]
-        if slot.pending is not pending or work.state != OPEN:
+        if slot.pending is not pending:
             return
         slot.pending = slot.held = None
+        if work.state != OPEN:  # answered meanwhile: given back with all that the effective decision does not name
+            work.strays.append((row, pending.allocation_id))
+            return
         allocation = row.host.allocations.get(pending.allocation_id)
         if allocation is None:  # lapsed before the renewal came
             self._again(work, pending.index, "")

@@ -26,8 +26,12 @@ def probe(world: World) -> None:
     if world.checkers.answers.windowless:
         return
     # until log times have caught up with a clock that was put back, hosts look silent and requests late
+    config = world.config
     world.run_until(world.now + max(0, _newest_ms(world) - world.wall()))
-    partitions = world.config.request_partitions
+    # a clock that was put forward makes them look silent, too, until they next report
+    if any(host.at_ms + config.liveness_ms < world.wall() for host in _served(world)):
+        world.run_until(world.now + 2 * config.heartbeat_ms)
+    partitions = config.request_partitions
     flavors = {partition: _flavor_on(partition, partitions) for partition in range(partitions)}
     for name in flavors.values():
         set_flavor(world, plan.SetFlavor(at_ms=0, name=name, vcpus=VCPUS, memory_mb=MEMORY_MB))
@@ -88,18 +92,22 @@ def _ask(world: World, partition: int, flavor: str) -> Decision | None:
     return None
 
 
+def _served(world: World) -> list[Host]:
+    """Hosts that a living agent serves."""
+    served = {host for agent in world.agents for host in agent.serving()}
+    return [host for host in world.checkers.hosts.values() if host.name in served]
+
+
 def _rooms(world: World) -> list[Host]:
     """Hosts that must take the request, by their last reports."""
     config = world.config
-    served = {host for agent in world.agents for host in agent.serving()}
     said = _controls(world)
     found = []
-    for host in world.checkers.hosts.values():
+    for host in _served(world):
         facts, held = host.facts, host.held
         builds = sum(1 for allocation in held.values() if allocation.building)
         if (
-            host.name in served
-            and not host.stale
+            not host.stale
             and not host.removed
             and facts.status == "enabled"
             and said.get(host.name, "enabled") == "enabled"
@@ -153,10 +161,10 @@ def _controls(world: World) -> dict[str, str]:
 
 def obeyed(world: World) -> None:
     """At rest every host that is served reports the status that operators said last."""
-    served, said = {host for agent in world.agents for host in agent.serving()}, _controls(world)
-    for host in world.checkers.hosts.values():
+    said = _controls(world)
+    for host in _served(world):
         status = said.get(host.name, "enabled")
-        known = host.name in served and not (host.stale or host.blind or host.removed)
+        known = not (host.stale or host.blind or host.removed)
         if known and host.facts.status != status:
             text = f"{host.name} reports to be {host.facts.status} in a calm world, operators said {status}"
             world.checkers.violations.append(Violation(8, text, (("hosts", host.partition, host.offset),)))
