@@ -72,7 +72,12 @@ class World(VirtualTime):
         for topic in self.topics.values():
             topic.subscribe(self._appended)
         self.outages = Outages()
-        self.coordinator = Coordinator(self)
+        self.agents: list[AgentProcess] = []
+        self.replicas: list[ReplicaProcess] = []
+        self.frontends: list[FrontendProcess] = []
+        self.coordinator = Coordinator(
+            self, self.outages, self.topics["requests"], self.config.session_ms, self.replicas, self.checkers.answers
+        )
         self._make_fleet()
 
     # -- making -------------------------------------------------------------------------------------------------------
@@ -86,9 +91,6 @@ class World(VirtualTime):
         self.machines_changed = 0
         names = list(self.machines)
         self.units = [names[i :: c.agents] for i in range(min(c.agents, len(names)))]
-        self.agents: list[AgentProcess] = []
-        self.replicas: list[ReplicaProcess] = []
-        self.frontends: list[FrontendProcess] = []
         self.say_all()
         for unit in range(len(self.units)):
             self.start_agent(unit)
