@@ -179,11 +179,8 @@ class Frontend:
         Returns once the record is on its way; with `wait` once it stands in the log, or raises `Denied`, `BrokerUnavailable` or `TimedOut`.
         `flavor` is needed for requests this frontend did not submit, and `group` where they asked for affinity or a spread.
         """
-        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
-        with self._lock:
-            self._require_open()
-            effects = self._session.receive(Withdraw(request, next(self._tokens), flavor, group), steady_ms())
-        _raise_refused(effects)
+        deadline = self._deadline(timeout)
+        effects = self._told(Withdraw(request, next(self._tokens), flavor, group))
         if not wait:
             self._perform(effects, self._unawaited_delivered)
             return
@@ -196,7 +193,7 @@ class Frontend:
 
         Raises `TimedOut`, and what ended the frontend where something was never written for it.
         """
-        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
+        deadline = self._deadline(timeout)
         while not self._writer.idle:
             if not self._writer.thread.is_alive():
                 self._require_open()
@@ -287,18 +284,11 @@ class Frontend:
     def _settle(
         self, event: AskConfirm | AskRelease, decision: Decision, wait: bool, timeout: float | None
     ) -> list[Outcome]:
+        deadline = self._deadline(timeout)
+        effects = self._told(event)
         if not wait:
-            with self._lock:
-                self._require_open()
-                effects = self._session.receive(event, steady_ms())
-            _raise_refused(effects)
             self._perform(effects)
             return []
-        deadline = time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
-        with self._lock:
-            self._require_open()
-            effects = self._session.receive(event, steady_ms())
-        _raise_refused(effects)
         records = [e for e in effects if isinstance(e, SendClaimRecord)]
         acknowledged = Acknowledged(len(records))
         what: Literal["confirm", "release"] = "confirm" if isinstance(event, AskConfirm) else "release"
@@ -313,6 +303,19 @@ class Frontend:
             return await_outcomes(reports, watched, topic_id, hosts.partitions, self._settings, deadline)
         finally:
             reports.close()
+
+    def _told(self, event: AskConfirm | AskRelease | Withdraw) -> list[Effect]:
+        """What the session wants done for a caller who has no Pending; raises the error of one who is refused."""
+        with self._lock:
+            self._require_open()
+            effects = self._session.receive(event, steady_ms())
+        for effect in effects:
+            if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
+                raise _ERRORS[effect.answer.why](effect.answer.message)
+        return effects
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self._settings.frontend.timeout_s if timeout is None else timeout)
 
     # --- effects ---
 
@@ -411,10 +414,3 @@ def _producer_required(settings: Settings) -> dict[str, Any]:
     if {"message.timeout.ms", "delivery.timeout.ms"} & settings.kafka.keys():
         return {}
     return {"message.timeout.ms": max(1000, round(settings.frontend.timeout_s * 1000))}
-
-
-def _raise_refused(effects: Iterable[Effect]) -> None:
-    """Raise the error of a caller who has no Pending."""
-    for effect in effects:
-        if isinstance(effect, Answer) and isinstance(effect.answer, Refusal):
-            raise _ERRORS[effect.answer.why](effect.answer.message)
