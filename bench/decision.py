@@ -19,7 +19,8 @@ from commonplace.bench.ledgers import Ledgers
 from commonplace.clock import wall_s
 from commonplace.core import replica_events as re
 from commonplace.core.codec import decode, encode
-from commonplace.core.records import Build, Release
+from commonplace.core.records.claims import Release
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica
 
 HELD_ROUNDS = 10

@@ -19,7 +19,8 @@ from commonplace.core.codec import encode
 from commonplace.core.explaining import table, wishes_of
 from commonplace.core.impossible import impossible
 from commonplace.core.ranking import ScoreRow
-from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.requests import Build
 from commonplace.core.rules import Wishes
 from commonplace.core.turned_away import explain
 from commonplace.core.view import View

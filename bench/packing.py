@@ -29,7 +29,7 @@ from commonplace.bench.cases import Case
 from commonplace.bench.facts import machine
 from commonplace.bench.fullness import Figures, State
 from commonplace.core.ask import PROFILES
-from commonplace.core.records import Profile
+from commonplace.core.records.control import Profile
 from commonplace.ops.replay.formats import FORMATS, TraceError
 
 Contender = Callable[[int], Figures]

@@ -10,7 +10,7 @@ from commonplace.bench.cases import Case
 from commonplace.bench.fullness import Ints, State, capacities, state
 from commonplace.core.keeper_events import HostSpec
 from commonplace.core.ranking import first_best
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

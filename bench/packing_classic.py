@@ -15,7 +15,7 @@ from msgspec import Struct
 from bench.packing_bins import Bins, Placement, Policy, best_fit, choose, worst_fit
 from commonplace.bench.cases import Case
 from commonplace.bench.fullness import Figures, Watch
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.ops.replay.schedule import Arrive
 
 RETRIES = 3

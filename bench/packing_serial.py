@@ -7,7 +7,7 @@ import numpy as np
 from bench.packing_bins import Bins, Placement, Policy, best_fit, choose, first_fit
 from commonplace.bench.cases import Case
 from commonplace.bench.fullness import Figures, Watch
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.ops.replay.schedule import Arrive
 
 SERIAL: dict[str, Policy | None] = {"best fit": best_fit, "first fit": first_fit, "random": None}

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from commonplace.bench.cases import Case, case
-from commonplace.core.records import DeviceAsk
+from commonplace.core.records.control import DeviceAsk
 from commonplace.ops.replay.formats import FORMATS, Arrival, read, shape_name
 
 GPU = "CUSTOM_GPU"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
-from commonplace.core.records import Allocation, HostCell
+from commonplace.core.records.hosts import Allocation, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import AuditReport, Entry, Log, Options, check
 from commonplace.ops.audit.hashes import request_digest

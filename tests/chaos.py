@@ -11,7 +11,8 @@ from commonplace.core import replica_events as re
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import ClaimsRead, HostSpec, HostsRead, KeeperSettings, Quarantine
 from commonplace.core.keeper_events import Tick as KeeperTick
-from commonplace.core.records import Build, Cancel, Confirm
+from commonplace.core.records.claims import Confirm
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.replica import Replica
 from world import CLAIMS_ID, Agent, Raw, World, flavor, inventory
 

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Decision, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, StateChanged
 from commonplace.frontend import Frontend
 from commonplace.frontend.pending import Pending

@@ -7,7 +7,8 @@ from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Start
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.hosts import Allocation, Start
 from commonplace.core.resources import Inventory
 from world import Raw
 

@@ -12,7 +12,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from commonplace.core.codec import decode, encode
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.frontend import Frontend, client, following, history
 from commonplace.kafka import client as kafka_client
 from commonplace.kafka.client import Broker

@@ -9,19 +9,11 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from commonplace.core.codec import decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import (
-    Build,
-    Cancel,
-    Confirm,
-    Decision,
-    Delta,
-    Flavor,
-    Placed,
-    Position,
-    Release,
-    Settled,
-    Start,
-)
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.hosts import Delta, Settled, Start
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.requests import content_digest
 from commonplace.kafka import client
 from commonplace.kafka.topic_creation import create

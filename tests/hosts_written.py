@@ -8,7 +8,7 @@ from commonplace.core import hashing
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Delta, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, Delta, Snapshot, Start
 from commonplace.core.resources import Inventory
 from commonplace.kafka import client
 from commonplace.kafka.topics import Topics

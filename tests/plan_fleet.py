@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from commonplace.core.codec import encode
-from commonplace.core.records import Aggregate, Allocation, Flavor, Profile, Snapshot, Start
+from commonplace.core.records.control import Aggregate, Flavor, Profile
+from commonplace.core.records.hosts import Allocation, Snapshot, Start
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.core.resources import Inventory
 from commonplace.ops.plan_copy import Copy, Moment

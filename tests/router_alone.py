@@ -9,7 +9,8 @@ import pytest
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Flavor, Routing, Snapshot, Start
+from commonplace.core.records.control import Flavor, Routing
+from commonplace.core.records.hosts import Allocation, Snapshot, Start
 from commonplace.errors import CommonplaceError
 from commonplace.frontend import Router, members, router
 from commonplace.kafka import client as kafka_client

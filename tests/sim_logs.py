@@ -5,7 +5,8 @@ from typing import Any
 
 from audit_logs import CLAIMS_ID, Pool, digest
 from commonplace.core.codec import decode
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.sim.at_rest import settled
 from commonplace.sim.checkers import Checkers
 

@@ -24,7 +24,8 @@ from confluent_kafka.admin import (
 import cli
 from commonplace import settings as settings_module
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.requests import Build
 from commonplace.errors import Denied
 from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.broker import LocalBroker

@@ -3,7 +3,7 @@
 from commonplace.agent.crew import LOAD_INTERVAL_S, POLL_INTERVAL_S, Crew
 from commonplace.agent.drivers import Event, Found, Gone, StaticDriver, Up
 from commonplace.core.keeper_events import AdoptInstance, DriverSaid, LoadMeasured, StartInstance, StopInstance
-from commonplace.core.records import Allocation
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.resources import Inventory
 
 INVENTORY = {"VCPU": Inventory(total=8)}

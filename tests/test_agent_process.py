@@ -21,7 +21,9 @@ from commonplace.core.codec import decode, encode
 from commonplace.core.host_keys import parse_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Allocation
 from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.tail import Tail

@@ -17,7 +17,8 @@ from commonplace.core.host_keys import parse_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Whole
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.hosts import Allocation, Whole
 from commonplace.core.resources import Inventory
 from sim_logs import Watched
 

@@ -1,7 +1,9 @@
 """The largest record of each kind on `control` that the bounds allow can be written and read."""
 
 from commonplace.core.codec import Bad, decode, encode
-from commonplace.core.records import AGGREGATE_HOSTS_MAX, RECORD_BYTES_MAX, Aggregate, Build, Flavor, Profile
+from commonplace.core.records.control import AGGREGATE_HOSTS_MAX, Aggregate, Flavor, Profile
+from commonplace.core.records.fields import RECORD_BYTES_MAX
+from commonplace.core.records.requests import Build
 
 WIDE = "\U0001f7e6"
 """Four bytes of UTF-8, the most that one character takes."""

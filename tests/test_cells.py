@@ -18,19 +18,10 @@ from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, lay, misfit, pick_cpus
 from commonplace.core.ranking import column_scores
-from commonplace.core.records import (
-    Allocation,
-    Assigned,
-    Build,
-    CellAsk,
-    Claim,
-    Device,
-    DeviceAsk,
-    Flavor,
-    HostCell,
-    Release,
-    Settled,
-)
+from commonplace.core.records.claims import Claim, Release
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.hosts import Allocation, Assigned, Device, HostCell, Settled
+from commonplace.core.records.requests import Build
 from commonplace.core.request_filters import numa_topology
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes

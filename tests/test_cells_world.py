@@ -8,7 +8,10 @@ import pytest
 from commonplace.core import cpu_lists
 from commonplace.core.codec import decode, encode
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import Allocation, Build, CellAsk, Claim, Delta, DeviceAsk, Flavor, Release, Snapshot
+from commonplace.core.records.claims import Claim, Release
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.hosts import Allocation, Delta, Snapshot
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import Agent, World

@@ -13,7 +13,9 @@ from commonplace.core.choosing import choose
 from commonplace.core.codec import encode
 from commonplace.core.ranking import ScoreRow, column_scores, plain_scores, seed_of
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile
+from commonplace.core.records.control import Aggregate, Flavor, Profile
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes

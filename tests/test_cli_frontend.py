@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from commonplace.core.records import Build, Cancel, Decision, Explanation, Miss
+from commonplace.core.records.decisions import Decision, Explanation, Miss
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.settings import Settings
 from frontend_world import HOST, FakeReplica, fake_replica, make_topics, placed, settings_on
 from hosts_written import Reporter, allocation

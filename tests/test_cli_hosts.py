@@ -15,7 +15,8 @@ import cli
 from commonplace.core.codec import decode
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Assigned, Device, HostCell, HostControl, Start
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Assigned, Device, HostCell, Start
 from commonplace.errors import StateChanged, UsageError
 from commonplace.kafka import control
 from commonplace.kafka.tail import Raw, Tail

@@ -9,7 +9,10 @@ from commonplace.core import deciding, filter_table, request_filters
 from commonplace.core import replica_events as re
 from commonplace.core.codec import decode, encode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import Aggregate, Build, Claim, Decision, Flavor, Profile
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.control import Aggregate, Flavor, Profile
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row

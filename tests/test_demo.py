@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import cli
-from commonplace.core.records import Decision, Explanation, Miss, Position
+from commonplace.core.records.decisions import Decision, Explanation, Miss, Position
 from commonplace.ops.demo import Frame, Plan, _Lines
 from commonplace.ops.demo_load import arrivals
 from commonplace.ops.demo_view import BLOCKS, EMPTY, Plain, Terminal, grouped, strip

@@ -110,6 +110,7 @@ def test_every_package_and_every_module_of_the_core_is_on_the_map() -> None:
     shown = {word for cell in named for word in _INLINE.findall(cell)}
     source = ROOT / "src" / "commonplace"
     core = {f"core/{path.stem}" for path in (source / "core").glob("[!_]*.py")}
+    core |= {f"core/{path.parent.name}/" for path in (source / "core").glob("*/__init__.py")}
     packages = {f"{path.parent.name}/" for path in source.glob("*/__init__.py")} - {"core/"}
     assert shown == core | packages
 

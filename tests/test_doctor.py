@@ -10,7 +10,9 @@ import pytest
 
 import cli
 from commonplace.core.codec import decode, encode
-from commonplace.core.records import HostControl, Quarantined, ReplicaReport
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.quarantine import Quarantined
+from commonplace.core.records.replicas import ReplicaReport
 from commonplace.kafka import client, control
 from commonplace.kafka.intake import Intake
 from commonplace.kafka.ports import free_port

@@ -20,7 +20,7 @@ from commonplace.agent.host_driver import HostDriver
 from commonplace.agent.inventory_file import load_hosts
 from commonplace.agent.machine import HostDriverSettings, cpu_traits, load_settings, measure
 from commonplace.agent.shapes import MIXES, Shape, hosts, load_shapes, parse_shape, parse_shapes
-from commonplace.core.records import Allocation, Device, HostCell
+from commonplace.core.records.hosts import Allocation, Device, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.errors import SettingsError, UsageError
 

@@ -10,7 +10,9 @@ from commonplace.core.catalog import Catalog
 from commonplace.core.codec import encode
 from commonplace.core.explaining import Table, table, wishes_of
 from commonplace.core.ranking import ScoreRow, plain_scores
-from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile
+from commonplace.core.records.control import Aggregate, Flavor, Profile
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build
 from commonplace.core.relaxing import Relaxed
 from commonplace.core.resources import Inventory
 from commonplace.core.scoreboard import NEVER

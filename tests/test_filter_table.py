@@ -9,18 +9,9 @@ from msgspec.structs import replace
 from commonplace.core import filters, request_filters
 from commonplace.core.filter_table import ALWAYS, ON_COLUMNS, TABLE, USUAL, canonical, filters_of, unknown
 from commonplace.core.numa import Cell, Ratios, lay
-from commonplace.core.records import (
-    Aggregate,
-    Allocation,
-    Assigned,
-    Build,
-    CellAsk,
-    Device,
-    DeviceAsk,
-    Flavor,
-    HostCell,
-    Profile,
-)
+from commonplace.core.records.control import Aggregate, CellAsk, DeviceAsk, Flavor, Profile
+from commonplace.core.records.hosts import Allocation, Assigned, Device, HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
 from commonplace.core.specs import matches

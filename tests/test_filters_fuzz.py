@@ -12,19 +12,10 @@ from commonplace.core.explaining import table_of
 from commonplace.core.filter_table import ALWAYS, BY_CHOICE, USUAL
 from commonplace.core.ranking import ScoreRow
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import (
-    ALLOCATIONS_MAX,
-    Aggregate,
-    Allocation,
-    Assigned,
-    Build,
-    CellAsk,
-    Device,
-    DeviceAsk,
-    Flavor,
-    HostCell,
-    Profile,
-)
+from commonplace.core.records.control import Aggregate, CellAsk, DeviceAsk, Flavor, Profile
+from commonplace.core.records.fields import ALLOCATIONS_MAX
+from commonplace.core.records.hosts import Allocation, Assigned, Device, HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import Inventory
 from commonplace.core.terms_of_claims import limits

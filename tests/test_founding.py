@@ -6,7 +6,8 @@ import pytest
 
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import Build, CellAsk, Flavor, Profile
+from commonplace.core.records.control import CellAsk, Flavor, Profile
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import World, flavor, inventory

@@ -16,7 +16,9 @@ from commonplace.core.fragments import expected
 from commonplace.core.inventory_of_cells import inventory_of
 from commonplace.core.mixes import mix_of
 from commonplace.core.ranking import ScoreRow, seed_of
-from commonplace.core.records import Allocation, Assigned, Build, Device, DeviceAsk, Flavor, HostCell, Profile
+from commonplace.core.records.control import DeviceAsk, Flavor, Profile
+from commonplace.core.records.hosts import Allocation, Assigned, Device, HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
 from commonplace.core.rules import Rules, Wishes

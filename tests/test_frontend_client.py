@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Release
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, TopicsNotReady, UsageError
 from commonplace.frontend import Confirmed, Frontend, Pending, Released, TooLate
 from commonplace.kafka.broker import LocalBroker

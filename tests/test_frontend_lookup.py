@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Decision, Placed, Position
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.requests import Build
 from commonplace.core.requests import content_digest
 from commonplace.frontend import lookup
 from commonplace.frontend.lookup import Book, find

@@ -5,7 +5,10 @@ import pytest
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.ledger_events import found_id
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Cancel, Confirm, Decision, Flavor, Placed, Position, Release, Routing
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Flavor, Routing
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.requests import content_digest, request_key
 from commonplace.frontend.answered import KEPT_MAX
 from commonplace.frontend.events import (

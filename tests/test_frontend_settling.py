@@ -6,7 +6,7 @@ import pytest
 
 from commonplace.core.codec import encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Delta, Settled, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, Delta, Settled, Snapshot, Start
 from commonplace.frontend.settling import Confirmed, Outcome, Released, Settling, TooLate, Watched
 
 HELD = Allocation(id="a1", resources={"VCPU": 1}, state="active")

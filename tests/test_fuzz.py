@@ -8,7 +8,8 @@ import pytest
 
 from commonplace.core import codec, hosts
 from commonplace.core.codec import encode
-from commonplace.core.records import Allocation, Claim
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.hosts import Allocation
 from fuzz import targets
 from fuzz.run import again, run
 from fuzz.targets import TARGETS, Found, Trial

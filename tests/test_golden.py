@@ -13,43 +13,29 @@ import jsonschema
 import msgspec
 import pytest
 
-from commonplace.core import records
 from commonplace.core.catalog import Catalog
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.filters import FILTERS
 from commonplace.core.hashing import MASK, allocation_hash, host_part, to_hex
-from commonplace.core.records import (
-    VERSION,
-    Aggregate,
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Aggregate, CellAsk, DeviceAsk, Flavor, HostControl, Profile, Routing
+from commonplace.core.records.decisions import Decision, Explanation, Miss, Placed, Position
+from commonplace.core.records.fields import VERSION, Record
+from commonplace.core.records.hosts import (
     Allocation,
     Assigned,
-    Build,
-    Cancel,
-    CellAsk,
-    Claim,
-    Confirm,
-    Decision,
     Delta,
     Device,
-    DeviceAsk,
-    Explanation,
-    Flavor,
     HostCell,
-    HostControl,
-    Miss,
-    Placed,
-    Position,
-    Profile,
-    Quarantined,
-    Record,
-    Release,
-    ReplicaReport,
-    Routing,
     Settled,
     Snapshot,
     Start,
     Whole,
 )
+from commonplace.core.records.quarantine import Quarantined
+from commonplace.core.records.replicas import ReplicaReport
+from commonplace.core.records.requests import Build, Cancel
+from commonplace.core.records.topics import TOPIC_RECORDS
 from commonplace.core.resources import Inventory
 from commonplace.ops import render
 
@@ -415,7 +401,7 @@ def kinds(node: Any) -> Iterator[type]:
 
 
 def test_every_record_type_has_a_golden_file() -> None:
-    known = {kind for union in records.TOPIC_RECORDS.values() for kind in kinds(union)}
+    known = {kind for union in TOPIC_RECORDS.values() for kind in kinds(union)}
     assert known == {type(record) for _, record in RECORDS.values()}
     assert {path.stem for path in GOLDEN.glob("*.json")} == {*RECORDS, "schema"}
 
@@ -470,7 +456,7 @@ def without_words(node: Any) -> Any:
 
 
 def schema_bytes() -> bytes:
-    _, components = msgspec.json.schema_components(records.TOPIC_RECORDS.values(), ref_template="#/$defs/{name}")
+    _, components = msgspec.json.schema_components(TOPIC_RECORDS.values(), ref_template="#/$defs/{name}")
     return msgspec.json.format(msgspec.json.encode(without_words(components), order="deterministic"), indent=1)
 
 

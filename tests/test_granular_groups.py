@@ -14,7 +14,8 @@ from commonplace.core.grouping import misuse, place, units_of
 from commonplace.core.keeper_events import HostSpec
 from commonplace.core.laying import layout_of, plan, why_not
 from commonplace.core.numa import Cell, DeviceRoom, Ratios
-from commonplace.core.records import Build, Flavor, GroupAsk
+from commonplace.core.records.control import Flavor, GroupAsk
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY
 from world import World

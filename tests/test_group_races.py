@@ -2,7 +2,7 @@
 
 import pytest
 
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from test_group_turns import Groups, Halting
 from world import flavor
 

@@ -10,7 +10,9 @@ from commonplace.core.codec import decode, encode
 from commonplace.core.keeper_events import HostSpec
 from commonplace.core.ledger import Ledger
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Aggregate, Build, Cancel, Decision, HostControl
+from commonplace.core.records.control import Aggregate, HostControl
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.request_checks import group_misuse
 from commonplace.core.requests import key_misfit, request_key
 from test_replica import Hand

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from commonplace.core.codec import encode
 from commonplace.core.hashing import MASK, allocation_hash, host_bytes, host_part, id_hash, tail_bytes, to_hex
 from commonplace.core.partition import murmur2, partition_of
-from commonplace.core.records import Allocation, Build, HostCell
+from commonplace.core.records.hosts import Allocation, HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 
 VECTORS = Path(__file__).parent / "vectors" / "hash.json"

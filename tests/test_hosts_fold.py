@@ -15,7 +15,7 @@ from commonplace.core.host_keys import Key, delta_key, parse_key, snapshot_key, 
 from commonplace.core.hosts import APPLIED, QUARANTINED, SUPERSEDED, HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Delta, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, Delta, Snapshot, Start
 from commonplace.core.resources import Inventory
 from commonplace.core.view import View
 from fold_logs import MOVES, Writer, compacted, without_some_deltas

@@ -7,7 +7,10 @@ import pytest
 from commonplace.core import replica_events as re
 from commonplace.core.codec import encode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import IMPOSSIBLE, Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile
+from commonplace.core.records.control import Aggregate, CellAsk, Flavor, Profile
+from commonplace.core.records.decisions import IMPOSSIBLE, Decision
+from commonplace.core.records.hosts import HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.ops import render
 from test_constrained_requests import Place

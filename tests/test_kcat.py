@@ -6,7 +6,9 @@ from pathlib import Path
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Cancel, Confirm, Flavor, HostControl, Release
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Flavor, HostControl
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.frontend import history
 from commonplace.kafka import client
 from commonplace.settings import Settings

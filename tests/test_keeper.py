@@ -35,7 +35,9 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.ledger_events import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, HostControl, Release, Snapshot, Start
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Allocation, Snapshot, Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.strangers import Strangers
 

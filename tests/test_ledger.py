@@ -24,7 +24,8 @@ from commonplace.core.ledger_events import (
     Up,
     found_id,
 )
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Settled, Snapshot
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.hosts import Allocation, Settled, Snapshot
 from commonplace.core.resources import Inventory
 
 START_MS = 1_000_000

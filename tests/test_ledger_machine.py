@@ -19,7 +19,8 @@ from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Lapse, Taken, Up
-from commonplace.core.records import Allocation, Claim, Confirm, Release, Start, Whole
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.hosts import Allocation, Start, Whole
 from commonplace.core.resources import Inventory
 from commonplace.core.view import View
 from commonplace.sim.log import Raw, Rules, Topic

@@ -3,7 +3,9 @@
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import ControlRead, DriverSaid, HostSpec, StartInstance, StopInstance
 from commonplace.core.ledger_events import Up
-from commonplace.core.records import Build, Cancel, Confirm, HostControl, Release
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.requests import Build, Cancel
 from world import Agent, Scheduler, World, flavor, inventory
 
 

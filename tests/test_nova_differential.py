@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from commonplace.core.choosing import weigh
 from commonplace.core.filters import FILTERS
 from commonplace.core.numa import Cell, Ratios, lay, misfit
-from commonplace.core.records import Aggregate, Allocation, Build, CellAsk, Flavor, Profile
+from commonplace.core.records.control import Aggregate, CellAsk, Flavor, Profile
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes
 from peer.fleet import Fleet, wishes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from commonplace.core.records import Quarantined
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.errors import TimedOut
 from commonplace.kafka.embedded import EmbeddedBroker
 from commonplace.kafka.outbox import Outbox, QuarantineWriter, reason_kind

@@ -16,7 +16,7 @@ from commonplace.bench.cases import Case, case
 from commonplace.bench.fullness import Figures, State, Watch, state
 from commonplace.bench.racing import Pace as RacingPace
 from commonplace.bench.racing import racing
-from commonplace.core.records import DeviceAsk, Flavor
+from commonplace.core.records.control import DeviceAsk, Flavor
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive
 

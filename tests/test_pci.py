@@ -13,7 +13,7 @@ from commonplace.agent.machine import load_settings
 from commonplace.agent.pci import FAR_CELL, devices_of, read, with_devices
 from commonplace.agent.topology import inventory_of
 from commonplace.core.cells import cells_of
-from commonplace.core.records import Allocation, Assigned, Device, HostCell
+from commonplace.core.records.hosts import Allocation, Assigned, Device, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.errors import SettingsError
 

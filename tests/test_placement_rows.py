@@ -13,7 +13,7 @@ import test_weigher_table
 from commonplace.core.filter_table import ON_COLUMNS, TABLE
 from commonplace.core.filters import FILTERS
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 
 CASES = "test_filter_table.test_filter_passes_or_says_why_not"
 WEIGHED = "test_weigher_table.test_weigher_has_its_raw_value"

@@ -18,7 +18,11 @@ import cli
 from commonplace.cli.main import main
 from commonplace.core.codec import encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Claim, Decision, Explanation, Flavor, Miss, Settled
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision, Explanation, Miss
+from commonplace.core.records.hosts import Settled
+from commonplace.core.records.requests import Build
 from commonplace.kafka import control
 from commonplace.settings import Settings
 from frontend_world import fake_replica, make_topics, placed, settings_on

@@ -11,7 +11,10 @@ from commonplace.agent.shapes import parse_shape
 from commonplace.core.catalog import Catalog
 from commonplace.core.columns import Ints
 from commonplace.core.explaining import wishes_of
-from commonplace.core.records import Aggregate, Build, CellAsk, Decision, Flavor, HostCell, Profile
+from commonplace.core.records.control import Aggregate, CellAsk, Flavor, Profile
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.room import divisible, room
 from commonplace.core.view import View

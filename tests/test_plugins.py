@@ -17,7 +17,8 @@ from commonplace.core.codec import encode
 from commonplace.core.filter_table import TABLE
 from commonplace.core.ranking import ScoreRow
 from commonplace.core.raw_weighers import RAW
-from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rules import Wishes
 from peer.fleet import Fleet

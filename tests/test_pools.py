@@ -11,18 +11,10 @@ from commonplace.core.catalog import ROUTE_GRACE_MS, Catalog
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import (
-    Allocation,
-    Build,
-    Decision,
-    Delta,
-    Flavor,
-    Placed,
-    Position,
-    Routing,
-    Snapshot,
-    Start,
-)
+from commonplace.core.records.control import Flavor, Routing
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.hosts import Allocation, Delta, Snapshot, Start
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.frontend.events import Answer, ControlRead, SendRequest, Submit
 from commonplace.frontend.members import Members

@@ -17,7 +17,8 @@ from commonplace.core.filters import FILTERS
 from commonplace.core.ledger_events import Configure
 from commonplace.core.peaks import Peaks
 from commonplace.core.ranking import ScoreRow, first_best, group_full, plain_scores, seed_of
-from commonplace.core.records import Build, HostControl
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask

@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.names import printable
-from commonplace.core.records import (
-    ALLOCATIONS_MAX,
-    COUNT_MAX,
-    RECORD_BYTES_MAX,
-    SETTLED_MAX,
-    TOPIC_RECORDS,
-    Allocation,
-    Build,
-    Claim,
-    Release,
-    Settled,
-    Snapshot,
-    Start,
-)
+from commonplace.core.records.claims import Claim, Release
+from commonplace.core.records.fields import ALLOCATIONS_MAX, COUNT_MAX, RECORD_BYTES_MAX
+from commonplace.core.records.hosts import SETTLED_MAX, Allocation, Settled, Snapshot, Start
+from commonplace.core.records.requests import Build
+from commonplace.core.records.topics import TOPIC_RECORDS
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from test_golden import RECORDS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from commonplace.core.records import Decision, Explanation, Miss, Placed, Position
+from commonplace.core.records.decisions import Decision, Explanation, Miss, Placed, Position
 from commonplace.ops import render
 
 HERE = Position(0, 0)

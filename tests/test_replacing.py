@@ -12,19 +12,10 @@ from commonplace.core.codec import encode
 from commonplace.core.keeper_events import DriverSaid, HostSpec, StartInstance, StopInstance
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found, Taken, Up
-from commonplace.core.records import (
-    Allocation,
-    Assigned,
-    Build,
-    CellAsk,
-    Claim,
-    Confirm,
-    DeviceAsk,
-    Flavor,
-    HostCell,
-    Release,
-    Whole,
-)
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.hosts import Allocation, Assigned, HostCell, Whole
+from commonplace.core.records.requests import Build
 from commonplace.core.replacing import difference
 from commonplace.core.resources import Inventory
 from test_cells import CELLS, INVENTORY

@@ -16,7 +16,9 @@ from commonplace.core import hashing
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import parse_key, snapshot_key
 from commonplace.core.hosts import HostState, fold
-from commonplace.core.records import Allocation, Build, Decision, Explanation, Placed, Position, Snapshot
+from commonplace.core.records.decisions import Decision, Explanation, Placed, Position
+from commonplace.core.records.hosts import Allocation, Snapshot
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.ops.replay.book import Book, FirstRefusal, why

@@ -11,7 +11,9 @@ from commonplace.core import hashing
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Position, Snapshot, Start
+from commonplace.core.records.decisions import Decision, Position
+from commonplace.core.records.hosts import Snapshot, Start
+from commonplace.core.records.requests import Build
 from commonplace.core.requests import content_digest
 from commonplace.core.resources import Inventory
 from commonplace.errors import NotReady

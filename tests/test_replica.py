@@ -12,19 +12,12 @@ from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds, Configure, Failed, Taken
-from commonplace.core.records import (
-    Allocation,
-    Build,
-    Cancel,
-    Claim,
-    Confirm,
-    Decision,
-    Flavor,
-    Position,
-    Release,
-    ReplicaReport,
-    Start,
-)
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision, Position
+from commonplace.core.records.hosts import Allocation, Start
+from commonplace.core.records.replicas import ReplicaReport
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from commonplace.core import replica_events as re
 from commonplace.core.codec import decode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import count_misuse
 from test_replica import Hand
 from world import Agent, World, flavor

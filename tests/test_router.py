@@ -10,7 +10,9 @@ import pytest
 
 import cli
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Decision, Flavor, Routing
+from commonplace.core.records.control import Flavor, Routing
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import AsyncRouter, Router

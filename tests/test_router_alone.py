@@ -2,7 +2,9 @@
 
 import pytest
 
-from commonplace.core.records import Build, Decision, Flavor, Placed, Position, Routing
+from commonplace.core.records.control import Flavor, Routing
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, Denied, TimedOut, TopicsNotReady, UsageError
 from commonplace.frontend import Frontend, Router
 from commonplace.kafka.tail import Lost

@@ -19,7 +19,11 @@ import cli
 from commonplace.core.codec import decode, encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Flavor, ReplicaReport, Snapshot, Start
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Snapshot, Start
+from commonplace.core.records.replicas import ReplicaReport
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica as Core
 from commonplace.core.resources import Inventory
 from commonplace.kafka import client, control, topic_creation, topics

@@ -8,7 +8,7 @@ import pytest
 
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import snapshot_key, start_key
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import CaughtUp
 from commonplace.errors import BrokerUnavailable

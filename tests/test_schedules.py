@@ -11,7 +11,10 @@ from columns import unequal
 from commonplace.core.codec import decode
 from commonplace.core.host_keys import parse_key
 from commonplace.core.hosts import APPLIED, HostState, fold
-from commonplace.core.records import Allocation, Cancel, Claim, Decision, Release
+from commonplace.core.records.claims import Claim, Release
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Cancel
 
 SEEDS, SEEDS_A_TEST = 250, 25
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from commonplace.core.records import Allocation, Assigned, CellAsk, Claim, DeviceAsk, Flavor, Whole
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.hosts import Allocation, Assigned, Whole
 from commonplace.core.resources import Inventory
 from commonplace.sim.cells import as_asked, misgiven, uneven
 from commonplace.sim.model import Facts

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from commonplace.core.records import Build, Decision, Placed, Position
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.requests import Build
 from commonplace.sim.findings import Findings
 from commonplace.sim.model import Facts, Host
 from commonplace.sim.together import Together

@@ -19,7 +19,7 @@ from cli import assert_one_line
 from cli import run as cli
 from commonplace.core import ledger
 from commonplace.core.codec import decode, encode
-from commonplace.core.records import HostControl
+from commonplace.core.records.control import HostControl
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import Lost
 from commonplace.core.work import OPEN

@@ -12,7 +12,7 @@ from commonplace.agent.commands import expand
 from commonplace.agent.host_driver import HostDriver
 from commonplace.agent.machine import HostDriverSettings
 from commonplace.agent.topology import cells_of, inventory_of, read
-from commonplace.core.records import Allocation, Assigned, HostCell
+from commonplace.core.records.hosts import Allocation, Assigned, HostCell
 from commonplace.core.resources import Inventory
 from commonplace.errors import SettingsError
 

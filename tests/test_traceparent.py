@@ -6,7 +6,7 @@ import pytest
 
 from commonplace.core import replica_events as re
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Cancel
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.requests import request_key
 from commonplace.core.traceparent import CHARS_MAX, from_header, misfit, trace_id
 from commonplace.frontend.events import ControlRead, Looked, SendRequest, Submit

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonplace.core.records import CellAsk
+from commonplace.core.records.control import CellAsk
 from commonplace.ops.replay.formats import FORMATS, Arrival, TraceError, read, survey
 from commonplace.ops.replay.samples import HEADERS, sample
 from commonplace.ops.replay.schedule import Arrive, Depart, events

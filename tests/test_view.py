@@ -13,7 +13,8 @@ from commonplace.core.hosts import NOTHING_FRESH, HostState
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Found
 from commonplace.core.ranking import ScoreRow, plain_scores
-from commonplace.core.records import HostControl, Start
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Start
 from commonplace.core.resources import AMOUNT_MAX, Inventory
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask

@@ -8,7 +8,9 @@ from commonplace.core.ask import PROFILES
 from commonplace.core.choosing import normalised, weigh
 from commonplace.core.filter_table import canonical
 from commonplace.core.raw_weighers import RAW, CannotWeigh, multiplier
-from commonplace.core.records import Aggregate, Allocation, Build, Profile
+from commonplace.core.records.control import Aggregate, Profile
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from peer.fleet import Fleet, wishes
 

@@ -22,7 +22,9 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.keeper_events import Tick as KeeperTick
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.core.resources import Inventory

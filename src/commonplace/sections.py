@@ -10,7 +10,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from commonplace.core.records import RECORD_BYTES_MAX, SETTLED_MAX
+from commonplace.core.records.fields import RECORD_BYTES_MAX
+from commonplace.core.records.hosts import SETTLED_MAX
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 CountOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)]

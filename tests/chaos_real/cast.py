@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from chaos_real.plan import AGENTS, FRONTENDS, REPLICAS
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.errors import ExitCode
 from commonplace.ops.stack import Stack
 from commonplace.ops.stack_process import Process, tail, watch

@@ -22,7 +22,8 @@ from confluent_kafka import KafkaError, Message
 
 from chaos_real.history import History, Writer, now_ms, read
 from commonplace.core.codec import encode
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.frontend import Frontend
 from commonplace.frontend.pending import Pending

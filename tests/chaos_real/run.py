@@ -34,7 +34,7 @@ from chaos_real.proxy import Proxy
 from chaos_real.scene import Scene
 from chaos_real.stage import HOSTS, PER_S, SETTINGS, SHAPE, inventory, trace
 from chaos_real.topics import Tap
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.topic_rules import hosts_min_compaction_lag_ms
 from commonplace.kafka.topics import TOPICS, Topics

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
 from e2e_world import SETTINGS, World
 from kafka_fixtures import KafkaUnderTest, skip_or_fail
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
 from commonplace.ops.explain import explain
 from e2e_world import World, until
 from kafka_fixtures import KafkaUnderTest

@@ -11,7 +11,8 @@ import pytest
 from msgspec import structs
 
 import cli
-from commonplace.core.records import Decision, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.decisions import Decision
 from commonplace.errors import CommonplaceError, UsageError
 from commonplace.frontend import Confirmed, Pending, Released, Router
 from commonplace.kafka import control

@@ -8,7 +8,8 @@ import pytest
 
 import cli
 from commonplace.core.codec import decode
-from commonplace.core.records import VERSION, Quarantined
+from commonplace.core.records.fields import VERSION
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.ops.stack_environ import settings_environ
 from commonplace.ops.stack_process import Process
 from e2e_world import World, until

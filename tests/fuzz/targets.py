@@ -17,23 +17,14 @@ from commonplace.core.keeper_events import Quarantine, quarantined
 from commonplace.core.kept import FENCED, REFUSED, SERVING
 from commonplace.core.ledger import Ledger
 from commonplace.core.partition import partition_of
-from commonplace.core.records import (
-    ALLOCATIONS_MAX,
-    RECORD_BYTES_MAX,
-    TOPIC_RECORDS,
-    Build,
-    Cancel,
-    Claim,
-    Confirm,
-    Decision,
-    Flavor,
-    HostControl,
-    Profile,
-    Release,
-    ReplicaReport,
-    Routing,
-    Snapshot,
-)
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Flavor, HostControl, Profile, Routing
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.fields import ALLOCATIONS_MAX, RECORD_BYTES_MAX
+from commonplace.core.records.hosts import Snapshot
+from commonplace.core.records.replicas import ReplicaReport
+from commonplace.core.records.requests import Build, Cancel
+from commonplace.core.records.topics import TOPIC_RECORDS
 from commonplace.core.view import View
 from commonplace.frontend import events
 from commonplace.frontend.session import Session

@@ -7,7 +7,8 @@ import json
 import os
 from typing import Any, Final
 
-from commonplace.core import codec, records
+from commonplace.core import codec
+from commonplace.core.records import fields
 
 WRITES: Final = int(os.environ["NEXT_VERSION_WRITES"])
 SAYS_MORE: Final = frozenset(("start", "snapshot", "delta", "decision", "replica", "quarantined"))
@@ -28,8 +29,8 @@ def encode(record: Any) -> bytes:
     return json.dumps({name: value for name, value in said.items() if value != []}, separators=(",", ":")).encode()
 
 
-records.VERSION = 1 + records.VERSION
-codec.VERSION = records.VERSION  # type: ignore[attr-defined]  # what it imported under that name
+fields.VERSION = 1 + fields.VERSION
+codec.VERSION = fields.VERSION  # type: ignore[attr-defined]  # what it imported under that name
 codec.encode = encode
 # the records hold the factory of their field `v`, so its body gives way, not its name
-records._version.__code__ = (lambda: 2).__code__ if WRITES == records.VERSION else (lambda: 1).__code__
+fields._version.__code__ = (lambda: 2).__code__ if WRITES == fields.VERSION else (lambda: 1).__code__

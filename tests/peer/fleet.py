@@ -10,7 +10,9 @@ from commonplace.core.codec import encode
 from commonplace.core.filter_table import filters_of
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.mixes import mix_of
-from commonplace.core.records import Aggregate, Allocation, Build, Flavor, Profile, Snapshot, Start
+from commonplace.core.records.control import Aggregate, Flavor, Profile
+from commonplace.core.records.hosts import Allocation, Snapshot, Start
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Inventory
 from commonplace.core.rows import Row
 from commonplace.core.rules import Rules, Wishes

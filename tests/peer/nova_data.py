@@ -10,7 +10,9 @@ from commonplace.core.ask import PROFILES
 from commonplace.core.cpu_lists import text_of
 from commonplace.core.facts import dotted
 from commonplace.core.filter_table import canonical
-from commonplace.core.records import Aggregate, Allocation, Assigned, Build, CellAsk, Flavor, HostCell, Profile
+from commonplace.core.records.control import Aggregate, CellAsk, Flavor, Profile
+from commonplace.core.records.hosts import Allocation, Assigned, HostCell
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import misuse
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.core.rows import Row

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from commonplace.core.records import Allocation
+from commonplace.core.records.hosts import Allocation
 from commonplace.errors import SettingsError
 
 OUTPUT_BYTES_MAX = 16 * 2**20

@@ -13,7 +13,7 @@ from math import inf
 from typing import Protocol
 
 from commonplace.core.ledger_events import Failed, Found, Gone, Up
-from commonplace.core.records import Allocation, HostCell
+from commonplace.core.records.hosts import Allocation, HostCell
 from commonplace.core.resources import Inventory
 
 __all__ = ["Driver", "Event", "Failed", "Found", "Gone", "StaticDriver", "Up", "as_found"]

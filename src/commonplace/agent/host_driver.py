@@ -17,7 +17,7 @@ from commonplace.agent.drivers import Event, Failed, Found, Gone, Up, as_found
 from commonplace.agent.machine import HostDriverSettings, cpu_flags, cpu_traits, disk_share, measure, measured_load
 from commonplace.agent.topology import cells_of, inventory_of, read
 from commonplace.core.cpu_lists import parse, text_of
-from commonplace.core.records import Allocation, HostCell
+from commonplace.core.records.hosts import Allocation, HostCell
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 

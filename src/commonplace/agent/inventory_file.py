@@ -35,7 +35,8 @@ from commonplace.agent.drivers import Found, StaticDriver
 from commonplace.core.codec import encode
 from commonplace.core.complaints import complaint
 from commonplace.core.inventory_of_cells import inventory_of
-from commonplace.core.records import ClassName, HostCell, HostCells, HostName, Labels, Traits
+from commonplace.core.records.fields import ClassName, HostName, Labels, Traits
+from commonplace.core.records.hosts import HostCell, HostCells
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 from commonplace.files import read_tree

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from commonplace.agent.pci import ClassOf, Picked
 from commonplace.core.complaints import complaint
-from commonplace.core.records import Labels, Traits
+from commonplace.core.records.fields import Labels, Traits
 from commonplace.core.resources import Inventory, ratio_thousandths
 from commonplace.errors import SettingsError
 from commonplace.files import read_tree

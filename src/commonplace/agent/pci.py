@@ -13,7 +13,7 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import replace
 
-from commonplace.core.records import Device, HostCell
+from commonplace.core.records.hosts import Device, HostCell
 
 SYSFS = Path("/sys/bus/pci/devices")
 

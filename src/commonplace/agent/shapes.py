@@ -24,7 +24,8 @@ from msgspec import Meta, Struct
 from commonplace.core.complaints import complaint
 from commonplace.core.cpu_lists import CPUS_MAX, text_of
 from commonplace.core.inventory_of_cells import inventory_of
-from commonplace.core.records import Device, HostCell, Labels, Traits
+from commonplace.core.records.fields import Labels, Traits
+from commonplace.core.records.hosts import Device, HostCell
 from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory, ratio_thousandths
 from commonplace.errors import UsageError
 from commonplace.files import read_tree

@@ -44,7 +44,7 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.kept import RESUMING
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import HostControl
+from commonplace.core.records.control import HostControl
 from commonplace.errors import CommonplaceError, NotReady
 from commonplace.errors import Fenced as FencedError
 from commonplace.failpoints import hit

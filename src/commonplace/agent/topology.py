@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from commonplace.core import cpu_lists
 from commonplace.core import inventory_of_cells as core_inventory
 from commonplace.core.cpu_lists import Cpus
-from commonplace.core.records import HostCell
+from commonplace.core.records.hosts import HostCell
 from commonplace.core.resources import Inventory
 
 SYSFS = Path("/sys/devices/system")

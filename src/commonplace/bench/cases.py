@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from commonplace.agent.shapes import hosts, parse_shapes
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import DeviceAsk, Flavor
+from commonplace.core.records.control import DeviceAsk, Flavor
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive, Event, events
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from commonplace.bench.flavors import profile
 from commonplace.bench.ledgers import Ledgers, Written
 from commonplace.bench.system import Setup, Tell, late_replica, run_on
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka.outbox import Outbox
 from commonplace.kafka.topics import Topics, require_topics

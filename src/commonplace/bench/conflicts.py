@@ -14,7 +14,7 @@ from commonplace.bench.cases import Case, fleet_of
 from commonplace.bench.facts import machine
 from commonplace.bench.flavors import HOST_SHAPE, flavors, profile
 from commonplace.bench.racing import Pace, Race, race
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive
 

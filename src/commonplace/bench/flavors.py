@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from commonplace.core.records import CellAsk, Flavor, Profile
+from commonplace.core.records.control import CellAsk, Flavor, Profile
 
 PROFILE: Final = "bench"
 SIGN: Final = {"spread": 1.0, "pack": -1.0}

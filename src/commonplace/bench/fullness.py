@@ -7,7 +7,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from commonplace.core.keeper_events import HostSpec
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 
 Ints = NDArray[np.int64]
 

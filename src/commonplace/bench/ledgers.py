@@ -11,7 +11,9 @@ from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds, Configure, Taken, Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, Claim, Confirm, Flavor, Release, Start
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.hosts import Allocation, Start
 from commonplace.core.replica_events import Raw
 
 AGENT: Final = "bench"

@@ -7,7 +7,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.frontend.client import Frontend
 from commonplace.frontend.pending import Pending
 

@@ -25,7 +25,10 @@ from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.keeper import Keeper
 from commonplace.core.ledger_events import Up
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Confirm, Decision, Profile, Release
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Profile
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.ops.replay.schedule import Arrive

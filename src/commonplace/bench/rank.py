@@ -18,7 +18,7 @@ from commonplace.bench.flavors import flavors, profile
 from commonplace.bench.ledgers import Ledgers
 from commonplace.core.ask import ask_of
 from commonplace.core.ranking import ScoreRow, column_scores, first_best, plain_scores
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.rows import Overlay
 from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER, Scoreboard

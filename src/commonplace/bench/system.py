@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from commonplace.bench.facts import cpu_s, machine, rss_bytes
 from commonplace.bench.flavors import HOST_SHAPE, Asks, flavors
 from commonplace.core.codec import encode
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
 from commonplace.errors import TimedOut
 from commonplace.kafka import client, control, traffic
 from commonplace.kafka.jars import KAFKA_VERSION

@@ -45,7 +45,7 @@ def checked_name(name: str) -> str:
     """The name, if it may be one of a host or an agent; raises `UsageError`."""
     import msgspec
 
-    from commonplace.core.records import HostName
+    from commonplace.core.records.fields import HostName
     from commonplace.errors import UsageError
 
     try:

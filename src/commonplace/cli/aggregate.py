@@ -27,7 +27,7 @@ def set_aggregate(
     metadata: Annotated[Texts, typer.Option(metavar="KEY=VALUES", help="What filters go by; repeatable.")] = None,
 ) -> None:
     """Create an aggregate, or replace it whole; running schedulers take it up at once."""
-    from commonplace.core.records import Aggregate
+    from commonplace.core.records.control import Aggregate
 
     fields = {
         "name": name,
@@ -42,7 +42,7 @@ def set_aggregate(
 @app.command("list", epilog="\b\nExample:\n  commonplace aggregate list -o json")
 def list_aggregates() -> None:
     """List the aggregates."""
-    from commonplace.core.records import Aggregate
+    from commonplace.core.records.control import Aggregate
 
     rows = sorted(control_records.known(Aggregate).values(), key=lambda aggregate: aggregate.name)
     emit(rows, columns=["name", "zone", "hosts", "labels", Column("metadata", wide=True)])
@@ -51,6 +51,6 @@ def list_aggregates() -> None:
 @app.command("delete", epilog="\b\nExample:\n  commonplace aggregate delete east")
 def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The aggregate's name.")]) -> None:
     """Delete an aggregate; its hosts stay where they are."""
-    from commonplace.core.records import Aggregate
+    from commonplace.core.records.control import Aggregate
 
     control_records.delete(Aggregate, name)

@@ -9,7 +9,7 @@ from commonplace.cli.settle import find_entry_or_held
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Cancel
+    from commonplace.core.records.requests import Cancel
     from commonplace.settings import Settings
 
 app = typer.Typer()
@@ -31,7 +31,7 @@ def cancel(
 
 def _meant(name: str) -> "tuple[Settings, Cancel, str]":
     """Pool and cancel of the request that `name` means, and what comes of it. One that has left the log goes by what hosts hold of it."""
-    from commonplace.core.records import Cancel
+    from commonplace.core.records.requests import Cancel
     from commonplace.core.requests import serialised_group
     from commonplace.frontend.moving import Source
 

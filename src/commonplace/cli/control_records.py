@@ -10,7 +10,7 @@ from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Aggregate, Profile
+    from commonplace.core.records.control import Aggregate, Profile
 
 
 def put(kind: type["Profile | Aggregate"], fields: Mapping[str, Any]) -> None:

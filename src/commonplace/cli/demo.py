@@ -13,7 +13,7 @@ from commonplace.cli.output import emit, emit_line, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Decision
+    from commonplace.core.records.decisions import Decision
     from commonplace.ops.demo import Plan, Screen
 
 app = typer.Typer()

@@ -13,7 +13,7 @@ from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Flavor
+    from commonplace.core.records.control import Flavor
 
 app = typer.Typer(
     help="Set, list and delete flavors.",
@@ -222,7 +222,7 @@ def _checked(record: dict[str, object]) -> "Flavor":
     import msgspec
 
     from commonplace.core.laying import misuse
-    from commonplace.core.records import Flavor
+    from commonplace.core.records.control import Flavor
 
     try:
         flavor = msgspec.convert(record, Flavor)

@@ -9,7 +9,7 @@ from commonplace.cli.output import emit, say
 from commonplace.errors import StateChanged
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Status
+    from commonplace.core.records.hosts import Status
     from commonplace.core.rows import Row
     from commonplace.ops.fleet_view import FleetView
 

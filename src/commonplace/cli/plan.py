@@ -12,7 +12,7 @@ from commonplace.cli.output import emit, emit_line, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Build
+    from commonplace.core.records.requests import Build
     from commonplace.ops.plan import Plan, Supposed
     from commonplace.settings import Settings
 

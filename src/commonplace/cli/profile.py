@@ -40,7 +40,7 @@ def set_profile(
     ] = None,
 ) -> None:
     """Create a profile, or replace it whole; running schedulers take it up at once."""
-    from commonplace.core.records import Profile
+    from commonplace.core.records.control import Profile
 
     fields = {
         "name": name,
@@ -68,7 +68,7 @@ def set_profile(
 def list_profiles() -> None:
     """List the profiles: those built in, and those on control, which replace them."""
     from commonplace.core.ask import PROFILES
-    from commonplace.core.records import Profile
+    from commonplace.core.records.control import Profile
 
     rows = sorted({**PROFILES, **control_records.known(Profile)}.values(), key=lambda profile: profile.name)
     wide = [Column(key, wide=True) for key in ("filters", "builds_max", "instances_max")]
@@ -78,6 +78,6 @@ def list_profiles() -> None:
 @app.command("delete", epilog="\b\nExample:\n  commonplace profile delete tight")
 def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The profile's name.")]) -> None:
     """Delete a profile of control; one that is built in comes back into force."""
-    from commonplace.core.records import Profile
+    from commonplace.core.records.control import Profile
 
     control_records.delete(Profile, name)

@@ -16,7 +16,7 @@ def schema(
     """Print the JSON Schema of every record, or of those on one topic."""
     import msgspec
 
-    from commonplace.core.records import TOPIC_RECORDS
+    from commonplace.core.records.topics import TOPIC_RECORDS
 
     if topic and topic not in TOPIC_RECORDS:
         raise UsageError(f"no records are defined for topic {topic!r}: choose one of {', '.join(TOPIC_RECORDS)}")

@@ -7,7 +7,7 @@ from commonplace.cli.output import emit, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Decision
+    from commonplace.core.records.decisions import Decision
     from commonplace.frontend.lookup import Entry
     from commonplace.frontend.moving import Source
     from commonplace.frontend.settling import Outcome

@@ -11,7 +11,7 @@ from commonplace.cli.output import emit, emit_line, say
 from commonplace.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from commonplace.core.records import Decision
+    from commonplace.core.records.decisions import Decision
     from commonplace.frontend import Router
 
 app = typer.Typer()

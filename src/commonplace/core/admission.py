@@ -16,7 +16,10 @@ from commonplace.core.group_policy import changed as policy_changed
 from commonplace.core.history import Known, Part
 from commonplace.core.partition import partition_of
 from commonplace.core.rebuild import objection
-from commonplace.core.records import ID_REUSED, Allocation, Build, Cancel, Id, Position, Result
+from commonplace.core.records.decisions import ID_REUSED, Position, Result
+from commonplace.core.records.fields import Id
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.replica_events import Effect, HistoryRead, Raw, ReadHistory, ReplicaSettings, RequestsRead, aside
 from commonplace.core.request_checks import count_misuse, unshowable
 from commonplace.core.requests import content_digest, key_misfit, serialised, serialised_group

@@ -1,7 +1,7 @@
 """Filters that go by what aggregates and profiles say of hosts; a profile names them, and they concern nobody where nothing is said."""
 
 from commonplace.core import facts, specs
-from commonplace.core.records import ALLOCATIONS_MAX
+from commonplace.core.records.fields import ALLOCATIONS_MAX
 from commonplace.core.rows import Row
 from commonplace.core.rules import Wishes
 from commonplace.core.view import View

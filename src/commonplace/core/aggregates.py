@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from commonplace.core.records import Aggregate
+from commonplace.core.records.control import Aggregate
 from commonplace.core.rows import Row
 
 ZONE_DEFAULT = "default"

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from commonplace.core.records import Build, Decision, Explanation, Placed, Position, Result
+from commonplace.core.records.decisions import Decision, Explanation, Placed, Position, Result
+from commonplace.core.records.requests import Build
 from commonplace.core.work import Work
 
 MESSAGE_MAX = 1_024

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from commonplace.core import hashing
-from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.requests import Build
 from commonplace.core.rules import Ask, Rules
 from commonplace.core.weigher_names import INCREMENTAL
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from commonplace.core.codec import Bad, decode
 from commonplace.core.group_turns import GroupTurns
 from commonplace.core.history import History, Part
-from commonplace.core.records import Allocation, Build, Cancel
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.work import DROPPED, Work
 
 

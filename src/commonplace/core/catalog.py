@@ -15,7 +15,9 @@ from commonplace.core.laying import misuse as cells_misuse
 from commonplace.core.mixes import Mix, mix_of
 from commonplace.core.names import printable
 from commonplace.core.raw_weighers import MULTIPLIER_MAX, RAW
-from commonplace.core.records import TRAITS_MAX, Aggregate, Build, Flavor, HostControl, Profile, Routing
+from commonplace.core.records.control import Aggregate, Flavor, HostControl, Profile, Routing
+from commonplace.core.records.fields import TRAITS_MAX
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import misuse, special
 from commonplace.core.rules import Ask, Rules, Wishes
 from commonplace.core.weigher_names import BY_MIX, INCREMENTAL

@@ -10,7 +10,9 @@ from msgspec import Struct
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.hashing import cells_bytes
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, misfit, pick_cpus, pick_devices
-from commonplace.core.records import Allocation, Assigned, CellAsk, HostCell, Reason, Threads
+from commonplace.core.records.control import CellAsk
+from commonplace.core.records.fields import Threads
+from commonplace.core.records.hosts import Allocation, Assigned, HostCell, Reason
 from commonplace.core.resources import RATIO_SCALE, Inventory
 
 PAGES = "PAGES_"

@@ -8,7 +8,9 @@ from commonplace.core import hashing, replacing
 from commonplace.core.cells import Terms, after, assign, ratios_of, refusal
 from commonplace.core.holdings import Holdings, bytes_of, names_in
 from commonplace.core.ledger_events import FOUND_PREFIX
-from commonplace.core.records import ALLOCATIONS_MAX, Allocation, Claim, Reason
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.fields import ALLOCATIONS_MAX
+from commonplace.core.records.hosts import Allocation, Reason
 from commonplace.core.resources import misfit
 
 

@@ -16,7 +16,8 @@ from commonplace.core.cells import assign
 from commonplace.core.codec import encode
 from commonplace.core.group_policy import policy_of
 from commonplace.core.hosts import NOTHING_FRESH
-from commonplace.core.records import Allocation, Claim
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.rows import Row
 from commonplace.core.terms_of_claims import Growth, image_of, lay_on, limits

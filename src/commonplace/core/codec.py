@@ -6,7 +6,9 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.core.complaints import complaint
-from commonplace.core.records import RECORD_BYTES_MAX, TOPIC_RECORDS, VERSION, Allocation, HostReport
+from commonplace.core.records.fields import RECORD_BYTES_MAX, VERSION
+from commonplace.core.records.hosts import Allocation, HostReport
+from commonplace.core.records.topics import TOPIC_RECORDS
 from commonplace.core.resources import AMOUNT_MAX
 
 

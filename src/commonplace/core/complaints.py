@@ -15,7 +15,7 @@ _KINDS: Final = {
 }
 _LENGTHS: Final = {"str": "characters", "array": "entries", "object": "entries"}
 _PATTERNS: Final = (
-    # beginning of a pattern of records.py → what it asks for
+    # beginning of a pattern of records/fields.py → what it asks for
     ("^[A-Za-z0-9][A-Za-z0-9._:@+-]*", "must begin with a letter or a digit and go on with those and . _ : @ + -"),
     ("^[A-Za-z0-9][A-Za-z0-9._:-]*", "must begin with a letter or a digit and go on with those and . _ : -"),
     ("^[A-Z][A-Z0-9_]*", "must begin with a capital letter and go on with those, digits and _"),

@@ -15,7 +15,8 @@ from commonplace.core.group_turns import standing
 from commonplace.core.impossible import impossible
 from commonplace.core.placing import Placer
 from commonplace.core.ranking import group_full, group_key
-from commonplace.core.records import ID_REUSED, IMPOSSIBLE, Allocation, Decision, Explanation, Result
+from commonplace.core.records.decisions import ID_REUSED, IMPOSSIBLE, Decision, Explanation, Result
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.replacing import as_if_gone
 from commonplace.core.replica_events import Effect, ReplicaSettings
 from commonplace.core.request_checks import likeness

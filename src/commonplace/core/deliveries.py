@@ -11,7 +11,7 @@ from typing import Final
 from commonplace.core.codec import encode
 from commonplace.core.history import Part
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Release
+from commonplace.core.records.claims import Release
 from commonplace.core.replica_events import DecisionDelivered, Effect, ReleaseDelivered, SendDecision, SendRelease
 
 RESEND_MIN_MS: Final = 100

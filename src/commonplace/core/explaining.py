@@ -12,8 +12,9 @@ from commonplace.core.columns import Bools
 from commonplace.core.impossible import impossible
 from commonplace.core.ranking import column_scores, group_full
 from commonplace.core.raw_weighers import RAW, multiplier, value_of
-from commonplace.core.records import Build, Explanation
-from commonplace.core.records import Miss as Sample
+from commonplace.core.records.decisions import Explanation
+from commonplace.core.records.decisions import Miss as Sample
+from commonplace.core.records.requests import Build
 from commonplace.core.relaxing import Relaxed, relaxations
 from commonplace.core.replacing import as_if_gone
 from commonplace.core.rows import Row

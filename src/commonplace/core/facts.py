@@ -13,7 +13,7 @@ by its name.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from commonplace.core.records import Allocation
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.resources import RATIO_SCALE
 from commonplace.core.rows import Row
 

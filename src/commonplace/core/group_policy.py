@@ -1,6 +1,7 @@
 """A group keeps the policy that its members were placed by: a request of another one is refused, not placed beside what it contradicts."""
 
-from commonplace.core.records import Build, GroupPolicy
+from commonplace.core.records.hosts import GroupPolicy
+from commonplace.core.records.requests import Build
 from commonplace.core.view import View
 
 HOSTS_MAX = 8

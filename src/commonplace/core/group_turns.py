@@ -8,7 +8,8 @@ is none of it, though hosts show it until it is released or lapses.
 
 from collections.abc import Callable, Mapping
 
-from commonplace.core.records import Allocation, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.rules import Standing
 from commonplace.core.view import View
 from commonplace.core.work import OPEN, Work

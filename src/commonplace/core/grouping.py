@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from commonplace.core.cells import CPUS, DEDICATED, MEMORY, Cells
 from commonplace.core.numa import Cell, Ratios, device_room, misfit
-from commonplace.core.records import CellAsk, Flavor, GroupAsk
+from commonplace.core.records.control import CellAsk, Flavor, GroupAsk
 
 Amounts = Mapping[str, int]
 Units = tuple[tuple[tuple[str, int], ...], ...]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
-from commonplace.core.records import Allocation, HostCell
+from commonplace.core.records.hosts import Allocation, HostCell
 from commonplace.core.resources import Inventory, Resources
 
 KEY = b"commonplace/state/1"

@@ -6,7 +6,7 @@ from commonplace.core import hashing
 from commonplace.core.cells import Cells, after, cells_of
 from commonplace.core.codec import encode
 from commonplace.core.ledger_events import Configure
-from commonplace.core.records import Allocation, HostCell, Status
+from commonplace.core.records.hosts import Allocation, HostCell, Status
 from commonplace.core.resources import Inventory
 
 

@@ -17,7 +17,7 @@ from commonplace.core import hashing
 from commonplace.core.cells import NO_CELLS, Cells, after, cells_of
 from commonplace.core.codec import REPORTS, Bad, decode
 from commonplace.core.host_keys import NO_EPOCH, Key
-from commonplace.core.records import Allocation, HostCell, HostDelta, Settled, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, HostCell, HostDelta, Settled, Snapshot, Start
 from commonplace.core.report_checks import check_names
 from commonplace.core.resources import Inventory
 from commonplace.core.shared import Shape, part_of, share, shared_shape, shared_status

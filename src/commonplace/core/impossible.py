@@ -13,7 +13,7 @@ from commonplace.core.cells import Cells, cells_of, ratios_of
 from commonplace.core.columns import Ints
 from commonplace.core.laying import asks_cells, layout_of, plan, why_not
 from commonplace.core.numa import Cell, Ratios
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.rules import Ask
 from commonplace.core.view import View
 

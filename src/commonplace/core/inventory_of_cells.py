@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from commonplace.core.cpu_lists import parse
-from commonplace.core.records import HostCell
+from commonplace.core.records.hosts import HostCell
 from commonplace.core.resources import Inventory
 
 

@@ -55,7 +55,7 @@ from commonplace.core.leases import Leases
 from commonplace.core.ledger_events import Configure
 from commonplace.core.ledgers import Ledgers
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 from commonplace.core.strangers import Strangers
 from commonplace.core.write_ahead import WriteAhead
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from commonplace.core.ledger_events import Bounds, Configure, Failed, Found, Gone, Up
-from commonplace.core.records import Allocation, HostCell, HostControl, Quarantined
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Allocation, HostCell
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.core.resources import Inventory
 
 Raw = tuple[int, int, bytes | None, bytes | None]

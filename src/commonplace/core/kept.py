@@ -9,7 +9,7 @@ from commonplace.core.hosts import QUARANTINED, HostState, fold
 from commonplace.core.keeper_events import ClaimsRange, Effect, HostSpec
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 
 STARTING: Final = "starting"
 RESUMING: Final = "resuming"

@@ -12,7 +12,8 @@ from commonplace.core import grouping
 from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, exclusive, taken_of
 from commonplace.core.grouping import Units, place, units_of
 from commonplace.core.numa import Cell, Ratios, device_room, lay, misfit, page_kb
-from commonplace.core.records import CellAsk, DeviceAsk, Flavor, Threads
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.fields import Threads
 from commonplace.core.resources import RATIO_SCALE, Resources
 
 _KB = 1024

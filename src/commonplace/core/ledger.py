@@ -32,7 +32,8 @@ from commonplace.core.ledger_events import (
     found_id,
 )
 from commonplace.core.ledger_reports import ReportedHoldings
-from commonplace.core.records import Allocation, Claim, Confirm, Reason, State, Verdict
+from commonplace.core.records.claims import Claim, Confirm
+from commonplace.core.records.hosts import Allocation, Reason, State, Verdict
 from commonplace.core.resources import AMOUNT_MAX
 
 NO_OFFSET: Final = -1

@@ -6,21 +6,9 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from commonplace.core import hashing
-from commonplace.core.records import (
-    SETTLED_MAX,
-    Allocation,
-    Assigned,
-    CellName,
-    Claim,
-    ClassName,
-    Confirm,
-    HostCell,
-    Id,
-    Label,
-    Reason,
-    Release,
-    Status,
-)
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.fields import CellName, ClassName, Id, Label
+from commonplace.core.records.hosts import SETTLED_MAX, Allocation, Assigned, HostCell, Reason, Status
 from commonplace.core.resources import Amount, Inventory
 
 FOUND_PREFIX: Final = "found:"

@@ -5,7 +5,7 @@ from typing import Any
 from commonplace.core import hashing
 from commonplace.core.holdings import Holdings
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Delta, Reason, Settled, Snapshot, Status, Verdict
+from commonplace.core.records.hosts import Delta, Reason, Settled, Snapshot, Status, Verdict
 
 
 class ReportedHoldings(Holdings):

@@ -33,7 +33,7 @@ from commonplace.core.ledger_events import (
     Unreadable,
     found_id,
 )
-from commonplace.core.records import HostControl
+from commonplace.core.records.control import HostControl
 from commonplace.core.strangers import Strangers
 from commonplace.core.write_ahead import WriteAhead
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from commonplace.core.records import Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
 
 
 class Part(Struct, frozen=True):

@@ -15,7 +15,7 @@ from itertools import combinations
 from msgspec import Struct
 
 from commonplace.core.cpu_lists import Cpus
-from commonplace.core.records import CellAsk
+from commonplace.core.records.control import CellAsk
 from commonplace.core.resources import RATIO_SCALE
 
 _KB = 1024

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.hashing import digest64
-from commonplace.core.records import ReplicaReport
+from commonplace.core.records.replicas import ReplicaReport
 from commonplace.core.replica_events import Raw
 from commonplace.core.view import View
 

@@ -15,7 +15,7 @@ from commonplace.core.claims import Claims
 from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
-from commonplace.core.records import Allocation, Whole
+from commonplace.core.records.hosts import Allocation, Whole
 from commonplace.core.replacing import difference, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness

@@ -16,7 +16,7 @@ import numpy as np
 from commonplace.core.columns import Floats
 from commonplace.core.filters import FILTERS, Rows
 from commonplace.core.peaks import Peaks
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.rows import Row
 from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER, SHARES, Scoreboard, may_join, put_off

@@ -6,7 +6,7 @@ from commonplace.core.book import Book
 from commonplace.core.codec import Bad, decode
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
-from commonplace.core.records import ID_REUSED, Decision
+from commonplace.core.records.decisions import ID_REUSED, Decision
 from commonplace.core.replica_events import DecisionsRead, Effect, aside
 from commonplace.core.requests import serialised
 from commonplace.core.work import ANSWERED, Work

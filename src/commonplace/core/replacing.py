@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, taken_of
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.numa import Cell, pick_cpus
-from commonplace.core.records import Allocation, Assigned, Build, Reason, Whole
+from commonplace.core.records.hosts import Allocation, Assigned, Reason, Whole
+from commonplace.core.records.requests import Build
 from commonplace.core.rows import Row
 from commonplace.core.view import View
 

@@ -21,7 +21,7 @@ from commonplace.core.history import History, Part
 from commonplace.core.host_keys import parse_key
 from commonplace.core.peers import Peers
 from commonplace.core.readback import Readback
-from commonplace.core.records import ReplicaReport
+from commonplace.core.records.replicas import ReplicaReport
 from commonplace.core.replica_events import (
     Assigned,
     CaughtUp,

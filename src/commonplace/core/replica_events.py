@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from commonplace.core.keeper_events import Quarantine
-from commonplace.core.records import ReplicaReport
+from commonplace.core.records.replicas import ReplicaReport
 
 Raw = tuple[int, int, bytes | None, bytes | None]
 """One record as read: offset, log time in ms, key, value."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from commonplace.core.names import is_cell_name, is_class_name, printable
-from commonplace.core.records import Allocation
+from commonplace.core.records.hosts import Allocation
 
 _classes: Final[set[tuple[str, ...]]] = set()
 """Names of resource classes as allocations list them, found good."""

@@ -9,7 +9,7 @@ from commonplace.core import query
 from commonplace.core.aggregates import Aggregates
 from commonplace.core.codec import encode
 from commonplace.core.names import printable
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.request_filters import CIDR_DEFAULT, member_terms
 
 HINTS = frozenset({"query", "different_host", "same_host", "build_near_host_ip", "cidr"})

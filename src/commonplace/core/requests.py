@@ -5,7 +5,8 @@ from hashlib import blake2b
 import msgspec
 
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Cancel, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.requests import Build, Cancel
 
 CONTENT_DIGEST_BYTES = 8
 """As long as the state hash: requests of one id are few, so 64 bits never meet by chance."""

@@ -12,7 +12,7 @@ from commonplace.core.aggregate_filters import instances_max
 from commonplace.core.columns import Bools, Ints
 from commonplace.core.filter_table import canonical
 from commonplace.core.filters import FILTERS
-from commonplace.core.records import ALLOCATIONS_MAX
+from commonplace.core.records.fields import ALLOCATIONS_MAX
 from commonplace.core.request_filters import is_device
 from commonplace.core.rules import Wishes
 from commonplace.core.view import View

@@ -7,7 +7,8 @@ from typing import Final
 from commonplace.core import hashing
 from commonplace.core.cells import Cells, after
 from commonplace.core.hosts import HostState
-from commonplace.core.records import Assigned, HostControl
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Assigned
 from commonplace.core.resources import Resources
 
 

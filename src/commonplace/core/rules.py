@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from commonplace.core.aggregates import Aggregates
 from commonplace.core.mixes import Mix
-from commonplace.core.records import Build, Flavor, Profile
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.requests import Build
 from commonplace.core.rows import Row
 from commonplace.core.view import View
 

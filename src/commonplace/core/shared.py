@@ -6,7 +6,7 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from commonplace.core import hashing
-from commonplace.core.records import Allocation, Snapshot
+from commonplace.core.records.hosts import Allocation, Snapshot
 from commonplace.core.resources import Inventory
 
 Shape = tuple[dict[str, Inventory], frozenset[str], dict[str, str]]

@@ -15,7 +15,7 @@ from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import START_SUFFIX, parse_key
 from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 
 NAMES_MAX: Final = 262_144
 """Names known, of other agents' hosts too: twice the largest pool in mind, some 30 MB. Past it no name counts as unknown any more."""

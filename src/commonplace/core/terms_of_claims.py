@@ -6,7 +6,8 @@ from typing import NamedTuple
 from commonplace.core.aggregate_filters import builds_max, instances_max
 from commonplace.core.cells import Terms, ratios_of
 from commonplace.core.laying import layout_of, plan
-from commonplace.core.records import Build, Whole
+from commonplace.core.records.hosts import Whole
+from commonplace.core.records.requests import Build
 from commonplace.core.rows import Row
 from commonplace.core.rules import Ask, Wishes
 from commonplace.core.work import Work

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from commonplace.core.columns import Bools
 from commonplace.core.filters import FILTERS
-from commonplace.core.records import Explanation, Miss
+from commonplace.core.records.decisions import Explanation, Miss
 from commonplace.core.rows import Row
 from commonplace.core.rules import Ask, Wishes
 from commonplace.core.view import View

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from commonplace.core.codec import Bad, decode_allocation
-from commonplace.core.records import ALLOCATIONS_MAX, Allocation, HostDelta
+from commonplace.core.records.fields import ALLOCATIONS_MAX
+from commonplace.core.records.hosts import Allocation, HostDelta
 from commonplace.core.report_checks import check_names
 
 

@@ -15,7 +15,8 @@ from commonplace.core.host_keys import Key, parse_key
 from commonplace.core.hosts import APPLIED, QUARANTINED, HostState, fold
 from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, HostControl
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Allocation
 from commonplace.core.resources import Inventory
 from commonplace.core.row_columns import Values, values_of, write_row
 from commonplace.core.rows import NONE_PENDING, Overlay, Row

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.resources import Resources
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask

@@ -17,7 +17,7 @@ from commonplace.core.deliveries import resend_pause_ms
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Effect, KeeperSettings, Send
 from commonplace.core.kept import OPENING, SERVING, STARTING, Kept, Sent, forget_oldest
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 
 
 class WriteAhead:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError
 from commonplace.frontend.client import Frontend
 from commonplace.frontend.crossing import Crossing

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from commonplace.core.records import Decision
+from commonplace.core.records.decisions import Decision
 from commonplace.frontend.checks import shown
 from commonplace.frontend.events import Refusal, Why
 

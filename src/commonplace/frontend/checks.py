@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from commonplace.core.codec import Bad, decode
 from commonplace.core.ledger_events import FOUND_PREFIX
 from commonplace.core.names import printable
-from commonplace.core.records import Build, Decision, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.request_checks import count_misuse, group_misuse, unshowable
 
 NAME_SHOWN_CHARS = 64

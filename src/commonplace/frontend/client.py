@@ -19,7 +19,8 @@ from typing import Any, Final, Literal, Self
 from confluent_kafka import KafkaError, Message
 
 from commonplace.clock import steady_ms
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.traceparent import misfit
 from commonplace.errors import BrokerUnavailable, CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.frontend import following, history

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from commonplace.core.records import Decision
+from commonplace.core.records.decisions import Decision
 from commonplace.frontend.pending import Pending
 
 

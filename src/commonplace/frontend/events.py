@@ -5,7 +5,8 @@ from enum import Enum
 
 from msgspec import Struct
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 
 Rows = Sequence[tuple[int, int, bytes | None, bytes | None]]
 """Records of one partition in log order: offset, log time in ms, key, value."""

@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import ID_REUSED, Build, Cancel, Decision
+from commonplace.core.records.decisions import ID_REUSED, Decision
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.errors import UsageError
 from commonplace.frontend import history
 from commonplace.frontend.checks import shown

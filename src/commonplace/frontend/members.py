@@ -14,7 +14,7 @@ from msgspec import Struct
 from commonplace.core.host_keys import NO_EPOCH, parse_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.work import instance_name
 from commonplace.frontend.events import Rows
 from commonplace.frontend.routes import spans

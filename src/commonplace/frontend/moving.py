@@ -11,7 +11,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from commonplace.core.records import Build, Decision, Placed
+from commonplace.core.records.decisions import Decision, Placed
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut
 from commonplace.frontend.pending import Pending
 from commonplace.frontend.settling import Confirmed, Outcome

@@ -7,7 +7,7 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Decision
+from commonplace.core.records.decisions import Decision
 from commonplace.errors import BrokerUnavailable, Denied, TimedOut
 from commonplace.frontend import history
 from commonplace.frontend.events import SendClaimRecord

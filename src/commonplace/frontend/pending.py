@@ -8,7 +8,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, TimedOut
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from commonplace.clock import wall_s
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.traceparent import misfit
 from commonplace.errors import CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import checks

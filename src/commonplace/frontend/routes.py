@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from commonplace.core.codec import decode
-from commonplace.core.records import Flavor, Routing
+from commonplace.core.records.control import Flavor, Routing
 from commonplace.frontend.checks import shown
 from commonplace.frontend.events import Rows
 

@@ -12,7 +12,10 @@ the decisions from before that (`Submit.held`, `Looked`).
 
 from commonplace.core.codec import Bad, decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import ID_REUSED, Build, Cancel, Confirm, Decision, Flavor, Release
+from commonplace.core.records.claims import Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import ID_REUSED, Decision
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.core.requests import GROUP_KEY, digest_of, request_key, serialised_group
 from commonplace.frontend import checks
 from commonplace.frontend.answered import Answered, Known

@@ -12,7 +12,7 @@ from commonplace.core import hosts
 from commonplace.core.codec import Bad, decode_allocation
 from commonplace.core.host_keys import parse_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Allocation, HostDelta, Settled, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, HostDelta, Settled, Snapshot, Start
 from commonplace.frontend.events import Rows
 
 

@@ -3,7 +3,8 @@
 from msgspec import Struct
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import ID_REUSED, Build, Decision
+from commonplace.core.records.decisions import ID_REUSED, Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.requests import digest_of
 from commonplace.frontend.checks import shown
 from commonplace.frontend.events import Refusal, Why

@@ -13,7 +13,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from commonplace.core.codec import encode
-from commonplace.core.records import Quarantined
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.errors import CommonplaceError
 from commonplace.frontend.events import Quarantine, SendClaimRecord, SendRequest
 from commonplace.kafka.headers import of_trace

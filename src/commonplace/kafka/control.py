@@ -10,7 +10,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from commonplace.core.codec import Bad, decode, encode
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.errors import TimedOut, TopicsNotReady
 from commonplace.kafka import client
 from commonplace.kafka.topics import Topics

@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from commonplace.core.codec import encode
-from commonplace.core.records import Quarantined
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka import client
 from commonplace.kafka.headers import of_trace

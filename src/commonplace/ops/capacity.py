@@ -16,7 +16,8 @@ from msgspec import Struct
 from commonplace.core.catalog import Catalog
 from commonplace.core.columns import Bools, Ints
 from commonplace.core.explaining import wishes_of
-from commonplace.core.records import Build, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.requests import Build
 from commonplace.core.room import bounds, divisible
 from commonplace.core.rows import Row
 from commonplace.core.view import View

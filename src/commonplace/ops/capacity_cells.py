@@ -4,7 +4,7 @@ import numpy as np
 
 from commonplace.core.catalog import Catalog
 from commonplace.core.columns import Ints
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.core.view import View
 from commonplace.ops import plan_copy
 from commonplace.ops.capacity import Count

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from commonplace.core.records import Decision, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
 from commonplace.core.rows import Row
 from commonplace.kafka.control import STARTER_FLAVORS
 from commonplace.ops import audit

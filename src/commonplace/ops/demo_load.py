@@ -12,7 +12,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from commonplace.core.records import Build, Decision, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError
 from commonplace.frontend import Frontend
 from commonplace.kafka.control import STARTER_FLAVORS

@@ -8,7 +8,7 @@ from typing import Final
 import confluent_kafka
 
 from commonplace.core.codec import decode
-from commonplace.core.records import Quarantined
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.errors import CommonplaceError
 from commonplace.kafka import client, jars, topics
 from commonplace.kafka.client import Broker

@@ -5,7 +5,7 @@ from typing import Final
 
 from commonplace.core.codec import decode
 from commonplace.core.host_keys import parse_key
-from commonplace.core.records import Start
+from commonplace.core.records.hosts import Start
 from commonplace.kafka import topics
 from commonplace.kafka.tail import Raw
 from commonplace.ops.doctor_check import Check, Level, named

@@ -8,7 +8,10 @@ from msgspec.structs import replace
 from commonplace.core.codec import Bad, decode
 from commonplace.core.explaining import Table, table
 from commonplace.core.hosts import HostState
-from commonplace.core.records import Allocation, Build, Claim, Decision, Delta, Settled, Snapshot
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Allocation, Delta, Settled, Snapshot
+from commonplace.core.records.requests import Build
 from commonplace.core.traceparent import trace_id
 from commonplace.frontend import history
 from commonplace.frontend.lookup import Entry, find

@@ -15,7 +15,8 @@ from commonplace import plugins
 from commonplace.core import hashing
 from commonplace.core.catalog import Catalog
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import HostControl, ReplicaReport
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.replicas import ReplicaReport
 from commonplace.core.rows import Row
 from commonplace.core.view import View
 from commonplace.errors import UsageError

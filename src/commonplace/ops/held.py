@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from commonplace.core.records import Allocation, Decision, Placed, Position
+from commonplace.core.records.decisions import Decision, Placed, Position
+from commonplace.core.records.hosts import Allocation
 from commonplace.errors import UsageError
 from commonplace.frontend.checks import shown
 from commonplace.frontend.moving import Source

@@ -19,7 +19,8 @@ from commonplace.core.complaints import complaint
 from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import HostControl, Start, Status
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Start, Status
 from commonplace.errors import CommonplaceError, StateChanged, TimedOut, UsageError
 from commonplace.kafka import client, control
 from commonplace.kafka.tail import Raw, Tail

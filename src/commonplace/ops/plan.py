@@ -16,7 +16,8 @@ from commonplace.core.codec import encode
 from commonplace.core.complaints import complaint
 from commonplace.core.explaining import Table, table, wishes_of
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.core.room import divisible, room
 from commonplace.errors import StateChanged, UsageError

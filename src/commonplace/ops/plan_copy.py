@@ -16,7 +16,7 @@ from commonplace.core import hashing
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Snapshot, Start
+from commonplace.core.records.hosts import Snapshot, Start
 from commonplace.errors import UsageError
 from commonplace.frontend import history
 from commonplace.kafka import client

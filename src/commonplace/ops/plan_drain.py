@@ -10,7 +10,9 @@ from msgspec.structs import replace
 
 from commonplace.core.codec import encode
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Allocation, Build, Flavor
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.hosts import Allocation
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica
 from commonplace.frontend.lookup import Reader
 from commonplace.ops.plan_copy import Copy

@@ -19,7 +19,10 @@ from commonplace.core.filter_table import canonical
 from commonplace.core.host_keys import delta_key, snapshot_key
 from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Configure, Taken, Up
-from commonplace.core.records import Build, Claim, Decision, Flavor, Profile
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.control import Flavor, Profile
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.core.replica import Replica
 from commonplace.core.requests import request_key
 from commonplace.ops.plan_copy import Copy

@@ -10,7 +10,7 @@ would fit: with 14336 MB of memory, or without the traits (12 hosts)
 
 from typing import Final
 
-from commonplace.core.records import IMPOSSIBLE, Decision, Explanation, Miss
+from commonplace.core.records.decisions import IMPOSSIBLE, Decision, Explanation, Miss
 
 UNITS: Final = {"VCPU": "vCPU", "PCPU": "pCPU", "MEMORY_MB": "MB of memory", "DISK_GB": "GB of disk"}
 """How people say the standard classes; others go by their name."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from commonplace.core.records import Flavor
+from commonplace.core.records.control import Flavor
 from commonplace.kafka.control import put_flavors
 from commonplace.kafka.ports import free_port
 from commonplace.ops.stack_environ import settings_environ

@@ -1,6 +1,6 @@
 """Who acts on an answer: what is confirmed, released, told and committed rests on an effective decision (invariants 2, 3, 4)."""
 
-from commonplace.core.records import ID_REUSED, Decision
+from commonplace.core.records.decisions import ID_REUSED, Decision
 from commonplace.sim.answers import Answers
 from commonplace.sim.findings import Place
 

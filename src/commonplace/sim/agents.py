@@ -31,7 +31,8 @@ from commonplace.core.keeper_events import (
 )
 from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
-from commonplace.core.records import HostCell, HostControl
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import HostCell
 from commonplace.core.resources import Inventory
 from commonplace.sim import readers
 from commonplace.sim.members import NEVER, Process, Source

@@ -11,7 +11,9 @@ import msgspec
 from msgspec import Struct
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import ID_REUSED, Build, Cancel, Claim, Decision
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.decisions import ID_REUSED, Decision
+from commonplace.core.records.requests import Build, Cancel
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import FAR_MS, Held, Host
 from commonplace.sim.together import Together

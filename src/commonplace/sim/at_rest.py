@@ -6,7 +6,7 @@ requests ─▶ owners ─▶ lapses ─▶ allocations and instances that hosts
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from commonplace.core.records import Build
+from commonplace.core.records.requests import Build
 from commonplace.sim.answers import digest
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.findings import Place

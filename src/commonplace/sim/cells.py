@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
-from commonplace.core.records import Allocation, Claim, Flavor, Whole
+from commonplace.core.records.claims import Claim
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.hosts import Allocation, Whole
 from commonplace.ops.audit import state, wire_hosts, wire_terms
 from commonplace.ops.audit.state import IN_CELL
 from commonplace.sim.model import Facts, Held

@@ -13,7 +13,9 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import Claim, Confirm, Flavor, Quarantined, Release
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Flavor
+from commonplace.core.records.quarantine import Quarantined
 from commonplace.sim import acting
 from commonplace.sim.answers import Answers, Report, parse
 from commonplace.sim.cells import as_asked

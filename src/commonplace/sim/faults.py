@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from commonplace.core.codec import encode
 from commonplace.core.hashing import MASK, to_hex
-from commonplace.core.records import Delta, Snapshot
+from commonplace.core.records.hosts import Delta, Snapshot
 from commonplace.sim import plan
 from commonplace.sim.members import Process
 from commonplace.sim.replicas import ENDS_ASKED_MS, ReplicaProcess

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from commonplace.core.records import Decision
+from commonplace.core.records.decisions import Decision
 from commonplace.core.replica_events import Raw
 from commonplace.core.requests import serialised_group
 from commonplace.frontend.events import (

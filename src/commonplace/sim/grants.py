@@ -6,7 +6,7 @@ report ─▶ judge.py: against the claims that it settles ─▶ new allocation
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from commonplace.core.records import Allocation, Delta, Snapshot
+from commonplace.core.records.hosts import Allocation, Delta, Snapshot
 from commonplace.sim.answers import Answers
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.judge import Judge

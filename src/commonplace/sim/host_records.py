@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from commonplace.core.codec import Bad
-from commonplace.core.records import Delta, Snapshot, Start
+from commonplace.core.records.hosts import Delta, Snapshot, Start
 from commonplace.sim.model import Host
 
 _CLASS: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")

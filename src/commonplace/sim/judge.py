@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any, Final
 
-from commonplace.core.records import Allocation, Claim, Confirm, Delta, Release, Settled, Snapshot
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.hosts import Allocation, Delta, Settled, Snapshot
 from commonplace.ops.audit.hashes import MODULUS
 from commonplace.sim.cells import misgiven
 from commonplace.sim.findings import Place

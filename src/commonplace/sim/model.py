@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import convert, to_builtins
 
 from commonplace.core.hashing import digest64
-from commonplace.core.records import Allocation, Delta, HostCell, Snapshot
+from commonplace.core.records.hosts import Allocation, Delta, HostCell, Snapshot
 from commonplace.core.resources import Inventory
 from commonplace.ops.audit import state as audit
 from commonplace.ops.audit import wire_hosts

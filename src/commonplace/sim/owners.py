@@ -7,7 +7,8 @@ seen in the log. A replica is named by its nonce, which begins the ids of its al
 from collections.abc import Callable, Iterator, Mapping
 
 from commonplace.core.codec import decode
-from commonplace.core.records import Claim, Decision, Release
+from commonplace.core.records.claims import Claim, Release
+from commonplace.core.records.decisions import Decision
 from commonplace.sim.answers import Answers, parse
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import FAR_MS, Host

@@ -17,7 +17,7 @@ from commonplace.core.ledger import Ledger
 from commonplace.core.ledger_events import Lapse
 from commonplace.core.ledger_reports import ReportedHoldings
 from commonplace.core.ledgers import Ledgers
-from commonplace.core.records import Delta, Start
+from commonplace.core.records.hosts import Delta, Start
 from commonplace.core.resources import RATIO_SCALE, Inventory
 from commonplace.sim.agents import AgentProcess
 from commonplace.sim.patches import Patch

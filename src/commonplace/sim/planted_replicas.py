@@ -14,7 +14,7 @@ from commonplace.core.history import History
 from commonplace.core.hosts import HostState
 from commonplace.core.placing import Placer
 from commonplace.core.readback import Readback
-from commonplace.core.records import Decision, Placed, Position
+from commonplace.core.records.decisions import Decision, Placed, Position
 from commonplace.core.replica import Replica
 from commonplace.core.work import OPEN, Held, Work
 from commonplace.sim.patches import Patch

@@ -9,7 +9,8 @@ from typing import Final
 
 from commonplace.core.codec import decode, encode
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.sim import plan
 from commonplace.sim.findings import Violation
 from commonplace.sim.model import Host

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Sequence, Set
 
-from commonplace.core.records import Claim
+from commonplace.core.records.claims import Claim
 from commonplace.ops.audit.hashes import MODULUS, UNORDERED_MAX, sums
 from commonplace.sim.cells import amounts_of, uneven
 from commonplace.sim.model import Facts, Held

@@ -7,7 +7,7 @@ from commonplace.core.hashing import to_hex
 from commonplace.core.host_keys import parse_key, snapshot_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Snapshot
+from commonplace.core.records.hosts import Snapshot
 
 if TYPE_CHECKING:
     from commonplace.sim.world import World

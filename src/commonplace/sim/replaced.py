@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Set
 
 from msgspec.structs import replace
 
-from commonplace.core.records import Allocation, Whole
+from commonplace.core.records.hosts import Allocation, Whole
 from commonplace.sim.model import Held
 
 

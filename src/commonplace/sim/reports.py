@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import Delta, Snapshot, Start
+from commonplace.core.records.hosts import Delta, Snapshot, Start
 from commonplace.ops.audit.chain import parse_key
 from commonplace.ops.audit.hashes import MODULUS, partition_of
 from commonplace.sim.answers import Answers, Report

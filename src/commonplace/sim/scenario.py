@@ -20,7 +20,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import Decision, Delta, Snapshot
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Delta, Snapshot
 from commonplace.frontend.events import Refusal
 from commonplace.sim import plan
 from commonplace.sim.world import World

@@ -9,7 +9,7 @@ from typing import Final
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import KeeperSettings
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records import Profile
+from commonplace.core.records.control import Profile
 from commonplace.core.replica_events import ReplicaSettings
 from commonplace.sim.checkers import Checkers
 from commonplace.sim.log import Rules, Topic

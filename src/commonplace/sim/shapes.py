@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from commonplace.core.cpu_lists import text_of
-from commonplace.core.records import CellAsk, DeviceAsk, Flavor, HostCell
-from commonplace.core.records import Device as Card
+from commonplace.core.records.control import CellAsk, DeviceAsk, Flavor
+from commonplace.core.records.hosts import Device as Card
+from commonplace.core.records.hosts import HostCell
 from commonplace.core.resources import Inventory
 from commonplace.sim.plan import Config, SetFlavor
 

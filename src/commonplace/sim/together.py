@@ -8,7 +8,8 @@ now; and a value counts once the replica that claimed had claimed on a host of i
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.sim.findings import Findings, Place
 from commonplace.sim.model import Host
 

@@ -3,20 +3,12 @@
 from typing import Any
 
 from commonplace.core.codec import Bad, decode
-from commonplace.core.records import (
-    Build,
-    Cancel,
-    Claim,
-    Confirm,
-    Decision,
-    Delta,
-    Flavor,
-    HostControl,
-    Release,
-    ReplicaReport,
-    Snapshot,
-    Start,
-)
+from commonplace.core.records.claims import Claim, Confirm, Release
+from commonplace.core.records.control import Flavor, HostControl
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.hosts import Delta, Snapshot, Start
+from commonplace.core.records.replicas import ReplicaReport
+from commonplace.core.records.requests import Build, Cancel
 
 
 class Trace:

@@ -9,7 +9,9 @@ from commonplace.core.host_keys import delta_key, parse_key, snapshot_key, start
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.ledger_events import Found
 from commonplace.core.partition import partition_of
-from commonplace.core.records import Build, HostControl, Start
+from commonplace.core.records.control import HostControl
+from commonplace.core.records.hosts import Start
+from commonplace.core.records.requests import Build
 from commonplace.core.requests import request_key
 from commonplace.ops.operators import FORGETTER
 from commonplace.sim import plan

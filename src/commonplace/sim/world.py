@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine, quarantined
-from commonplace.core.records import Build, Decision, Placed
+from commonplace.core.records.decisions import Decision, Placed
+from commonplace.core.records.requests import Build
 from commonplace.frontend.events import Refusal
 from commonplace.sim import acting, plan
 from commonplace.sim.agents import AgentProcess, Machine

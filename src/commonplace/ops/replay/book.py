@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from commonplace.core.records import Decision
+from commonplace.core.records.decisions import Decision
 from commonplace.errors import CommonplaceError
 from commonplace.ops.replay.formats import Arrival
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Container, Iterable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from commonplace.core.records import Build, Decision
+from commonplace.core.records.decisions import Decision
+from commonplace.core.records.requests import Build
 from commonplace.errors import CommonplaceError, StateChanged
 from commonplace.ops.replay.book import Book
 from commonplace.ops.replay.formats import Arrival

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from commonplace.core.records import CellAsk
+from commonplace.core.records.control import CellAsk
 from commonplace.core.resources import AMOUNT_MAX
 from commonplace.errors import UsageError
 

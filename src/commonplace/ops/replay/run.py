@@ -16,7 +16,7 @@ from commonplace.agent.shapes import parse_shapes
 from commonplace.core.ask import PROFILES
 from commonplace.core.codec import encode
 from commonplace.core.hosts import HostState
-from commonplace.core.records import AGGREGATE_HOSTS_MAX, Aggregate, Flavor
+from commonplace.core.records.control import AGGREGATE_HOSTS_MAX, Aggregate, Flavor
 from commonplace.errors import NotReady, UsageError
 from commonplace.frontend import Frontend
 from commonplace.kafka import control

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from commonplace.core.cpu_lists import parse
 from commonplace.core.hosts import HostState
-from commonplace.core.records import CellAsk
+from commonplace.core.records.control import CellAsk
 
 
 class Shape(Struct, frozen=True):
