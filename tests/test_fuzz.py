@@ -53,13 +53,13 @@ def test_what_escapes_from_the_decoder_is_a_finding(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_sum_that_is_wrong_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    count = hosts.HostState._count
+    count = hosts.HostState.count
 
     def careless(state: hosts.HostState, allocation: Allocation, sign: int, *more: bytes) -> None:
         if allocation.group != "k":
             count(state, allocation, sign, *more)
 
-    monkeypatch.setattr(hosts.HostState, "_count", careless)
+    monkeypatch.setattr(hosts.HostState, "count", careless)
     assert any("sum" in finding or "hash" in finding for seed in range(40) for finding in again("fold", seed))
 
 

@@ -9,16 +9,15 @@ The same fold serves replicas (replay) and agents (restart from the host's own l
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from commonplace.core import hashing
-from commonplace.core.cells import NO_CELLS, Cells, after, cells_of
+from commonplace.core.cells import cells_of
 from commonplace.core.codec import REPORTS, Bad, decode
 from commonplace.core.host_keys import NO_EPOCH, Key
-from commonplace.core.records.hosts import Allocation, HostCell, HostDelta, Settled, Snapshot, Start
+from commonplace.core.records.hosts import Allocation, HostDelta, Settled, Snapshot, Start
 from commonplace.core.report_checks import check_names
+from commonplace.core.reported_sums import NO_HOST_CELLS, ReportedSums
 from commonplace.core.resources import Inventory
 from commonplace.core.shared import Shape, part_of, share, shared_shape, shared_status
 from commonplace.core.upserts import Upserts, upserts_of
@@ -33,29 +32,23 @@ _UNNAMED: Final = (None, None, None, None, None, None)
 _NOTHING: Final[dict[int, Allocation]] = {}
 _NONE_SETTLED: Final[list[Settled]] = []
 _NO_LOAD: Final[dict[str, float]] = {}
-_NO_HOST_CELLS: Final[dict[str, HostCell]] = {}
 _NO_GONE: Final[list[str]] = []
-_NO_GROUPS: Final[dict[str, int]] = {}
 NOTHING_FRESH: Final[list[Allocation]] = []
 """Shared by all hosts with nothing fresh, as others above are: an empty list for each takes 56 bytes."""
 
 
-class HostState:
-    """What the log says of one host. `stale` names why it must not be ranked, "" when it may; `used` sums the allocations per class.
+class HostState(ReportedSums):
+    """What the log says of one host. `stale` names why it must not be ranked, "" when it may.
 
-    `base` is the content of the snapshot that deltas rest on; it is the same object as `allocations` until a delta came. `cells` are
-    the NUMA cells as they stand, with what the allocations hold of them; empty for a host that reports none.
+    `base` is the content of the snapshot that deltas rest on; it is the same object as `allocations` until a delta came.
     """
 
     __slots__ = (
         "agent",
-        "allocations",
         "base",
         "base_cells",
         "base_generation",
         "base_status",
-        "builds",
-        "cells",
         "claims_through",
         "claims_topic",
         "epoch",
@@ -63,24 +56,19 @@ class HostState:
         "gap",
         "generation",
         "gone",
-        "groups",
-        "hash",
         "host_changed",
-        "host_hash",
         "inventory",
         "labels",
         "load",
         "log_time_ms",
         "name",
         "removed",
-        "reported_cells",
         "settled",
         "snapshot_inventory",
         "stale",
         "status",
         "told",
         "traits",
-        "used",
         "version",
     )  # fmt: skip
 
@@ -107,22 +95,16 @@ class HostState:
         self.settled: list[Settled] = []
         self.claims_topic = ""
         self.claims_through = -1
-        self.host_hash = self.hash = 0
-        self.allocations: dict[str, Allocation] = {}
+        self.hold_nothing()
         self.base = self.allocations
         self.base_status: tuple[str, bool] = ("enabled", False)
         self.snapshot_inventory: Shape = ({}, frozenset(), {})
-        self.reported_cells: dict[str, HostCell] = _NO_HOST_CELLS
         self.base_cells = self.reported_cells
-        self.cells: Cells = NO_CELLS
         self.host_changed = False  # by a delta, against the snapshot
         # of the last delta on this base: digests of its upserts as bytes, with what they say, and what it removed
         self.told: dict[int, Allocation] = _NOTHING
         self.gone: list[str] = _NO_GONE
         self.fresh = NOTHING_FRESH  # what the last report showed and the one before did not
-        self.used: dict[str, int] = {}
-        self.groups = _NO_GROUPS
-        self.builds = 0
 
     # -- one record ---------------------------------------------------------------------------------------------------------------------
 
@@ -175,7 +157,7 @@ class HostState:
         self.status, self.gap = record.status, record.gap
         self.base_status = shared_status(record.status, record.gap)
         self.host_changed = False
-        self.reported_cells = self.base_cells = record.cells or _NO_HOST_CELLS
+        self.reported_cells = self.base_cells = record.cells or NO_HOST_CELLS
         self.cells = cells_of(self.reported_cells)
         self.host_hash = part_of(self.snapshot_inventory, record)
         known = self.allocations
@@ -184,34 +166,9 @@ class HostState:
             [a for a in record.allocations if a.id not in known] if known else record.allocations
         ) or NOTHING_FRESH
         self.told, self.gone = _NOTHING, _NO_GONE
-        self._count_all()
+        self.count_all()
         self._watermark(record, log_time_ms)
         return APPLIED
-
-    def _count_all(self) -> None:
-        """Count every allocation anew, as `_count` would one by one; amounts of a flavor are added once for all that have them."""
-        used: dict[str, int] = {}
-        self.used, self.groups, self.builds, self.hash = used, _NO_GROUPS, 0, self.host_hash
-        total = builds = 0
-        alike: dict[
-            int, tuple[dict[str, int], bytes, list[str]]
-        ] = {}  # by identity of their resources: ids, and what they share
-        for allocation in self.allocations.values():
-            tail = share(allocation)
-            if not tail:  # of a group, or in cells
-                self._count(allocation, 1)
-                continue
-            builds += allocation.building
-            those = alike.get(id(allocation.resources))
-            if those is None:
-                those = alike[id(allocation.resources)] = (allocation.resources, tail, [])
-            those[2].append(allocation.id)
-        for resources, tail, ids in alike.values():
-            total += hashing.id_hashes(ids, tail)
-            for name, amount in resources.items():
-                used[name] = used.get(name, 0) + amount * len(ids)
-        self.builds += builds
-        self.hash = (self.hash + total) & hashing.MASK
 
     def delta(self, record: HostDelta, upserts: Upserts, log_time_ms: int) -> str:
         """Apply a cumulative delta: the base with what it names replaced, whatever earlier deltas said."""
@@ -250,7 +207,7 @@ class HostState:
         if new != (self.inventory, self.traits, self.labels, self.status, self.reported_cells):
             if new[4] != self.reported_cells:
                 self.reported_cells = new[4]
-                self._lay_all()
+                self.lay_all()
             self.inventory, self.traits, self.labels, self.status, self.reported_cells = new
             part = hashing.host_part(*new)
             self.hash = (self.hash - self.host_hash + part) & hashing.MASK
@@ -263,7 +220,7 @@ class HostState:
         fresh: list[Allocation] = []
         for gone in removed:  # first, because an upsert of the same id puts it in place again
             if gone in now:
-                self._put(gone, None)
+                self.put(gone, None)
         for allocation in upserts.new:
             old = now.get(allocation.id)
             if old == allocation:
@@ -272,68 +229,20 @@ class HostState:
             if old is None:
                 fresh.append(allocation)
             else:
-                self._count(old, -1)
-            self._count(allocation, 1, tail)
+                self.count(old, -1)
+            self.count(allocation, 1, tail)
             now[allocation.id] = allocation
         self.fresh = fresh or NOTHING_FRESH
         self.told, self.gone = upserts.told, removed or _NO_GONE
         if not (before.keys() <= upserts.told.keys()) or (gone_before and gone_before != removed):
             self._undo({a.id for a in before.values()}.union(gone_before), upserts.named.union(removed))
             if self.cells and any(a.cells for a in upserts.new):  # one of them may have cpus of what is undone
-                self._lay_all()
-
-    def _lay_all(self) -> None:
-        self.cells = cells_of(self.reported_cells)
-        for allocation in self.allocations.values():
-            self.cells = after(self.cells, allocation.cells, allocation.assigned, 1)
+                self.lay_all()
 
     def _undo(self, before: set[str], named: set[str]) -> None:
         """What the delta before named and this one does not is as in the base again."""
         for undone in before - named:
-            self._put(undone, self.base.get(undone))
-
-    def _put(self, allocation_id: str, allocation: Allocation | None) -> None:
-        old = self.allocations.pop(allocation_id, None)
-        if old is not None:
-            self._count(old, -1)
-        if allocation is not None:
-            self._count(allocation, 1)
-            self.allocations[allocation_id] = allocation
-
-    def _count(self, allocation: Allocation, sign: int, tail: bytes = b"") -> None:
-        """Count an allocation in or out; `tail` are its canonical bytes after the id, where they are at hand."""
-        tail = tail or hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
-        self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
-        used = self.used
-        for name, amount in allocation.resources.items():
-            used[name] = used.get(name, 0) + sign * amount
-        if allocation.building:
-            self.builds += sign
-        if allocation.cells and self.cells:
-            self.cells = after(self.cells, allocation.cells, allocation.assigned, sign)
-        if allocation.group:
-            self._member(allocation.group, sign)
-
-    def _member(self, group: str, sign: int) -> None:
-        if self.groups is _NO_GROUPS:
-            self.groups = {}
-        left = self.groups.get(group, 0) + sign
-        if left:
-            self.groups[group] = left
-        else:
-            del self.groups[group]
-
-    @contextmanager
-    def without(self, gone: Allocation) -> Iterator[None]:
-        """The host as if it did not hold one of its allocations, for as long as the context lasts."""
-        held = self.allocations
-        self.allocations = {name: one for name, one in held.items() if name != gone.id}
-        self._count(gone, -1)
-        try:
-            yield
-        finally:
-            self._count(gone, 1)
-            self.allocations = held
+            self.put(undone, self.base.get(undone))
 
     def _watermark(self, record: Snapshot | HostDelta, log_time_ms: int) -> None:
         if record.claims_topic != self.claims_topic:
