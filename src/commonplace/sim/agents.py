@@ -1,7 +1,7 @@
-"""A simulated agent process: the shipped `Keeper` in a shell that does what agent/shell.py does, and the machines that it looks after."""
+"""A simulated agent process: the shipped `Keeper` in a shell that does what agent/shell.py does."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import DELTA_SUFFIX, START_SUFFIX
@@ -17,7 +17,6 @@ from commonplace.core.keeper_events import (
     DriverSaid,
     EndCaptured,
     Fenced,
-    HostSpec,
     HostsRead,
     Quarantine,
     Raw,
@@ -32,15 +31,10 @@ from commonplace.core.keeper_events import (
 from commonplace.core.kept import FENCED, REFUSED
 from commonplace.core.ledger_events import Configure, Failed, Found, Gone, Up
 from commonplace.core.records.control import HostControl
-from commonplace.core.records.hosts import HostCell
-from commonplace.core.resources import Inventory
 from commonplace.sim import readers
-from commonplace.sim.members import NEVER, Process, Source
-from commonplace.sim.plan import Config
-from commonplace.sim.shapes import cells_of, inventory_of
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.members import NEVER, Process
+from commonplace.sim.surroundings import Surroundings
+from commonplace.sim.wires import Source
 
 RETRY_MS: Final = 200
 CONTROL, HOSTS, CLAIMS = range(3)
@@ -48,37 +42,10 @@ TICK: Final = Tick()
 HOST_CONTROL: Final = b"host/"
 
 
-class Machine:
-    """A host as it stands in its rack: what it has, and what runs on it that no claim brought. It outlives its agents."""
-
-    __slots__ = ("changes", "config", "found", "labels", "name", "reserved", "traits", "vcpus")
-
-    def __init__(self, name: str, config: Config, traits: tuple[str, ...], rack: str = "") -> None:
-        self.name, self.config, self.traits = name, config, traits
-        self.vcpus, self.reserved = config.vcpus, config.reserved
-        self.labels = {"rack": rack} if rack else {}
-        self.found: dict[str, Found] = {}
-        self.changes = 0
-
-    def spec(self) -> HostSpec:
-        """The host as its driver describes it."""
-        return HostSpec(
-            name=self.name, inventory=self.inventory(), traits=self.traits, labels=self.labels, cells=self.cells()
-        )
-
-    def inventory(self) -> dict[str, Inventory]:
-        """What it has."""
-        return inventory_of(self.config, self.vcpus, self.reserved)
-
-    def cells(self) -> dict[str, HostCell]:
-        """Its NUMA cells."""
-        return cells_of(self.config, self.vcpus)
-
-
 class AgentProcess(Process):
     """One agent: the hosts of one unit, from start records to its end."""
 
-    def __init__(self, world: "World", name: str, unit: int, hosts: Sequence[str]) -> None:
+    def __init__(self, world: Surroundings, name: str, unit: int, hosts: Sequence[str]) -> None:
         super().__init__(world, name)
         self.unit, self.hosts = unit, tuple(hosts)
         self.told: dict[str, dict[str, Found]] = {host: {} for host in hosts}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from commonplace.core.records.decisions import Decision
 from commonplace.core.replica_events import Raw
@@ -28,10 +28,9 @@ from commonplace.frontend.events import (
 from commonplace.frontend.events import Submit as SubmitEvent
 from commonplace.frontend.session import Session
 from commonplace.sim import plan
-from commonplace.sim.members import Process, Source
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.members import Process
+from commonplace.sim.surroundings import Surroundings
+from commonplace.sim.wires import Source
 
 IN_FLIGHT_MAX: Final = 10_000
 MOVED_MS: Final = 500
@@ -44,7 +43,7 @@ TICK: Final = Tick()
 class FrontendProcess(Process):
     """One frontend and its submitters."""
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         super().__init__(world, name)
         config = world.config
         self.session = Session("default", config.request_partitions, config.partitions, IN_FLIGHT_MAX)

@@ -5,18 +5,15 @@ poll ──reaches the group──▶ joins, lives ──▶ what it ceded and g
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from commonplace.sim.plan import Fault
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.surroundings import Surroundings
 
 
 class Intake:
     """One life of a replica in its group. A commit names the topic that the life began with."""
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         self._world, self._name = world, name
         self._requests_id = world.topics["requests"].id
         self._heard = -1  # the generation that it commits under

@@ -6,12 +6,11 @@ append ──▶ source is dirty ──▶ wake ──▶ turn: acknowledgements
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from commonplace.sim.log import OutOfRange, Topic
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.log import OutOfRange
+from commonplace.sim.surroundings import Surroundings
+from commonplace.sim.wires import Done, Outgoing, Source
 
 NEVER: Final = 1 << 62
 ALL: Final = 1 << 30
@@ -19,47 +18,11 @@ REBUILD_WAIT_MS: Final = 1_000
 CLOCK_SPREAD_MS: Final = 5_000_000
 """Monotonic clocks of processes begin anywhere in it: nothing may compare those of two."""
 
-Done = Callable[[int], None]
-"""Told the offset of a record, or −1: not delivered, or nobody knows."""
-
-
-class Source:
-    """A partition that a process reads, and how far it is. `held`: not read for the time being; `cut_ms`: not readable until then."""
-
-    __slots__ = ("cut_ms", "dirty", "handler", "held", "owner", "partition", "position", "rank", "topic")
-
-    def __init__(
-        self, owner: "Process", topic: Topic, partition: int, position: int, rank: int, handler: Callable[..., None]
-    ) -> None:
-        self.owner, self.topic, self.partition, self.position = owner, topic, partition, position
-        self.rank, self.handler = rank, handler
-        self.held = self.dirty = False
-        self.cut_ms = 0
-
-
-class Outgoing:
-    """A record on its way. `kind` is what faults call it."""
-
-    __slots__ = ("done", "key", "kind", "partition", "sent_ms", "topic", "value")
-
-    def __init__(
-        self,
-        kind: str,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        done: Done | None,
-        sent_ms: int,
-    ) -> None:
-        self.kind, self.topic, self.partition, self.key, self.value = kind, topic, partition, key, value
-        self.done, self.sent_ms = done, sent_ms
-
 
 class Process:
     """What every simulated process has: sources, an outbox, an inbox of acknowledgements, a clock, a life."""
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         self.world, self.name = world, name
         world.everybody.append(self)
         self.random = Random(world.seed_of(name)).random

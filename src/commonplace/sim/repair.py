@@ -1,19 +1,15 @@
 """What an operator does for a host that its agent refuses to start: write its last good state anew."""
 
-from typing import TYPE_CHECKING
-
 from commonplace.core.codec import encode
 from commonplace.core.hashing import to_hex
 from commonplace.core.host_keys import parse_key, snapshot_key
 from commonplace.core.hosts import HostState, fold
 from commonplace.core.partition import partition_of
 from commonplace.core.records.hosts import Snapshot
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.surroundings import Surroundings
 
 
-def repair(world: "World", host: str) -> None:
+def repair(world: Surroundings, host: str) -> None:
     """Append a snapshot of everything good that ever stood of a host, in the epoch of its last start record; or delete what is bad."""
     partition = partition_of(host, world.config.partitions)
     state, prefix = HostState(host), f"{host}/".encode()

@@ -6,7 +6,7 @@ catching up ──ends captured at the start reached──▶ serving ──told
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from commonplace.core.codec import encode
 from commonplace.core.keeper_events import Quarantine
@@ -34,10 +34,9 @@ from commonplace.core.replica_events import (
     Turn,
 )
 from commonplace.sim.intake import Intake
-from commonplace.sim.members import NEVER, Done, Process, Source
-
-if TYPE_CHECKING:
-    from commonplace.sim.world import World
+from commonplace.sim.members import NEVER, Process
+from commonplace.sim.surroundings import Surroundings
+from commonplace.sim.wires import Done, Source
 
 COMMIT_INTERVAL_MS: Final = 100
 ENDS_ASKED_MS: Final = 1_000
@@ -51,7 +50,7 @@ TURN: Final = Turn()
 class ReplicaProcess(Process):
     """One replica between catching up and its end."""
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         super().__init__(world, name)
         self.wall_ahead_ms = 0  # of its wall clock to the broker's
         self._perform: dict[type, Callable[[Any], None]] = {
