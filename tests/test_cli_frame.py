@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,30 @@ def test_requests_for_a_plan_that_cannot_be_read_are_refused_from_a_file_and_fro
             check=False,
         )
     assert_one_line(piped, 2, "stdin", says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("plan /no/such/file", "/no/such/file: cannot be read: No such file or directory"),
+        (
+            "sim run --schedules 0",
+            "'--schedules': Input should be greater than or equal to 1. See `commonplace sim run",
+        ),
+        ("submit --flavor f --count 0", "'--count': Input should be greater than or equal to 1. See"),
+        ("completion tcsh", "'SHELL': 'tcsh' is not one of 'bash', 'zsh', 'fish'. See"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_alike_whoever_finds_it(arguments: str, says: str) -> None:
+    assert_one_line(run(*arguments.split()), 2, says)
+
+
+@pytest.mark.parametrize("group", [(), ("host",), ("topics",), ("sim",)])
+def test_lists_of_commands_show_a_whole_sentence_of_each(group: tuple[str, ...]) -> None:
+    listed = run(*group, "--help").stdout.partition("Commands:")[2].partition("Example")[0]
+    ends = [entry[-1] for entry in re.split(r"\n  (?=[a-z])", listed.rstrip())[1:]]
+    assert ends
+    assert set(ends) == {"."}
 
 
 @pytest.mark.parametrize("arguments", REPORTS)

@@ -145,7 +145,10 @@ def test_inventory_file_holds_several_hosts_with_exact_ratios(tmp_path: Path) ->
         ("[hosts.a.inventory.VCPU]\ntotal = 1\nallocation_ratio = 'x'", "is not a number"),
         ("[hosts.a.inventory.vcpu]\ntotal = 1", "resource class 'vcpu'"),
         ('[hosts."a b".inventory.VCPU]\ntotal = 1', "[hosts.a b]: the name"),
-        ("[hosts.a]\nfound_file = 'none.json'\n[hosts.a.inventory.VCPU]\ntotal = 1", "none.json: "),
+        (
+            "[hosts.a]\nfound_file = 'none.json'\n[hosts.a.inventory.VCPU]\ntotal = 1",
+            "none.json: cannot be read: No such file",
+        ),
         (
             "[hosts.a]\nfound = [{instance='x'}]\n[hosts.a.inventory.VCPU]\ntotal = 1",
             "resources is missing",

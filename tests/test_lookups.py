@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
+from msgspec.structs import replace
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, NotReady, TopicsNotReady
 from commonplace.kafka import client, lookups
-from commonplace.settings import Settings
+from commonplace.settings import Settings, TopicsSettings
 
 SETTINGS = Settings(kafka={"bootstrap.servers": "127.0.0.1:1"})
 
@@ -67,6 +68,21 @@ def test_a_disk_that_stays_full_is_told_as_the_brokers(asker: Consumer, monkeypa
 def test_a_topic_that_is_not_there_is_named_with_what_to_do(asker: Consumer) -> None:
     with pytest.raises(TopicsNotReady, match=r"topic: missing at .* run `commonplace topics create`"):
         lookups.answer(asker, SETTINGS, "topic", refusing(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+
+@pytest.mark.parametrize(
+    ("named", "command"),
+    [
+        (TopicsSettings(pool="ssd"), "commonplace topics create --pool ssd"),
+        (TopicsSettings(prefix="x", pool="ssd"), "commonplace topics create --prefix x --pool ssd"),
+    ],
+)
+def test_what_to_do_makes_the_topics_that_are_missing_and_no_others(
+    asker: Consumer, named: TopicsSettings, command: str
+) -> None:
+    settings = replace(SETTINGS, topics=named)
+    with pytest.raises(TopicsNotReady, match=f"run `{command}`"):
+        lookups.answer(asker, settings, "topic", refusing(KafkaError.UNKNOWN_TOPIC_OR_PART))
 
 
 def test_what_does_not_pass_is_raised_at_once(asker: Consumer) -> None:

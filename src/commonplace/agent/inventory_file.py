@@ -188,10 +188,13 @@ class FoundFile:
                 self._seen, self.error = seen, ""
         except (OSError, SettingsError) as error:
             if self._found is None:
-                raise SettingsError(f"{self.path}: {error}" if isinstance(error, OSError) else str(error)) from error
-            self.error = str(error)
+                raise SettingsError(self._told(error)) from error
+            self.error = self._told(error)
         assert self._found is not None
         return self._found
+
+    def _told(self, error: OSError | SettingsError) -> str:
+        return f"{self.path}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
     def _read(self) -> tuple[Found, ...]:
         if self.path.suffix == ".toml":

@@ -59,6 +59,8 @@ def prepare(command: Any) -> None:
     taken = {option for param in own for option in param.opts}
     command.params = own + [param for param in _options() if not taken.intersection(param.opts)]
     command.rich_markup_mode = None
+    if command.help:  # in the list of commands: else it is cut in the middle of its first sentence
+        command.short_help = " ".join(command.help.split("\n\n")[0].split()).rstrip(".").partition(". ")[0] + "."
     if isinstance(command, TyperGroup):
         for member in filter(None, command.commands.values()):
             prepare(member)

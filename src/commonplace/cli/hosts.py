@@ -49,7 +49,7 @@ def hosts(
         bool, typer.Option("--watch", help="Go on: redraw on a terminal, else a line for every change.")
     ] = False,
 ) -> None:
-    """List the hosts: status, what is free, builds in progress, age of the newest report."""
+    """List the hosts: status, what is used, builds in progress, age of the newest report."""
     from commonplace.ops.fleet_view import FleetView
 
     if status is not None and status not in STATUSES:

@@ -151,7 +151,8 @@ def _usage(error: typer.TyperException) -> str:
         return message
     context: typer.Context | None = getattr(error, "ctx", None)
     path = context.command_path if context else PROGRAM
-    return f"{PROGRAM}: {' '.join(message.split())} See `{path} --help`."
+    said = " ".join(message.replace("Value error, ", "").split())
+    return f"{PROGRAM}: {said}{'' if said.endswith(('.', ')', '?')) else '.'} See `{path} --help`."
 
 
 def _told(message: str, code: int) -> int:

@@ -95,9 +95,11 @@ def _builds(
         raise UsageError("plan takes FILE or --flavor, not both")
     if file:
         where = "stdin" if file == "-" else file
-        written = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         try:
+            written = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
             return builds_of(written.decode(), where)
+        except OSError as e:
+            raise UsageError(f"{where}: cannot be read: {e.strerror}") from e
         except UnicodeDecodeError as e:
             raise UsageError(f"{where}: not UTF-8 at byte {e.start}: write the requests as JSON in UTF-8") from e
     if flavor:

@@ -45,8 +45,9 @@ def run(
         str, typer.Option(metavar="A..B", help="The schedules to run, both ends included; 1..1000 if nothing is said.")
     ] = "",
     schedules: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Instead: so many on seeds never run before, which are printed.")
-    ] = 0,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Instead: so many on seeds never run before, which are printed."),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=0, max=1024, metavar="N", help="Processes at once; 0: as many as cores.")
     ] = 0,

@@ -37,7 +37,7 @@ RESULT_EXIT = {
 @app.command(epilog=EPILOG)
 def submit(
     flavor: Annotated[str, typer.Option(metavar="NAME", help="What each instance is.")],
-    count: Annotated[int, typer.Option(metavar="N", help="Instances; all are placed, or none.")] = 1,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Instances; all are placed, or none.")] = 1,
     count_min: Annotated[
         int, typer.Option(metavar="N", min=0, help="Place so many at least, where not all fit; 0: all or none.")
     ] = 0,

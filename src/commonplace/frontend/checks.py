@@ -33,7 +33,7 @@ def invalid(build: Build, encoded: bytes, flavors: Mapping[str, Flavor], routing
         )
     checked = decode("requests", encoded)
     if isinstance(checked, Bad):
-        return f"request {shown(build.id)}: {checked.reason}"
+        return f"request {shown(build.id)}: {checked.reason.removeprefix('not a requests record: ')}"
     return contradiction(build, flavor)
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from commonplace.errors import BrokerUnavailable, CommonplaceError, Denied, NotReady, SettingsError
 from commonplace.kafka import traffic
-from commonplace.settings import KAFKA, Settings, is_secret
+from commonplace.settings import KAFKA, Settings, TopicsSettings, is_secret
 
 ANSWER_TIMEOUT_S: Final = 4.0  # one connection attempt and a retry; a person waits for this line
 
@@ -135,6 +135,13 @@ def settings_for(settings: Settings, broker: Broker) -> Settings:
     if not broker.embedded or "fetch.wait.max.ms" in settings.kafka:
         return settings
     return msgspec.structs.replace(settings, kafka={**settings.kafka, "fetch.wait.max.ms": "1"})
+
+
+def creation(settings: Settings) -> str:
+    """The command that makes the topics of these settings, to be typed as it is."""
+    topics, usual = settings.topics, TopicsSettings()
+    prefix = f" --prefix {topics.prefix}" if topics.prefix != usual.prefix else ""
+    return f"commonplace topics create{prefix}" + (f" --pool {topics.pool}" if topics.pool != usual.pool else "")
 
 
 def explained(error: KafkaException, settings: Settings) -> CommonplaceError:

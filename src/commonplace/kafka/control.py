@@ -107,7 +107,7 @@ def _read_to_end(reader: Consumer, name: str, settings: Settings) -> dict[str, b
     except KafkaException as e:
         code = e.args[0].code()
         if code in (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            raise TopicsNotReady(f"{name}: missing at {settings.bootstrap}: run `commonplace topics create`") from e
+            raise TopicsNotReady(f"{name}: missing at {settings.bootstrap}: run `{client.creation(settings)}`") from e
         raise client.explained(e, settings) from e
     return values
 

@@ -54,7 +54,7 @@ def _refresh(asker: Consumer, topic: str) -> None:
 
 def _explained(topic: str, error: KafkaException, settings: Settings) -> CommonplaceError:
     if error.args[0].code() in MISSING:
-        return TopicsNotReady(f"{topic}: missing at {settings.bootstrap}: run `commonplace topics create`")
+        return TopicsNotReady(f"{topic}: missing at {settings.bootstrap}: run `{client.creation(settings)}`")
     return client.explained(error, settings)
 
 

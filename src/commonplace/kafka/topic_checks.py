@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka.admin import TopicDescription
 from msgspec import Struct
 
+from commonplace.kafka.client import creation
 from commonplace.kafka.topic_rules import BOUND, IN_SYNC_WANTED, REPLICATION_WANTED, Level, Topics, TopicSpec
 from commonplace.settings import Settings
 
@@ -36,15 +37,15 @@ def findings(
         if spec.name in found:
             told += _misset(spec, found[spec.name], configs[spec.name])
         else:
-            told.append(missing(spec.name))
+            told.append(missing(spec.name, settings))
     told += equal_counts(settings, {name: len(topic.partitions) for name, topic in found.items()})
     told += _durability(settings.topics.prefix, found, configs)
     return sorted(told, key=lambda f: f.level)
 
 
-def missing(name: str) -> Finding:
+def missing(name: str, settings: Settings) -> Finding:
     """A topic that is not there."""
-    return Finding("error", name, "topic", "missing", "there", "run `commonplace topics create`")
+    return Finding("error", name, "topic", "missing", "there", f"run `{creation(settings)}`")
 
 
 def equal_counts(settings: Settings, counts: Mapping[str, int]) -> list[Finding]:

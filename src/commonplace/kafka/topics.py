@@ -80,11 +80,8 @@ def require_topics(
     if errors:
         raise TopicsNotReady(_first_of(errors))
     known = facts(client, settings, broker, only)
-    gone = [
-        topic_checks.missing(name)
-        for name in Topics(settings.topics.prefix, settings.topics.pool).all(only)
-        if name not in known
-    ]
+    names = Topics(settings.topics.prefix, settings.topics.pool).all(only)
+    gone = [topic_checks.missing(name, settings) for name in names if name not in known]
     if gone:  # deleted since it was verified
         raise TopicsNotReady(_first_of(gone))
     if broker.embedded and (
