@@ -94,3 +94,26 @@ def test_aggregates_are_set_listed_and_deleted(where: list[str]) -> None:
 )
 def test_what_a_scheduler_could_not_use_is_refused_before_any_broker_is_asked(arguments: list[str], said: str) -> None:
     assert_one_line(run(*arguments, "-b", "127.0.0.1:1"), 2, said)
+
+
+@pytest.mark.real_kafka
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("profile set ours --weigher cpu=1", "ours"),
+        ("aggregate set east --zone z1", "east"),
+        ("flavor set f1 --vcpus 1", "f1"),
+        ("route set m1.tiny --to default", "m1.tiny"),
+    ],
+)
+def test_what_was_set_and_deleted_is_told_to_machines_on_stdout_and_to_people_on_stderr_alone(
+    where: list[str], arguments: str, named: str
+) -> None:
+    assert run("topics", "create", *where).returncode == 0
+    kind = arguments.split()[0]
+    told = run(*arguments.split(), *where)
+    assert (told.returncode, told.stdout) == (0, "")
+    assert named in told.stderr
+    answer = json.loads(run(*arguments.split(), *where, "-o", "json").stdout)
+    assert (answer[0]["flavor"] if kind == "route" else answer["name"]) == named
+    assert run(kind, "delete", named, *where, "-o", "name").stdout == f"{named}\n"

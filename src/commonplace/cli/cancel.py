@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commonplace.cli.output import say
+from commonplace.cli.output import emit_done, say
 from commonplace.cli.settle import find_entry_or_held
 from commonplace.errors import UsageError
 
@@ -23,10 +23,13 @@ def cancel(
     from commonplace.frontend import Frontend
 
     found = [_meant(name) for name in requests]
+    done = []
     for settings, cancelled, outcome in found:
         with Frontend(settings) as frontend:
             frontend.cancel(cancelled.id, cancelled.flavor, cancelled.group, wait=True)
         say(f"cancel of {cancelled.id} written; {outcome}")
+        done.append({"request": cancelled.id, "pool": settings.topics.pool, "cancel": "written"})
+    emit_done(done, name="request")
 
 
 def _meant(name: str) -> "tuple[Settings, Cancel, str]":

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from commonplace.cli import common
-from commonplace.cli.output import say
+from commonplace.cli.output import emit_done, say
 from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
 
@@ -35,6 +35,7 @@ def put(kind: type["Profile | Aggregate"], fields: Mapping[str, Any]) -> None:
     client.require_broker(settings)
     control.write(settings, {key: encode(record)})
     say(f"{word} {record.name} set")
+    emit_done(record)
 
 
 def known(kind: type["Profile | Aggregate"]) -> dict[str, Any]:
@@ -56,9 +57,12 @@ def delete(kind: type["Profile | Aggregate"], name: str) -> None:
     word, names = kind.__name__.lower(), known(kind)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        raise UsageError(f"no {word} {name!r}" + (f"; the nearest is {near[0]}" if near else f"; see `{word} list`"))
+        raise UsageError(
+            f"no {word} {name!r}" + (f"; the nearest is {near[0]}" if near else f"; see `commonplace {word} list`")
+        )
     control.write(common.settings(), {f"{word}/{name}": None})
     say(f"{word} {name} deleted")
+    emit_done({"name": name, "deleted": True})
 
 
 def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

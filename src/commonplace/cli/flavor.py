@@ -8,7 +8,7 @@ import typer
 
 from commonplace.cli import common
 from commonplace.cli.control_records import pairs
-from commonplace.cli.output import Column, emit, say
+from commonplace.cli.output import Column, emit, emit_done, say
 from commonplace.core.complaints import complaint
 from commonplace.errors import UsageError
 
@@ -109,6 +109,7 @@ def set_flavor(
         )
     if profile not in PROFILES and f"profile/{profile}" not in control.read(settings):
         say(f"warning: no profile {profile!r} yet; requests for {name} are refused until it is written to control")
+    emit_done(flavor)
 
 
 @app.command("list", epilog="\b\nExample:\n  commonplace flavor list -o json")
@@ -134,9 +135,12 @@ def delete(name: Annotated[str, typer.Argument(metavar="NAME", help="The flavor'
     known = control.flavors(settings)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise UsageError(f"no flavor {name!r}" + (f"; the nearest is {near[0]}" if near else "; see `flavor list`"))
+        raise UsageError(
+            f"no flavor {name!r}" + (f"; the nearest is {near[0]}" if near else "; see `commonplace flavor list`")
+        )
     control.write(settings, {control.FLAVOR_KEY + name: None})
     say(f"flavor {name} deleted")
+    emit_done({"name": name, "deleted": True})
 
 
 def _resource(text: str, option: str = "--resource") -> tuple[str, int]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import emit, say
+from commonplace.cli.output import emit, emit_done, say
 from commonplace.errors import StateChanged
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def show(name: Name) -> None:
 @app.command(epilog="\b\nExample:\n  commonplace host enable host-0042")
 def enable(name: Name, reason: Reason = "") -> None:
     """Let instances be placed there again."""
-    _told(_set(name, "enabled", reason))
+    emit_done(_set(name, "enabled", reason))
 
 
 @app.command(epilog="\b\nExample:\n  commonplace host disable host-0042 --reason 'disk errors'")
 def disable(name: Name, reason: Reason = "") -> None:
     """Place nothing there; what runs stays."""
-    _told(_set(name, "disabled", reason))
+    emit_done(_set(name, "disabled", reason))
 
 
 @app.command(
@@ -71,7 +71,7 @@ def drain(
             await_empty(view, host, timeout, lambda left: say(f"host {host} holds {left} allocations"))
         say(f"host {host} is empty")
         done["allocations"] = 0
-    _told(done)
+    emit_done(done)
 
 
 @app.command(
@@ -89,7 +89,7 @@ def clear_gap(name: Name) -> None:
         raise StateChanged(f"host {host.name} reports no gap: there is nothing to clear")
     operators.clear_gap(settings, host.name, host.epoch)
     say(f"host {host.name}: gap of epoch {host.epoch} cleared; its agent takes it off its next report")
-    _told({"name": host.name, "gap_cleared": host.epoch})
+    emit_done({"name": host.name, "gap_cleared": host.epoch})
 
 
 @app.command(
@@ -127,12 +127,6 @@ def _set(name: str, status: "Status", reason: str) -> dict[str, Any]:
     held = len(row.host.allocations)
     say(f"host {row.host.name} {status}" + (f"; it holds {held} allocations" if held and status != "enabled" else ""))
     return {"name": row.host.name, "status": status, "reason": reason, "allocations": held}
-
-
-def _told(done: dict[str, Any]) -> None:
-    """One object to a machine; a person has read it on stderr."""
-    if common.output() in ("json", "yaml", "name"):
-        emit(done)
 
 
 def _everything(view: "FleetView", row: "Row") -> dict[str, Any]:

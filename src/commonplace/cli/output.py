@@ -48,6 +48,12 @@ def emit(data: Any, *, columns: Sequence[Column | str] = (), name: str = "name",
                 _print_object(plain)
 
 
+def emit_done(data: Any, *, name: str = "name") -> None:
+    """Print what was done for a machine, in the form asked for; a person has read it on stderr."""
+    if output() in ("json", "yaml", "name"):
+        emit(data, name=name)
+
+
 def emit_line(record: Any, *, lines: Iterable[str] | None = None, form: Output | None = None) -> None:
     """Print one record of a stream at once: a JSON line, a YAML document, or as `lines` (default: one, key=value)."""
     plain = _plain(record)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commonplace.cli import common
-from commonplace.cli.output import Column, emit, say
+from commonplace.cli.output import Column, emit, emit_done, say
 from commonplace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,10 +86,13 @@ def _write(settings: "Settings", routes: "Routes", flavors: list[str], pool: str
 
     changed = rerouted(routes.routing, routes.flavors, flavors, pool)
     control.write(settings, {"routing": encode(changed)})
+    done = []
     for name in flavors:
         now = changed.pools.get(name, routes.flavors[name].pool)
         was = routes.pool_of(name)
         say(f"flavor {name} is placed by pool {now}" + (f", {was} before" if was != now else ", as before"))
+        done.append({"flavor": name, "pool": now, "was": was})
+    emit_done(done, name="flavor")
 
 
 def _warn(settings: "Settings") -> None:
