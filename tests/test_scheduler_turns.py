@@ -71,7 +71,7 @@ class Place:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000
         self.stopped, self.anew, self.flushed = False, "", 0
-        monkeypatch.setattr(shell, "_now_ms", lambda: self.now)
+        monkeypatch.setattr(shell, "steady_ms", lambda: self.now)
         monkeypatch.setattr(shell, "wall_s", lambda: self.now / 1000)
         monkeypatch.setattr(shell, "Tail", FakeTail)
         monkeypatch.setattr(shell, "Intake", lambda *_: SimpleNamespace(poll=list, refused=""))
