@@ -133,6 +133,8 @@ class Judge:
                     f"says {entry.verdict} of the claims record at {offset}, which asks nothing such for {entry.allocation}",
                 )
             return None
+        if self.blind and isinstance(record, Claim) and all(one.id != entry.allocation for one in record.allocations):
+            return None  # its agent read another claim there, which was lost before the report came
         return record
 
     def _grant(self, offset: int, group: list[Settled]) -> None:
