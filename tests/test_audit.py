@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from audit_breaches import BREACHES, Breach, flood, later
 from audit_logs import HEARTBEAT_MS, LEASE_MS, WINDOW_MS, Pool, digest, name_of, pool, settled
 from commonplace.core.codec import Bad, decode, encode
+from commonplace.core.partition import partition_of
 from commonplace.ops import audit
 from commonplace.ops.audit import AuditReport, hashes, wire, wire_hosts
-from commonplace.ops.audit.evidence import Seen
+from commonplace.ops.audit.evidence import Log, Seen
 from commonplace.ops.audit.read import options_for
 from commonplace.sections import AgentSettings, LimitsSettings, SchedulerSettings
 from commonplace.settings import Settings
@@ -577,6 +578,30 @@ def test_bad_record_is_pending_within_the_grace_and_fine_once_quarantined() -> N
     checked = clean(p).tallies[10].checked
     p.quarantine("claims", at)  # by each agent that reads the partition
     assert clean(p).tallies[10].checked == checked
+
+
+def test_of_bad_records_under_one_key_of_a_host_that_belongs_elsewhere_the_last_must_be_quarantined() -> None:
+    count = next(n for n in range(2, 20) if partition_of("h1", n) == 0)
+    stranger = next(name for n in range(99) if partition_of(name := f"x{n}", count) != 0)
+
+    class Wide(Pool):
+        def log(self, topic: str) -> Log:
+            one = super().log(topic)
+            if topic == "hosts":
+                none = dict.fromkeys(range(count), 0)
+                one.low, one.high = none | dict(one.low), none | dict(one.high)
+            return one
+
+    p = Wide()
+    p.start()
+    p.snapshot()
+    before, last = (p.put("hosts", f"{stranger}/3/delta", {"type": "delta"}) for _ in range(2))
+    p.heartbeats(60_000)
+    assert violations(p.audit()) == [(10, name_of("hosts"), last)]
+    p.quarantine("hosts", last)
+    assert unprovable(clean(p)) == {10: 1}
+    p.quarantine("hosts", before)
+    assert not unprovable(clean(p))
 
 
 def test_bad_record_older_than_what_retention_left_of_quarantine_is_unprovable() -> None:

@@ -37,6 +37,8 @@ class Hosts:
         self._changes = Changes(intake.log.name, answers, findings, options)
         self.chains: dict[str, Chain] = {}
         self.stays = Stays()
+        self._elsewhere: dict[tuple[int, bytes | None], int] = {}
+        """Keys of hosts on a partition that is not theirs, which no agent reads there: the last offset of each."""
 
     def read(self) -> None:
         """Read the topic, and the claims as far as the reports answer them."""
@@ -51,6 +53,11 @@ class Hosts:
         if wrong:
             if not isinstance(record, Broken):
                 self._intake.broken(entry, wrong)
+            if kind:  # whoever catches up takes the last record of a key, as compaction leaves it
+                place = (entry.partition, entry.key)
+                if place in self._elsewhere:
+                    self._intake.replaced.add((entry.partition, self._elsewhere[place]))
+                self._elsewhere[place] = entry.offset
             self._no_report(entry, "a record that is no report of a host")
             return
         self.stays.take(entry, host, kind, epoch)

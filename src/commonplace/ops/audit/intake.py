@@ -71,6 +71,8 @@ class Intake:
     def __init__(self, kind: str, log: Log, quarantine: Quarantine, findings: Findings) -> None:
         self.kind, self.log, self.seen = kind, log, Seen(log.low)
         self.bad: list[Bad] = []
+        self.replaced: set[tuple[int, int]] = set()
+        """Bad records whose place another may have taken before anybody read them: readers may pass over them."""
         self.newest_ms = 0
         self._quarantine = quarantine
         self._findings = findings
@@ -129,6 +131,8 @@ class Intake:
                 findings.unprovable(10, "a reader quarantined as many a second as it may, and only counted the rest")
             elif bad.timestamp_ms > newest_ms - options.grace_ms:
                 findings.pending(10, "bad record is younger than the grace")
+            elif place in self.replaced:
+                findings.unprovable(10, "another record under its key may have taken its place before anybody read it")
             else:
                 findings.violated(10, f"record cannot be used ({bad.reason}) and nobody quarantined it", name, *place)
         count = self._count
