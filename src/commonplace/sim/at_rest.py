@@ -27,17 +27,18 @@ def settled(
     calm_ms: int = FAR_MS,
     deadline_ms: int = 30_000,
     lapse_ms: int = 0,
+    start_again_ms: int = 0,
     dead: Collection[str] = (),
     kept: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
 ) -> None:
     """Faults stopped at `calm_ms` and everything due has come.
 
-    `submitted` were acknowledged, an agent looks for lapses each `lapse_ms`, `dead` hosts have no agent, `kept` tells whether a record
-    still stood when somebody could read it.
+    `submitted` were acknowledged, an agent looks for lapses each `lapse_ms` and writes a start record that is not read back anew after
+    `start_again_ms`, `dead` hosts have no agent, `kept` tells whether a record still stood when somebody could read it.
     """
     _decided(checkers, deadline_ms, calm_ms)
     checkers.owners.settle(calm_ms)
-    _lapses(checkers, calm_ms, lapse_ms)
+    _lapses(checkers, calm_ms, lapse_ms, start_again_ms)
     known = {request for _, request in checkers.answers.asked}
     for request in submitted:
         if request not in known:
@@ -78,10 +79,11 @@ def _decided(checkers: Checkers, deadline_ms: int, calm_ms: int) -> None:
                 findings.violated(4, text, ("requests", key[0], other.offset))
 
 
-def _lapses(checkers: Checkers, calm_ms: int, lapse_ms: int) -> None:
-    """Once faults have stopped a lease that is over lapses at once."""
+def _lapses(checkers: Checkers, calm_ms: int, lapse_ms: int, start_again_ms: int) -> None:
+    """Once faults have stopped a lease that is over lapses at once; where a start record was lost, once its host has started after all."""
     for lapse in checkers.grants.lapses:
-        late_ms = lapse.at_ms - max(lapse.latest_ms, calm_ms) - lapse_ms - LAPSE_SLACK_MS
+        again_ms = start_again_ms if lapse.place[1] in checkers.seen.cut_hosts else 0
+        late_ms = lapse.at_ms - max(lapse.latest_ms, calm_ms) - lapse_ms - again_ms - LAPSE_SLACK_MS
         if late_ms > 0:
             text = f"{lapse.host} let {lapse.allocation} lapse {late_ms:.0f} ms later than its lease was over, without faults"
             checkers.findings.violated(5, text, lapse.place)

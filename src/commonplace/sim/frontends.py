@@ -53,6 +53,7 @@ class FrontendProcess(Process):
         self.token = 0
         self.follow("control", 0, world.topics["control"].begin(0), CONTROL, self._control)
         decisions = world.topics["decisions"]
+        self.decisions_id = decisions.id  # of the topic as it reads it: one made anew it may not notice
         for partition in range(config.request_partitions):
             self.follow("decisions", partition, decisions.end(partition), DECISIONS, self._decisions)
 
@@ -63,6 +64,8 @@ class FrontendProcess(Process):
                 begin, end = source.topic.begin(partition), source.topic.end(partition)
                 if not begin <= source.position <= end:
                     source.position = begin
+                    if topic == "decisions":
+                        self.decisions_id = source.topic.id
                 if source.position < end:
                     self.mark(source)
                 assert topic in ("control", "decisions")
@@ -148,7 +151,8 @@ class FrontendProcess(Process):
             return  # of a confirm, release or cancel, which the session refused
         item, attempt = found
         world = self.world
-        world.answered(self.name, item, self.partition_of(item), answer)
+        sure = self.decisions_id == world.topics["decisions"].id
+        world.answered(self.name, item, self.partition_of(item), answer, sure)
         if isinstance(answer, Refusal):
             if answer.why in (Why.TIMED_OUT, Why.NOT_SENT) and item.insist and attempt < INSIST_MAX:
                 world.after(1 + int(self.random() * 1_000), self, lambda: self.submit(item, attempt + 1))

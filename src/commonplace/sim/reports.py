@@ -283,6 +283,7 @@ class Reports:
         that before still has it, and who comes later does not.
         """
         self._answers.lose_reports(partition)
+        self._seen.cut_hosts.add(partition)
         kept = [raw for raw in self._raws[partition] if raw[0] < end]
         lost = [host for host in self.hosts.values() if host.partition == partition]
         claims, before = {host.name: host.claims for host in lost}, self._seen.lost_hosts

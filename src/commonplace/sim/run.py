@@ -210,6 +210,7 @@ def _judge(world: World) -> None:
         calm_ms=world.calm_ms,
         deadline_ms=config.deadline_ms,
         lapse_ms=config.lapse_ms,
+        start_again_ms=config.snapshot_ms,
         dead=dead,
         kept=partial(_kept, world),
     )

@@ -26,6 +26,7 @@ class Seen:
         # a second time what lies below
         self.lost_hosts: dict[str, int] = {}
         self.cut_claims: dict[str, int] = {}
+        self.cut_hosts: set[int] = set()  # partitions of `hosts` that lost records
         self.bad: dict[Place, str] = {}  # records that somebody must put aside
         self.set_aside: set[Place] = set()
 

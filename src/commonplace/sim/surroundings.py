@@ -192,11 +192,14 @@ class Surroundings(VirtualTime, ABC):
         self.counts["quarantined"] += 1
         self.append("quarantine", 0, None, encode(quarantined(effect, effect.topic, who)))
 
-    def answered(self, frontend: str, item: plan.Submit, partition: int, answer: Decision | Refusal) -> None:
-        """A submitter has an answer."""
+    def answered(
+        self, frontend: str, item: plan.Submit, partition: int, answer: Decision | Refusal, sure: bool
+    ) -> None:
+        """A submitter has an answer; not `sure`: from decisions made anew, read on from where the reader had come to in those before."""
         self.answers.append((frontend, item.id, answer))
         if isinstance(answer, Decision):
-            acting.told(self.checkers.answers, partition, answer)
+            if sure:
+                acting.told(self.checkers.answers, partition, answer)
             if answer.placed:
                 self.placed[item.id] = answer.placed[0]
         if self.trace is not None:
