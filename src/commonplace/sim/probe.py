@@ -5,6 +5,7 @@ before: so every request partition is asked once everything has come to rest.
 """
 
 import sys
+from itertools import pairwise
 from typing import Final
 
 from commonplace.core.codec import decode, encode
@@ -142,11 +143,12 @@ def _ends(world: World) -> dict[int, int]:
 def _moved(world: World, ends: dict[int, int]) -> bool:
     """Whether a host changed of itself since then, so that a claim on the state before was rightly rejected."""
     for host in world.checkers.hosts.values():
-        before = None
-        for offset, *_, through, state in host.history:
-            if offset >= ends[host.partition] and before is not None and through == before[0] and state != before[1]:
+        asked = [raw[0] for raw in world.topics["claims"].everything(host.partition) if raw[2] == host.name.encode()]
+        states = [(offset, through, state) for offset, *_, through, state in host.history]
+        for (_, since, before), (offset, through, state) in pairwise(states):
+            late = offset >= ends[host.partition]
+            if late and state != before and not any(since < at <= through for at in asked):
                 return True
-            before = (through, state)
     return False
 
 
