@@ -38,6 +38,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
+from commonplace.core.tombstones import Tombstones
 from commonplace.errors import BrokerUnavailable, CommonplaceError
 from commonplace.failpoints import hit
 from commonplace.kafka.intake import Ceded, Gained, Intake
@@ -123,6 +124,8 @@ class Scheduler:
         self._turned_ms = steady_ms()
         self._state = "ready"  # what the cycle reports say
         self._stale_after_s = settings.topics.delete_retention_ms / 2000
+        self._tombstones = Tombstones(self._stale_after_s * 1000)
+        self._compacted = (self.topics.hosts, self.topics.control, self.topics.replicas)
         self._perform: dict[type, Callable[[Any], None]] = {
             SendClaim: self._send_claim,
             SendRelease: self._send_release,
@@ -288,7 +291,7 @@ class Scheduler:
             if batch.records:
                 if batch.topic == self.topics.requests:
                     hit("after_consume")
-                elif batch.topic == self.topics.hosts:
+                elif batch.topic in self._compacted:
                     self._check_age(batch)
                 self._receive(self._receivers[batch.topic](batch))
             if batch.topic == self.topics.decisions:
@@ -307,8 +310,9 @@ class Scheduler:
             self._receive(event)
 
     def _check_age(self, batch: Batch) -> None:
-        """A reader older than half the tombstones' life may have missed one (rule: rebuild)."""
-        if self.replica.ready and wall_s() - batch.records[-1][1] / 1000 > self._stale_after_s:
+        first, place = batch.records[0], (batch.topic, batch.partition)
+        missed = self._tombstones.missed(place, first[0], first[1], batch.position, wall_s() * 1000, steady_ms())
+        if missed and self.replica.ready:
             raise Rebuild("reading far behind: tombstones may have been missed")
 
     def _assigned(self, change: Gained | Ceded) -> None:

@@ -103,7 +103,12 @@ def _replica_leaves(world: World, fault: plan.Fault) -> bool:
 
 
 def _agent_clone(world: World, fault: plan.Fault) -> bool:
-    """A second agent is started for the same hosts, under the same name; `race`: two at once."""
+    """A second agent is started for the same hosts, under the same name; `race`: two at once.
+
+    Not while one has yet to notice that a topic was made anew: of `hosts`, both would have the same epochs.
+    """
+    if world.unaware:
+        return False
     unit = fault.pick % len(world.units)
     started = world.start_agent(unit)
     if fault.what == "race" and started is not None:

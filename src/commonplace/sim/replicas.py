@@ -33,6 +33,7 @@ from commonplace.core.replica_events import (
     Tick,
     Turn,
 )
+from commonplace.core.tombstones import Tombstones
 from commonplace.sim.intake import Intake
 from commonplace.sim.members import NEVER, Process
 from commonplace.sim.surroundings import Surroundings
@@ -70,6 +71,7 @@ class ReplicaProcess(Process):
         self.nonce = world.life_of(self.name)
         self.hosts_id = world.topics["hosts"].id
         self.intake = Intake(world, self.name)
+        self.tombstones = Tombstones(world.stale_after_ms)
         self.ready = self.leaving = False
         self.histories: dict[int, int] = {}
         self.commits: dict[int, int] = {}
@@ -202,21 +204,29 @@ class ReplicaProcess(Process):
     def _hosts(self, source: Source, records: Sequence[Raw]) -> None:
         if records:
             self.folded += len(records)
-            age_ms = self.world.wall() + self.wall_ahead_ms - records[-1][1]
-            if self.ready and age_ms > self.world.stale_after_ms:
-                self.rebuild("reading so far behind that tombstones may have been missed")
+            if self._missed(source, records):
                 return
             if self.ready:
                 self.world.read_live(self.nonce, source.partition, records)
             self.receive(HostsRead(source.partition, records))
 
     def _control(self, source: Source, records: Sequence[Raw]) -> None:
-        if records:
+        if records and not self._missed(source, records):
             self.receive(ControlRead(records))
 
     def _peers(self, source: Source, records: Sequence[Raw]) -> None:
-        if records:
+        if records and not self._missed(source, records):
             self.receive(PeersRead(records))
+
+    def _missed(self, source: Source, records: Sequence[Raw]) -> bool:
+        """Begin anew where tombstones may have been missed; True then."""
+        place, wall_ms = (source.topic.name, source.partition), self.world.wall() + self.wall_ahead_ms
+        first, at_ms = records[0][:2]
+        missed = self.tombstones.missed(place, first, at_ms, source.position, wall_ms, self.clock())
+        if missed and self.ready:
+            self.rebuild("reading so far behind that tombstones may have been missed")
+            return True
+        return False
 
     def _requests(self, source: Source, records: Sequence[Raw]) -> None:
         if records:
