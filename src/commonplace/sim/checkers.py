@@ -183,6 +183,8 @@ class Checkers:
         if host is None or host.partition != partition:
             if wrong and self._is_read(partition, offset) and not (isinstance(record, Bad) and record.newer):
                 self.seen.must_set_aside("claims", partition, offset, wrong)
+            if name in self.seen.lost_hosts:  # whoever starts it anew with the ledger it has takes this claim, too
+                self.seen.lost_hosts[name] = offset
             return
         if wrong:
             read = host.reported >= 0 and self._is_read(partition, offset)

@@ -203,8 +203,10 @@ def _truncate(world: World, fault: plan.Fault) -> bool:
 
 
 def _recreate(world: World, fault: plan.Fault) -> bool:
-    """A topic is deleted and made anew; every process notices some time later."""
+    """A topic is deleted and made anew; every process notices some time later. Not `hosts` while two agents have the same ones."""
     name = fault.what or ("claims", "requests")[fault.pick % 2]
+    if name == "hosts" and len({agent.unit for agent in world.agents}) < len(world.agents):
+        return False
     topic = world.topics[name]
     topic.recreate(world.wall())
     world.checkers.recreated(name, topic.id)
