@@ -19,9 +19,8 @@ class Leases:
 
     def __init__(self, partitions: Iterable[int], interval_ms: int) -> None:
         self.interval_ms = interval_ms
-        self.waiting: dict[int, list[tuple[int, str, str]]] = {
-            p: [] for p in partitions
-        }  # heaps: when, host, allocation
+        self.waiting: dict[int, list[tuple[int, str, str]]] = {p: [] for p in partitions}
+        """Heaps: when, host, allocation."""
         self.barriers: dict[int, tuple[int, int]] = {}  # partition → (asked at, end) of a lapse under way
         self.asked_ms: dict[int, int] = {}  # partition → when its end was last asked for
 
@@ -35,12 +34,10 @@ class Leases:
     def due(self, now_ms: int, positions: Mapping[int, int]) -> Iterator[int]:
         """Partitions whose end must be asked for now, of those with a position."""
         for partition, heap in self.waiting.items():
-            due = (
-                max(heap[0][0], self.asked_ms.get(partition, 0) + min(LAPSE_CHECK_MS, self.interval_ms))
-                if heap
-                else now_ms + 1
-            )
-            if due <= now_ms and partition not in self.barriers and partition in positions:
+            if not heap or partition in self.barriers or partition not in positions:
+                continue
+            again_ms = self.asked_ms.get(partition, 0) + min(LAPSE_CHECK_MS, self.interval_ms)
+            if max(heap[0][0], again_ms) <= now_ms:
                 self.asked_ms[partition] = now_ms
                 yield partition
 

@@ -132,9 +132,8 @@ class Placer:
     def _place(self, scores: ScoreRow, work: Work, index: int, now_ms: int) -> None:
         build = work.build
         if build.max_skew and any(slot.pending is not None for slot in work.slots):
-            self.parked.append(
-                (work, index)
-            )  # one instance at a time: a claim that fails would leave the others too far apart
+            # one instance at a time: a claim that fails would leave the others too far apart
+            self.parked.append((work, index))
             return None
         rules = work.ask.rules
         wishes = Wishes(build, work.ask, rules, self._standing(work)) if rules is not None else None

@@ -1,6 +1,6 @@
 """Whether a reader of a compacted topic may have missed a tombstone, which lives for `delete.retention.ms` and then leaves no trace."""
 
-from typing import Any
+from collections.abc import Hashable
 
 
 class Tombstones:
@@ -11,11 +11,12 @@ class Tombstones:
 
     def __init__(self, stale_after_ms: float) -> None:
         self._stale_after_ms = stale_after_ms
-        self._read: dict[
-            Any, tuple[int, int]
-        ] = {}  # partition → the next offset, when it was read by the reader's clock
+        self._read: dict[Hashable, tuple[int, int]] = {}
+        """Partition → its next offset, and when that was reached by the reader's clock."""
 
-    def missed(self, place: Any, first: int, written_ms: int, position: int, wall_ms: float, clock_ms: int) -> bool:
+    def missed(
+        self, place: Hashable, first: int, written_ms: int, position: int, wall_ms: float, clock_ms: int
+    ) -> bool:
         """Whether one may be missing before or among records just read: the first stands at `first`, they end before `position`.
 
         Either that one is so old already; or something between it and what was read before is gone, and nothing was read for so long.

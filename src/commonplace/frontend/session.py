@@ -221,9 +221,8 @@ class Session:
             if key == name:
                 decision = decision_of(name, value)
                 if isinstance(decision, Decision) and answers(decision, waiting):
-                    return self._settle(
-                        name, waiting, decision, None
-                    )  # decided for an earlier submit: its clock is unknown
+                    # decided for an earlier submit: its clock is unknown
+                    return self._settle(name, waiting, decision, None)
         if waiting.early is not None:
             return self._settle(name, waiting, waiting.early, None)
         return [SendRequest(waiting.partition, waiting.key, waiting.value, waiting.tokens[0], waiting.trace)]

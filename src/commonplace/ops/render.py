@@ -93,9 +93,8 @@ def _asked(record: Decision) -> str:
 
 
 def _effort(record: Decision) -> str:
-    return (
-        f" after {record.attempts} attempts" if record.attempts > record.count else ""
-    )  # one an instance is the least
+    # one an instance is the least
+    return f" after {record.attempts} attempts" if record.attempts > record.count else ""
 
 
 def _places(record: Decision) -> list[str]:

@@ -193,9 +193,8 @@ def _truncate(world: World, fault: plan.Fault) -> bool:
     world.checkers.truncated(topic.name, partition, end, left)
     for source in world.readers[topic.name][partition]:
         if source.position > end:
-            source.position = (
-                -1
-            )  # the client validates its offset against the leader's epoch, and finds it out of range
+            # the client validates its offset against the leader's epoch, and finds it out of range
+            source.position = -1
             source.owner.mark(source)
     for process in world.processes():
         process.wake(world.now + ENDS_ASKED_MS + 1)  # who waits for an end that it captured before asks for it again

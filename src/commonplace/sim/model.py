@@ -35,9 +35,8 @@ class Facts:
     def __init__(self, content: Content) -> None:
         self.content = content
         self.inventory, traits, labels, self.status, cells = content
-        self.cells = (
-            convert(to_builtins(cells), dict[str, wire_hosts.HostCell]) if cells else {}
-        )  # as the audit reads them
+        # as the audit reads them
+        self.cells = convert(to_builtins(cells), dict[str, wire_hosts.HostCell]) if cells else {}
         self.traits = frozenset(traits)
         self.hash = host_hash(self.inventory, self.traits, labels, self.status, self.cells)  # type: ignore[arg-type]  # by shape
         self._audited: audit.Facts | None = None

@@ -21,9 +21,8 @@ class Owners:
     def __init__(self, seen: Seen, findings: Findings, answers: Answers, find: Callable[[str], Host | None]) -> None:
         self._seen, self._findings, self._answers, self._find = seen, findings, answers, find
         self._records = 0  # counted, so that things can be told before from after
-        self._since: dict[
-            str, dict[int, int]
-        ] = {}  # replica → request partition → how many records stood when it was told
+        self._since: dict[str, dict[int, int]] = {}
+        """Replica → request partition → how many records stood when it was told."""
         self._serving: dict[str, int] = {}
         self._sent: dict[str, dict[str, int]] = {}  # allocation → name of a replica → its last claim or renewal of it
         # allocation → replica → when its last claim or renewal of it went to an outbox, which may be later

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence, Set
 
 from commonplace.core.records.claims import Claim
 from commonplace.ops.audit.hashes import MODULUS, UNORDERED_MAX, sums
+from commonplace.ops.audit.suits import unit_fits, unsuited
 from commonplace.sim.cells import amounts_of, uneven
 from commonplace.sim.model import Facts, Held
 from commonplace.sim.replaced import alone, short
@@ -21,26 +22,14 @@ def may_expect(expected: str, state: int, unordered: Sequence[int], facts: Seque
 def misfits(claim: Claim, facts: Sequence[Facts], held: Held, after: Held, confirmed: Set[str]) -> Iterator[str]:
     """What of the checks of `fits` but room a claim fails, beside what is held and was confirmed; `after` is what the report shows."""
     asked = claim.allocations
-    if all(f.status != "enabled" for f in facts):
-        yield f"the host is {facts[-1].status}"
-    for trait in claim.traits_required:
-        if all(trait not in f.traits for f in facts):
-            yield f"the host lacks {trait}"
-    for trait in claim.traits_forbidden:
-        if all(trait in f.traits for f in facts):
-            yield f"the host has {trait}"
-    for names in claim.traits_any_of:
-        if all(f.traits.isdisjoint(names) for f in facts):
-            yield f"the host has none of {', '.join(names)}"
-    if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
-        yield f"the host is another than the {claim.host_hash} that was ranked"
+    yield from unsuited(claim, facts)
     yield from (why for allocation in asked for why in short(allocation, held, confirmed))
     cells = [list(uneven(claim, f)) for f in facts if f.cells]
     if cells and all(cells):
         yield cells[-1][0]
     for allocation in asked:
         for name, amount in alone(allocation).resources.items():
-            if amount and not any(_unit_fits(f, name, amount) for f in facts):
+            if amount and not any(unit_fits(f.inventory, name, amount) for f in facts):
                 yield f"{amount} of {name} is no amount the host gives to one allocation"
     group, now = asked[0].group, held.values()
     if claim.group_max and group:
@@ -72,14 +61,6 @@ def past_capacity(claim: Claim, facts: Sequence[Facts], held: Held) -> str:
         if amount and used + amount > capacity:
             return f"{used} + {amount} of {capacity} {name}"
     return ""
-
-
-def _unit_fits(facts: Facts, name: str, amount: int) -> bool:
-    """Whether one allocation may have that amount of a class."""
-    item = facts.inventory.get(name)
-    return (
-        item is not None and item.min_unit <= amount <= (item.max_unit or item.total) and amount % item.step_size == 0
-    )
 
 
 def _untold(unordered: Sequence[int], facts: Sequence[Facts]) -> set[int]:

@@ -83,9 +83,8 @@ class Places:
         self._chosen: list[Chosen] = []
         self._members: dict[str, list[tuple[Entry, list[Member]]]] = {}  # group → its decisions in log order
         self._together: set[str] = set()
-        self._ended: dict[
-            str, int
-        ] = {}  # allocation → log time of the report that first lacks it; −1 where that is not sure
+        self._ended: dict[str, int] = {}
+        """Allocation → log time of the report that first lacks it; −1 where that is not sure."""
         self._seen: set[str] = set()
         self._shown: dict[tuple[str, str], set[str]] = {}  # group and host → requests of allocations ever shown there
         self._versions: dict[str, list[tuple[int, Aggregate | Broken | None]]] = {}

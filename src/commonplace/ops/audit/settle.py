@@ -14,7 +14,8 @@ from commonplace.ops.audit.claims import Claims
 from commonplace.ops.audit.evidence import Options
 from commonplace.ops.audit.findings import Findings
 from commonplace.ops.audit.hashes import MODULUS, UNORDERED_MAX, allocation_hash, sums
-from commonplace.ops.audit.state import Held, View, alone, amounts_of, becomes, same_shape, unit_fits
+from commonplace.ops.audit.state import Held, View, alone, amounts_of, becomes, same_shape
+from commonplace.ops.audit.suits import unit_fits, unsuited
 from commonplace.ops.audit.wire_hosts import Allocation, Claim, Delta, Settled, Snapshot
 
 
@@ -162,19 +163,7 @@ class Replay:
 
     def _misfits(self, claim: Claim) -> Iterator[str]:
         asked, facts = claim.allocations, self._facts
-        if not any(f.status == "enabled" for f in facts):
-            yield f"the host is {facts[-1].status}"
-        for trait in claim.traits_required:
-            if not any(trait in f.traits for f in facts):
-                yield f"the host lacks {trait}"
-        for trait in claim.traits_forbidden:
-            if all(trait in f.traits for f in facts):
-                yield f"the host has {trait}"
-        for names in claim.traits_any_of:
-            if all(f.traits.isdisjoint(names) for f in facts):
-                yield f"the host has none of {', '.join(names)}"
-        if claim.host_hash and all(f"{f.hash:016x}" != claim.host_hash for f in facts):
-            yield f"the host is another than the {claim.host_hash} that was ranked"
+        yield from unsuited(claim, facts)
         yield from self._replaced_wrongly(asked)
         for allocation in asked:
             for name, amount in alone(allocation).resources.items():

@@ -52,14 +52,6 @@ class Facts(Struct, frozen=True):
         return sum(device.shares for device in cell.devices if device.kind == name)
 
 
-def unit_fits(inventory: Mapping[str, Item], name: str, amount: int) -> bool:
-    """Whether one allocation may have that amount of a class."""
-    item = inventory.get(name)
-    return (
-        item is not None and item.min_unit <= amount <= (item.max_unit or item.total) and amount % item.step_size == 0
-    )
-
-
 class Held(Struct, frozen=True, gc=False):
     """An allocation with its hash."""
 
