@@ -26,6 +26,13 @@ DECISION_US = 110
 """Replica, CPU a decision without its folds: admit, rank, claim, settle, answer, read and write."""
 FLEET_US, BROKER_US, BROKER_REQUEST_US = 60, 20, 100
 """CPU of an agent and of the broker a report or decision where requests are full; the broker's a request where they are not."""
+FETCH_US, FETCHES_MAX = 50, 1_000
+"""CPU of the broker a fetch that brings a record or two (`python -m bench.bystander`, with and without them); fetches a second that one
+client comes to, each a round trip after the other (`commonplace bench loop --rate 1000`)."""
+QUIET_FETCHES = 3
+"""Of an agent that nothing comes for, a second: long polls that end empty, and its looks at `hosts`."""
+CLAIMED_S = 0.5
+"""So long after a claim an agent reads `hosts` as it comes (agent/looks.py)."""
 CATCHUP_US, CATCHUP_INSTANCE_US = 75, 8
 """Reading and folding a host anew."""
 HOST_B, INSTANCE_B = 1_940, 300
@@ -63,6 +70,8 @@ class Needs:
     requests_and_decisions_mb_per_s: float
     out_to_replicas_mb_per_s: float
     out_to_agents_mb_per_s: float
+    fetches_by_agents_per_s: float
+    brokers_cores_for_fetches: float
     replica_idle_cores: float
     replica_cores: float
     rate_max: float
@@ -85,7 +94,10 @@ def needs(d: Deployment) -> Needs:
     decided_b = d.rate * (REQUEST_B + DECISION_B)
     idle_us = heartbeats * HEARTBEAT_US + snapshots * (SNAPSHOT_US + d.instances * SNAPSHOT_INSTANCE_US)
     each_us = REPORTS_AN_INSTANCE * FOLD_US + DECISION_US / d.replicas
+    hosts_per_s, claims_per_s = heartbeats + snapshots + reports, 3 * d.rate
     touched = 1 - (1 - 1 / d.partitions) ** (d.hosts / d.agents)  # share of the partitions that an agent's hosts lie on
+    reading = min(1.0, CLAIMED_S * d.rate / d.agents)  # share of the time in which an agent reads `hosts` as it comes
+    fetches = d.agents * (QUIET_FETCHES + min(FETCHES_MAX, touched * (claims_per_s + reading * hosts_per_s)))
     return Needs(
         heartbeats_per_s=heartbeats,
         snapshots_per_s=snapshots,
@@ -95,6 +107,8 @@ def needs(d: Deployment) -> Needs:
         requests_and_decisions_mb_per_s=decided_b / 1e6,
         out_to_replicas_mb_per_s=(d.replicas * hosts_b + 2 * decided_b) / 1e6,
         out_to_agents_mb_per_s=d.agents * touched * (hosts_b + claims_b) / 1e6,
+        fetches_by_agents_per_s=fetches,
+        brokers_cores_for_fetches=fetches * FETCH_US / 1e6,
         replica_idle_cores=idle_us / 1e6,
         replica_cores=(idle_us + d.rate * each_us) / 1e6,
         rate_max=(1e6 - idle_us) / each_us,

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Producer
 
 import cli
+from commonplace.agent.looks import CLAIMED_MS, LOOK_MS
 from commonplace.core import hashing
 from commonplace.core.codec import decode, encode
 from commonplace.core.host_keys import parse_key
@@ -27,7 +28,7 @@ from commonplace.core.records.hosts import Allocation
 from commonplace.kafka import client, control, topic_creation, topics
 from commonplace.kafka.broker import LocalBroker
 from commonplace.kafka.tail import Tail
-from commonplace.settings import Settings, TopicsSettings
+from commonplace.settings import VARIABLE_PREFIX, Settings, TopicsSettings
 from kafka_fixtures import KafkaUnderTest
 
 pytestmark = pytest.mark.real_kafka
@@ -66,9 +67,12 @@ class World:
         self.processes: list[subprocess.Popen[str]] = []
         self.producer = Producer({"bootstrap.servers": bootstrap}, logger=logging.getLogger("test"))
 
-    def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
+    def start(self, *arguments: str, failpoint: str = "", counted_ms: int = 0) -> subprocess.Popen[str]:
+        """Start a process; with `counted_ms` it counts its requests to the broker that often."""
         common = ["-b", self.settings.bootstrap, "--prefix", self.names.prefix]
-        env = {"COMMONPLACE_FAILPOINTS": failpoint} if failpoint else None
+        env = {"COMMONPLACE_FAILPOINTS": failpoint} if failpoint else {}
+        if counted_ms:
+            env[f"{VARIABLE_PREFIX}KAFKA__STATISTICS_INTERVAL_MS"] = str(counted_ms)
         process = cli.start(*arguments, *common, env=env)
         self.processes.append(process)
         return process
@@ -211,6 +215,37 @@ def test_a_second_agent_fences_the_first_which_ends_with_its_own_code(world: Wor
     assert second.poll() is None
 
 
+def test_an_agent_with_nothing_to_do_looks_at_reports_now_and_then_and_still_sees_who_takes_its_host(
+    world: World,
+) -> None:
+    world.file.write_text(ONE_HOST)
+    arguments = ("agent", "--name", "first", "--driver", "static", "--file", str(world.file), "--http", "127.0.0.1:0")
+    first = world.start(*arguments, counted_ms=200)
+    address = http_address(first)
+    world.serving()
+    time.sleep(
+        (CLAIMED_MS + 2 * LOOK_MS) / 1000
+    )  # the fetch under way when it stops reading comes back within a second
+
+    def fetches() -> float:
+        told = re.search(
+            r'commonplace_broker_requests_total{request="Fetch"} ([0-9.e+]+)', ask(f"{address}/metrics")[1]
+        )
+        return float(told[1]) if told else 0.0
+
+    before, partition = fetches(), partition_of("node-1", PARTITIONS)
+    for number in range(300):  # what hosts of other agents report on the same partition
+        world.producer.produce(world.names.hosts, b"{}", f"other-{number}/1/delta".encode(), partition)
+        assert world.producer.flush(WAIT_S) == 0
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert 0 < fetches() - before < 60  # read as they come they are 300
+
+    world.agent("second")
+    code, stderr = ended(first)
+    assert code == 7, stderr
+
+
 def test_instances_that_run_already_are_never_booked_over_and_free_their_room_when_gone(
     world: World, tmp_path: Path
 ) -> None:
@@ -340,11 +375,7 @@ def test_a_broker_that_is_killed_and_comes_back_loses_no_grant_and_no_agent(
 
 def test_health_and_metrics_of_a_fleet(world: World) -> None:
     fleet = world.start("fleet", "--hosts", "30", "--http", "127.0.0.1:0", "--name", "f1")
-    assert fleet.stderr is not None
-    address = ""
-    while not address:
-        found = re.search(r"http://[0-9.:]+", fleet.stderr.readline())
-        address = found[0] if found else ""
+    address = http_address(fleet)
     deadline = time.monotonic() + WAIT_S
     while ask(f"{address}/readyz")[0] != 200:
         assert time.monotonic() < deadline
@@ -359,6 +390,15 @@ def test_health_and_metrics_of_a_fleet(world: World) -> None:
     assert "host-00001" not in text
     fleet.send_signal(signal.SIGTERM)
     assert ended(fleet)[0] == 0
+
+
+def http_address(process: subprocess.Popen[str]) -> str:
+    """Where it says that it answers."""
+    assert process.stderr is not None
+    found = None
+    while found is None:
+        found = re.search(r"http://[0-9.:]+", process.stderr.readline())
+    return found[0]
 
 
 def ask(url: str) -> tuple[int, str]:

@@ -33,6 +33,7 @@ from commonplace.core.keeper_events import (
     StopInstance,
     Tick,
 )
+from commonplace.core.kept import FENCED
 from commonplace.core.ledger_events import Failed, Found, Gone, Up
 from commonplace.core.partition import partition_of
 from commonplace.core.records.claims import Claim, Confirm, Release
@@ -1116,3 +1117,27 @@ def test_an_operators_status_is_reported_and_kept_over_a_restart() -> None:
     again.receive(ControlRead("h", None))
     again.settle()
     assert log.reader().status == "enabled"
+
+
+def test_reports_are_awaited_until_they_are_read_back() -> None:
+    log = Log()
+    agent = Agent(log).begin()
+    assert agent.keeper.log.awaits()
+    agent.settle()
+    assert not agent.keeper.log.awaits()
+    claim(log, "a")
+    agent.read_claims()
+    assert agent.keeper.log.awaits()
+    agent.read_hosts()
+    assert not agent.keeper.log.awaits()
+
+
+def test_nothing_is_awaited_for_a_host_that_another_agent_took() -> None:
+    log = Log()
+    first = Agent(log).start()
+    claim(log, "a")
+    first.read_claims()
+    Agent(log, name="second").begin()
+    first.read_hosts()
+    assert first.phase == FENCED
+    assert not first.keeper.log.awaits()

@@ -24,6 +24,8 @@ ROWS = {
     "requests and decisions, MB/s": "requests_and_decisions_mb_per_s",
     "read by replicas, MB/s": "out_to_replicas_mb_per_s",
     "read by agents, MB/s": "out_to_agents_mb_per_s",
+    "fetches by agents, a second": "fetches_by_agents_per_s",
+    "the brokers' CPU for these, cores": "brokers_cores_for_fetches",
     "a replica's CPU at rest, cores": "replica_idle_cores",
     "at this rate, cores": "replica_cores",
     "rate that fills a replica's core, a second": "rate_max",
@@ -50,6 +52,14 @@ def test_agents_that_serve_one_host_each_read_one_partition_and_agents_with_many
     assert alone.out_to_agents_mb_per_s == pytest.approx(10_000 * written / 256)
     crowded = needs(Deployment(agents=100, partitions=4))
     assert crowded.out_to_agents_mb_per_s == pytest.approx(100 * written)
+
+
+def test_agents_ask_for_each_claim_on_their_partitions_and_for_reports_only_while_they_have_claims() -> None:
+    rare = needs(Deployment(rate=1.0, agents=1_000, partitions=100))
+    touched = 1 - 0.99**10  # of ten hosts an agent
+    claims, reports, reading = 3.0, 500 + 10_000 / 300 + 3, 0.5 / 1_000
+    assert rare.fetches_by_agents_per_s == pytest.approx(1_000 * (3 + touched * (claims + reading * reports)))
+    assert needs(Deployment(rate=5_000.0)).fetches_by_agents_per_s == 100 * 1_003  # no client asks more often
 
 
 def test_a_second_replica_halves_the_ranking_and_not_the_folding() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from commonplace.agent.crew import Crew
 from commonplace.agent.figures import AgentFigures
+from commonplace.agent.looks import Looks
 from commonplace.clock import steady_ms
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import START_SUFFIX
@@ -108,6 +109,7 @@ class Agent:
         partitions = facts[self.topics.hosts].partitions
         self.keeper = Keeper(name, crew.specs(), partitions, secrets.token_hex(8), keeper_settings(settings))
         self.tail = Tail(settings)
+        self._looks = Looks(self.tail, self.topics.hosts, self.keeper.log.awaits)
         self.outbox = Outbox(settings, errors_only=True)
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
         self._failed: list[str] = []  # hosts of records that were not delivered
@@ -178,13 +180,16 @@ class Agent:
 
     def _turn(self) -> None:
         topics, keeper = self.topics, self.keeper
+        claimed = read = False
         for batch in self.tail.turn(POLL_S):
             if batch.topic == topics.hosts:
+                read = True
                 self._do(keeper.receive(HostsRead(batch.partition, batch.records), steady_ms()))
             elif batch.topic == topics.claims:
                 effects = keeper.receive(ClaimsRead(batch.partition, batch.records, batch.position), steady_ms())
                 if batch.records:
                     hit("after_claims_read")
+                claimed = claimed or bool(effects)
                 self._do(effects)
             else:
                 self._control_read(batch)
@@ -201,6 +206,7 @@ class Agent:
                 # the ledgers live as long as the process: a collection that walks ten thousand of them stops it for 0.4 s
                 gc.collect()
                 gc.freeze()
+        self._looks.turned(now_ms, claimed=claimed, read=read)
         self.outbox.flush_turn()
         if self._reported:
             self._reported = False

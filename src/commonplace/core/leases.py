@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from commonplace.core.kept import Kept
 
-LAPSE_CHECK_MS = 200
-"""Least time between two questions for a partition's end, without which no lease lapses: each costs a round trip."""
+LAPSE_CHECK_MS = 50
+"""Least time between two questions for a partition's end, without which no lease lapses: each costs a round trip, and all that ran out
+meanwhile lapses at once, which holds claims up (at 1,000 a second and 200 ms: a request in ten, for 12 ms)."""
 
 
 class Leases:

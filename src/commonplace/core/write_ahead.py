@@ -41,6 +41,9 @@ class WriteAhead:
         self.heartbeats: list[tuple[int, str]] = []
         self.starts: dict[str, int] = {}  # host → when to write its start record anew unless read back, in that order
         self.undelivered: dict[str, None] = {}  # hosts to write for anew once their pause is over
+        self._unread: set[str] = (
+            set()
+        )  # hosts that something was written for since they were last seen to await nothing
         self.reports = self.snapshots = 0
         self._claims_position, self._effects = claims_position, effects
         self._serial = 0
@@ -51,6 +54,7 @@ class WriteAhead:
         """Write a start record, under a nonce of its own."""
         self._serial += 1
         kept.nonce = f"{self.nonce}-{self._serial:x}"
+        self._unread.add(kept.spec.name)
         self.starts.pop(kept.spec.name, None)
         self.starts[kept.spec.name] = now_ms + self.settings.snapshot_interval_ms
         record = Start(host=kept.spec.name, agent=self.name, nonce=kept.nonce)
@@ -92,6 +96,16 @@ class WriteAhead:
         self.actions.pop(host, None)
 
     # -- read back ----------------------------------------------------------------------------------------------------------------------
+
+    def awaits(self) -> bool:
+        """Whether anything that was written is still to be read back."""
+        while self._unread:
+            host = self._unread.pop()
+            kept = self.hosts[host]
+            if kept.sent or kept.outbid or kept.phase == STARTING:
+                self._unread.add(host)
+                return True
+        return False
 
     def read_back(self, kept: Kept, sent: Sent) -> bool:
         """A report of ours stands in the log: what follows from it may be done. Returns whether it is a snapshot."""
@@ -219,6 +233,7 @@ class WriteAhead:
         host = kept.spec.name
         kept.sent.append((value, self.actions.pop(host, []), is_snapshot))
         kept.told_ms = now_ms
+        self._unread.add(host)
         self.reports += 1
         self._effects.append(Send(kept.partition, key, value, host))
 

@@ -130,9 +130,12 @@ class Stack:
         arguments += ["--shape", self._shape] if self._shape else []
         return self._serve("fleet", "fleet", *arguments, wait=wait, environ=environ)
 
-    def start_agent(self, name: str, file: Path, *, wait: bool = True) -> Process:
-        """Start an agent for the hosts of an inventory file, and wait until all have reported."""
-        return self._serve(name, "agent", "--name", name, "--driver", "static", "--file", str(file), wait=wait)
+    def start_agent(
+        self, name: str, file: Path, *, wait: bool = True, environ: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start an agent for the hosts of an inventory file, and wait until all have reported; `environ` is added to the stack's."""
+        arguments = ("agent", "--name", name, "--driver", "static", "--file", str(file))
+        return self._serve(name, *arguments, wait=wait, environ=environ)
 
     def start_scheduler(self, name: str, *, wait: bool = True, environ: Mapping[str, str] | None = None) -> Process:
         """Start a replica of that name, also one that was killed before; `environ` is added to the stack's."""
