@@ -1,12 +1,13 @@
 """The replica's stories, step by step: nothing is acknowledged, reported or read back unless the test does it."""
 
+import sys
 from typing import Any
 
 import pytest
 
 from commonplace.core import replica_events as re
 from commonplace.core.codec import decode, encode
-from commonplace.core.deciding import DEADLINES_SWEPT_MIN, READ_BACK_MS
+from commonplace.core.deciding import READ_BACK_MS
 from commonplace.core.deliveries import RESEND_MIN_MS
 from commonplace.core.host_keys import delta_key, snapshot_key, start_key
 from commonplace.core.keeper_events import Quarantine
@@ -381,7 +382,6 @@ def test_an_acknowledged_decision_that_is_not_read_back_by_the_deadline_is_writt
     hand.read_back(again)
     assert sends(hand.tick(10 * READ_BACK_MS), re.SendDecision) == []
     assert not hand.replica.book.works
-    assert hand.replica.decider._deadlines == []
 
 
 def test_a_lost_decision_on_a_member_of_a_group_holds_the_next_one_up_for_seconds_only() -> None:
@@ -886,16 +886,28 @@ def test_score_rows_max_the_one_unused_for_longest_goes() -> None:
     assert [dict(ask.resources)["VCPU"] for ask in hand.replica.placer.score_rows] == [1, 2]
 
 
-def test_deadlines_of_requests_long_decided_are_not_kept() -> None:
+def test_requests_decided_long_before_their_deadline_are_not_kept() -> None:
     hand = Hand(deadline_ms=600_000)
-    for i in range(3 * DEADLINES_SWEPT_MIN):
+    works = []
+    for i in range(100):
         hand.request(Build(id=f"a{i}", flavor="small"))
+        works.append(hand.replica.book.works[f"a{i}"])
         hand.turn()
         hand.read_back(sends(hand.sent, re.SendDecision)[-1])
         hand.acknowledge()
         hand.sent.clear()
-    assert len(hand.replica.decider._deadlines) <= DEADLINES_SWEPT_MIN
     assert not hand.replica.deliveries
+    hand.tick(1)
+    assert {sys.getrefcount(work) for work in works} == {3}  # the list, the loop and the call
+
+
+def test_requests_expire_in_the_order_of_their_deadlines_whatever_order_they_came_in() -> None:
+    hand = Hand("h0")  # which no turn is given to rank
+    deadlines = {"a": 3_000, "b": 1_000, "c": 2_000, "d": 1_000}
+    hand.request(*(Build(id=name, flavor="small", deadline_ms=ms) for name, ms in deadlines.items()))
+    assert [s.key for s in sends(hand.tick(500), re.SendDecision)] == []
+    assert [s.key for s in sends(hand.tick(1_500), re.SendDecision)] == [b"b", b"d", b"c"]
+    assert [s.key for s in sends(hand.tick(1_000), re.SendDecision)] == [b"a"]
 
 
 def test_flavors_that_people_make_up_are_one_figure() -> None:

@@ -7,7 +7,6 @@ What the keeper asks for is done here and nowhere else. Losing records, or topic
 then begins another with a new keeper and new start records.
 """
 
-import gc
 import logging
 import secrets
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from commonplace.agent.crew import Crew
 from commonplace.agent.figures import AgentFigures
 from commonplace.agent.looks import Looks
 from commonplace.clock import steady_ms
+from commonplace.collector import calm
 from commonplace.core.codec import Bad, decode
 from commonplace.core.host_keys import START_SUFFIX
 from commonplace.core.keeper import Keeper
@@ -204,8 +204,7 @@ class Agent:
             if not self._settled_in and not any(keeper.unready.values()):
                 self._settled_in = True
                 # the ledgers live as long as the process: a collection that walks ten thousand of them stops it for 0.4 s
-                gc.collect()
-                gc.freeze()
+                calm()
         self._looks.turned(now_ms, claimed=claimed, read=read)
         self.outbox.flush_turn()
         if self._reported:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from commonplace.bench.facts import cpu_s, machine, rss_bytes
 from commonplace.bench.flavors import HOST_SHAPE, Asks, flavors
+from commonplace.collector import calmed
 from commonplace.core.codec import encode
 from commonplace.core.records.control import Flavor, Profile
 from commonplace.errors import TimedOut
@@ -104,7 +105,8 @@ def run_on(setup: Setup, ranked: Profile, tell: Tell, measure: Callable[[Stack],
         control.write(stack.settings, {f"profile/{ranked.name}": encode(ranked)})
         if setup.replicas:
             _await_shared(setup, stack)
-        figures = measure(stack)
+        with calmed():  # the load must not be what is measured
+            figures = measure(stack)
         audited: dict[str, Any] = {"audit": "not run"}
         if setup.audit:
             tell("auditing the raw topics")

@@ -8,7 +8,7 @@ import msgspec
 from commonplace.core.answers import rejected
 from commonplace.core.ask import tail_of
 from commonplace.core.book import Book, is_of
-from commonplace.core.catalog import Catalog
+from commonplace.core.catalog import Catalog, Terms
 from commonplace.core.codec import Bad, decode
 from commonplace.core.deciding import Decider
 from commonplace.core.deliveries import Deliveries
@@ -24,7 +24,7 @@ from commonplace.core.replica_events import Effect, HistoryRead, Raw, ReadHistor
 from commonplace.core.request_checks import count_misuse, unshowable
 from commonplace.core.requests import content_digest, key_misfit, serialised, serialised_group
 from commonplace.core.rows import Row
-from commonplace.core.rules import Wishes
+from commonplace.core.rules import Ask, Wishes
 from commonplace.core.view import View
 from commonplace.core.work import ANSWERED, OPEN, Held, Work
 
@@ -136,9 +136,10 @@ class Admission:
         now_ms: int,
     ) -> None:
         content = content_digest(build)
-        known = self._book.history.get(build.id, partition) or next(self._book.history.every(build.id), None)
+        newest = self._book.history.newest(build.id)
         work = self._book.works.get(build.id)
-        if known is not None:
+        if newest is not None:
+            known = self._book.history.get(build.id, partition) or newest
             return self._say_again(partition, offset, build, content, known)
         if work is not None:
             if work.content != content or work.partition != partition:
@@ -149,7 +150,8 @@ class Admission:
             return None
         if self._book.rejected.get((partition, build.id), ("", 0))[0] not in ("", content):
             return self._reuse(partition, offset, build, content)
-        reason = self._refusal(build, log_time_ms)
+        terms = self._catalog.terms(build)
+        reason = self._refusal(build, terms, log_time_ms)
         waiting = len(self._placer.queue) + len(self._placer.parked) + self._book.turns.waiting
         if not reason and waiting >= self._settings.queue_max:
             reason = f"overloaded: {self._settings.queue_max} requests wait already; submit it later, under a new id"
@@ -158,11 +160,10 @@ class Admission:
         if reason:
             answer = rejected(build.id, Position(partition, offset), self._name, "invalid", reason, build, content)
             return self._decider.decide(partition, build.id, [offset], answer, 0)
-        self._open(partition, offset, log_time_ms, build, content, held, now_ms)
+        self._open(partition, offset, log_time_ms, build, content, terms.ask, held, now_ms)
         return None
 
-    def _refusal(self, build: Build, log_time_ms: int) -> str:
-        terms = self._catalog.terms(build)
+    def _refusal(self, build: Build, terms: Terms, log_time_ms: int) -> str:
         elsewhere = self._catalog.elsewhere(build, log_time_ms) if terms.elsewhere else ""
         wrong = elsewhere or terms.refusal or unshowable(build) or count_misuse(build)
         return wrong or (policy_changed(self._view, build) if build.group else "")
@@ -174,11 +175,11 @@ class Admission:
         log_time_ms: int,
         build: Build,
         content: str,
+        ask: Ask,
         held: list[tuple[Row, Allocation]],
         now_ms: int,
     ) -> None:
         settings = self._settings
-        ask = self._catalog.terms(build).ask
         age_ms = max(0, self._view.newest_log_time_ms - log_time_ms)
         deadline_ms = now_ms + (build.deadline_ms or settings.deadline_ms) - age_ms
         work = Work(
@@ -196,7 +197,7 @@ class Admission:
         self._book.works[build.id] = work
         if serialised(build):
             self._book.turns.join(work)
-        self._decider.note_deadline(work)
+        self._decider.look_at(work, deadline_ms)
         if deadline_ms <= now_ms and all(a.state != "active" for _, a in held):  # out of date: no claim is worth it
             work.strays = [(row, allocation.id) for row, allocation in held]
             return self._decider.expired(work, now_ms)
@@ -206,7 +207,7 @@ class Admission:
             self._take_up(work, held, now_ms)
         if work.called:
             self._placer.enqueue(work)
-        if work.complete:
+        if held and work.complete:
             self._decider.answer(work, now_ms)
         return None
 

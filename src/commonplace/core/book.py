@@ -23,7 +23,7 @@ class Book:
 
     def unknown(self, request: str) -> bool:
         """Whether neither a work nor a decision bears this id, on any partition."""
-        return request not in self.works and next(self.history.every(request), None) is None
+        return request not in self.works and self.history.newest(request) is None
 
     def stranger(self, request: str, partition: int) -> bool:
         """Whether nothing is known of a request of this partition; one of the same id on another is not it."""

@@ -1,7 +1,7 @@
 """Decide: every request gets an answer once its instances are held, or once it is sure that they will not be (rule 6)."""
 
-import heapq
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -26,9 +26,6 @@ from commonplace.core.rules import Standing, Wishes
 from commonplace.core.turned_away import explain
 from commonplace.core.view import View
 from commonplace.core.work import ANSWERED, OPEN, Work
-
-DEADLINES_SWEPT_MIN: Final = 1_024
-"""Below so many entries the heap of deadlines is not worth sweeping."""
 
 READ_BACK_MS: Final = 5_000
 """An acknowledged decision that is not read back by its request's deadline is written again, each time after so long (for a member of a
@@ -62,9 +59,7 @@ class Decider:
         self.decisions: dict[tuple[str, str], int] = {}  # (result, flavor) → how many
         self.eliminated: dict[str, int] = {}  # filter → hosts it turned away, over all requests that found none
         self.now_ms = 0
-        # heap: when, number of the work, because works do not compare
-        self._deadlines: list[tuple[int, int, Work]] = []
-        self._opened = 0
+        self._look_ms = inf  # no work is to be looked at before
         self._explained: tuple[Any, Explanation, str] | None = None
 
     def answer(self, work: Work, now_ms: int | None = None) -> None:
@@ -139,7 +134,7 @@ class Decider:
         work.state = ANSWERED
         work.answer = encode(decision)
         if serialised(work.build):
-            self._look_at(work, now_ms + READ_BACK_MS)
+            self.look_at(work, min(work.look_ms, now_ms + READ_BACK_MS))
         waited_ms = max(0, now_ms - work.received_ms)
         self.deliver(
             work.partition, work.build.id, work.answer, work.offsets, decision.result, work.build.flavor, waited_ms
@@ -168,32 +163,31 @@ class Decider:
             self.decisions[result, flavor] = self.decisions.get((result, flavor), 0) + 1
         self._deliveries.decide(partition, request_id, value, offsets, result, flavor, waited_ms)
 
-    def note_deadline(self, work: Work) -> None:
-        """Remember when a request expires; the heap is swept when most of it is of requests decided long before their deadline."""
-        if len(self._deadlines) >= max(DEADLINES_SWEPT_MIN, 2 * len(self._book.works)):
-            works = self._book.works
-            self._deadlines = [entry for entry in self._deadlines if works.get(entry[2].build.id) is entry[2]]
-            heapq.heapify(self._deadlines)
-        self._look_at(work, work.deadline_ms)
-
-    def _look_at(self, work: Work, when_ms: int) -> None:
-        self._opened += 1
-        heapq.heappush(self._deadlines, (when_ms, self._opened, work))
+    def look_at(self, work: Work, when_ms: int) -> None:
+        """Have `expire` look at a request that it knows at this time, its deadline to begin with."""
+        work.look_ms = when_ms
+        if when_ms < self._look_ms:
+            self._look_ms = when_ms
 
     def expire(self, now_ms: int) -> None:
-        """Answer every request whose deadline has come, and say again what was answered and seems lost."""
-        deadlines, works, on_their_way = self._deadlines, self._book.works, None
-        while deadlines and deadlines[0][0] <= now_ms:
-            work = heapq.heappop(deadlines)[2]
-            if works.get(work.build.id) is not work:
-                continue
+        """Answer every request whose deadline has come, and say again what was answered and seems lost.
+
+        All works are gone through when one may be due: they are those under way, and most are decided and forgotten long before.
+        """
+        if now_ms < self._look_ms:
+            return
+        works, on_their_way = self._book.works, None
+        due = [work for work in works.values() if work.look_ms <= now_ms]
+        due.sort(key=lambda work: work.look_ms)
+        for work in due:
             if work.state == OPEN:
                 self.expired(work, now_ms)
             else:
                 on_their_way = self._deliveries.requests() if on_their_way is None else on_their_way
                 if work.build.id not in on_their_way:
                     self.deliver(work.partition, work.build.id, work.answer, [], "again", work.build.flavor, 0)
-            self._look_at(work, now_ms + READ_BACK_MS)
+            self.look_at(work, now_ms + READ_BACK_MS)
+        self._look_ms = min((work.look_ms for work in works.values()), default=inf)
 
     def expired(self, work: Work, now_ms: int) -> None:
         """Answer a request that was not placed in time."""

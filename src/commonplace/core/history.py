@@ -85,6 +85,10 @@ class History:
             known = known.also
         return known
 
+    def newest(self, request: str) -> Known | None:
+        """The effective decision of the last of all requests of that id, if any is remembered."""
+        return self._known.get(request)
+
     def every(self, request: str) -> Iterator[Known]:
         """The effective decisions of all requests of that id."""
         known = self._known.get(request)

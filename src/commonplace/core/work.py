@@ -78,6 +78,7 @@ class Work:
         "deadline_ms",
         "first_claim_ms",
         "lease_ms",
+        "look_ms",
         "offsets",
         "partition",
         "placed",
@@ -96,6 +97,7 @@ class Work:
         self.build, self.content, self.partition, self.received_ms = build, content, partition, received_ms
         self.offsets = [offset]
         self.deadline_ms, self.lease_ms = deadline_ms, lease_ms
+        self.look_ms = deadline_ms
         self.ask, self.allocation_tail, self.trace = ask, allocation_tail, trace
         self.resources: dict[str, int] = dict(ask.resources)
         self.slots = [Slot() for _ in range(build.count)]
