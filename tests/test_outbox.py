@@ -41,6 +41,20 @@ def test_reports_name_the_offset_and_records_keep_their_order(kafka: KafkaUnderT
     assert [r[3] for r in records] == [*(f"{n}".encode() for n in range(50)), None]
 
 
+def test_what_a_turn_does_not_wait_for_goes_out_while_the_next_one_is_under_way(
+    kafka: KafkaUnderTest, prefix: str
+) -> None:
+    kafka.create_topic(prefix, 1)
+    outbox = Outbox(settings_of(kafka))
+    told: list[int] = []
+    outbox.send(prefix, 0, b"k", b"v", lambda offset, _: told.append(offset))
+    deadline = time.monotonic() + WAIT_S
+    while not told and time.monotonic() < deadline:
+        outbox.flush_turn(wait=False)
+        time.sleep(0.01)
+    assert told == [0]
+
+
 def test_with_errors_only_a_delivered_record_calls_nobody(kafka: KafkaUnderTest, prefix: str) -> None:
     kafka.create_topic(prefix, 1)
     outbox = Outbox(settings_of(kafka), errors_only=True)

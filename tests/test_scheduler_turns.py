@@ -12,7 +12,7 @@ from commonplace.core.records.hosts import Start
 from commonplace.core.replica import Replica
 from commonplace.core.replica_events import CaughtUp
 from commonplace.errors import BrokerUnavailable
-from commonplace.kafka.tail import Batch
+from commonplace.kafka.tail import Batch, Raw
 from commonplace.kafka.topics import TopicFacts, Topics
 from commonplace.scheduler import shell
 from commonplace.scheduler.metrics import SchedulerFigures
@@ -25,11 +25,12 @@ LATE_MS = 10 * SILENT_MS
 
 
 class FakeTail:
-    """The hosts topic of one partition: `log` is what stands in it, one record a turn, none in a turn that is `empty`."""
+    """The hosts topic of one partition: `log` is what stands in it, `at_once` records a turn, none in a turn that is `empty`."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.log: list[tuple[int, bytes, bytes]] = []
         self.read = self.empty = self.asked = 0
+        self.at_once = 1
         self.away = False
         self.holding: set[str] = set()
 
@@ -37,8 +38,9 @@ class FakeTail:
         if self.empty or self.read == len(self.log):
             self.empty = max(0, self.empty - 1)
             return []
-        self.read += 1
-        return [Batch(HOSTS, 0, [(self.read - 1, *self.log[self.read - 1])], self.read)]
+        first, self.read = self.read, self.read + self.at_once
+        records: list[Raw] = [(offset, *self.log[offset]) for offset in range(first, self.read)]
+        return [Batch(HOSTS, 0, records, self.read)]
 
     def ends(self, _places: Iterable[Any]) -> dict[tuple[str, int], int]:
         self.asked += 1
@@ -71,6 +73,7 @@ class Place:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000
         self.stopped, self.anew, self.flushed = False, "", 0
+        self.waited = True  # whether the last flush did
         monkeypatch.setattr(shell, "steady_ms", lambda: self.now)
         monkeypatch.setattr(shell, "wall_s", lambda: self.now / 1000)
         monkeypatch.setattr(shell, "Tail", FakeTail)
@@ -98,8 +101,9 @@ class Place:
         report = reported("h1", 0, generation=self.generation)
         self.tail.log.append((self.now, snapshot_key("h1", 0), encode(report)))
 
-    def _flush(self) -> None:
+    def _flush(self, *, wait: bool = True) -> None:
         self.flushed += 1
+        self.waited = wait
 
     @property
     def alive(self) -> bool:
@@ -182,3 +186,14 @@ def test_requests_wait_past_the_bound_of_unacknowledged_answers_until_half_of_th
     assert held == [False, False, True, True, True, False, False, False, True, False]
     assert place.shell.figures.intake_pauses == 2
     assert not place.tail.held(HOSTS)
+
+
+@pytest.mark.parametrize(("records", "waits"), [(shell.FULL_TURN - 1, True), (shell.FULL_TURN, False)])
+def test_a_full_turn_does_not_wait_for_what_it_sent(place: Place, records: int, waits: bool) -> None:
+    for _ in range(records):
+        place.report()
+    place.tail.at_once = records
+    place.shell._turn(0)
+    assert place.waited is waits
+    place.shell._turn(0)
+    assert place.waited

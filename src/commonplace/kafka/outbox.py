@@ -1,7 +1,7 @@
 """One idempotent producer for all that a component writes: bounded, flushed once a turn, failures counted and told.
 
 A turn ends with one `flush(0.002)`: it overrides linger, wakes the network thread once and waits about one round trip,
-so that batches grow with the load by themselves. An idle turn only serves delivery reports.
+so that batches grow with the load by themselves. An idle turn only serves delivery reports, and so may a full one.
 """
 
 import logging
@@ -64,9 +64,12 @@ class Outbox:
         except KafkaException as e:
             self._not_queued(topic, e, on_delivered)
 
-    def flush_turn(self) -> None:
-        """End a turn: push out what it sent and wait about a round trip, or only serve delivery reports."""
-        if self._sent:
+    def flush_turn(self, *, wait: bool = True) -> None:
+        """End a turn: push out what it sent and wait about a round trip, or only serve delivery reports.
+
+        Without `wait` what was sent goes out by linger, while the next turn is under way: for who has enough to do.
+        """
+        if self._sent and wait:
             self._sent = False
             self._producer.flush(FLUSH_S)
         else:

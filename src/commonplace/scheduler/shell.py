@@ -54,6 +54,8 @@ TICK_MS: Final = 50
 GROUP_POLL_MS: Final = 20
 STOOD_STILL_MS: Final = 1_000
 """A turn that comes so late follows a pause of the process or machine: what hosts said meanwhile is read before anything is judged."""
+FULL_TURN: Final = 500
+"""From so many records in a turn on the next one waits already: nothing is gained by waiting for this one's acknowledgements first."""
 COMMIT_INTERVAL_MS: Final = 100
 """Commits are batched: at worst so much work is read again by the next owner, who finds it decided."""
 REPORT_INTERVAL_MS: Final = 5_000
@@ -223,7 +225,9 @@ class Scheduler:
 
     def _turn(self, wait_s: float) -> None:
         busy = bool(self._later) or bool(self.replica.placer.queue)
-        self._receive_batches(self.tail.turn(0 if busy else wait_s))
+        batches = self.tail.turn(0 if busy else wait_s)
+        full = sum(len(batch.records) for batch in batches) >= FULL_TURN
+        self._receive_batches(batches)
         self._regulate()
         now = steady_ms()
         if now - self._turned_ms > STOOD_STILL_MS:
@@ -241,7 +245,7 @@ class Scheduler:
             self._tick_ms = now
             self._receive(Tick())
         self._receive(Turn())
-        self.outbox.flush_turn()
+        self.outbox.flush_turn(wait=not full)
         if self.replica.claims.pending:
             hit("after_claim_sent")
         if self._commits and now - self._commit_ms >= COMMIT_INTERVAL_MS:
