@@ -41,9 +41,7 @@ class WriteAhead:
         self.heartbeats: list[tuple[int, str]] = []
         self.starts: dict[str, int] = {}  # host → when to write its start record anew unless read back, in that order
         self.undelivered: dict[str, None] = {}  # hosts to write for anew once their pause is over
-        self._unread: set[str] = (
-            set()
-        )  # hosts that something was written for since they were last seen to await nothing
+        self._unread: set[str] = set()  # hosts that were written for since they last awaited nothing
         self.reports = self.snapshots = 0
         self._claims_position, self._effects = claims_position, effects
         self._serial = 0
