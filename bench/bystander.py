@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from commonplace.bench.flavors import profile
 from commonplace.bench.load import Load, open_loop
-from commonplace.bench.loop import answers, decided
+from commonplace.bench.loop import answers
 from commonplace.bench.system import Reading, Setup, read, run_on
 from commonplace.core.codec import encode
 from commonplace.core.records.control import HostControl
@@ -52,7 +52,6 @@ def measure(
     took = after.at_s - before.at_s
     return {
         **answers(load, took),
-        "decided": decided(load),
         "a_bystander": _share(before, after, names, took),
         "all_bystanders_requests_a_second": round(sum(_rates(before.sent, after.sent, took)[n] for n in names), 1),
         "broker_cpu_ms_a_second": round(1000 * _rates(before.cpu_s, after.cpu_s, took)["broker"], 1),

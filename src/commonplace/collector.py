@@ -8,7 +8,7 @@ from typing import Final
 
 YOUNG_MAX: Final = 200_000
 """Objects more than at the look before, for another look at the young: more than 4,096 requests under way are made of, some 30 each. Each
-look walks all of them: at 50,000 it was two a second of 20 ms each, a twentieth of a busy replica's time, and found nothing."""
+look walks all of them: at 50,000 it was two a second of 20 ms each, 4 % of a busy replica's time, and found nothing."""
 MIDDLE_MAX: Final = 50
 OLD_MAX: Final = 1_000
 """Looks at the middle before one at everything."""
