@@ -1,6 +1,7 @@
 """The benchmark's load: an open loop starts each request when it is due, and counts from then."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from commonplace.bench.load import open_loop
@@ -12,10 +13,12 @@ class Noted:
     def __init__(self) -> None:
         self.intended: list[float] = []
         self.started: list[float] = []
+        self.calls = 0
 
-    def submit(self, count: int, intended: float) -> None:
-        self.intended += [intended] * count
-        self.started += [time.monotonic()] * count
+    def submit(self, intended: Sequence[float]) -> None:
+        self.intended += intended
+        self.started += [time.monotonic()] * len(intended)
+        self.calls += 1
 
     def release_due(self) -> None:
         """Nothing is held."""
@@ -29,3 +32,12 @@ def test_an_open_loop_counts_from_the_moment_that_a_request_is_due() -> None:
     assert all(abs(gap - 1 / rate) < 1e-6 for gap in gaps)
     assert all(begun >= due for due, begun in zip(load.intended, load.started, strict=True))
     assert load.started[0] - load.intended[0] < 1 / rate  # not one interval late
+
+
+def test_what_falls_due_within_a_millisecond_goes_together_and_is_counted_one_by_one() -> None:
+    load, rate = Noted(), 10_000.0
+    open_loop(cast(Any, load), rate, time.monotonic() + 0.1)
+    assert len(load.intended) > load.calls  # on a machine that stood still all of them at once
+    gaps = [after - before for before, after in zip(load.intended, load.intended[1:], strict=False)]
+    assert all(abs(gap - 1 / rate) < 1e-6 for gap in gaps)
+    assert all(begun >= due for due, begun in zip(load.intended, load.started, strict=True))

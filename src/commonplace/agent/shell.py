@@ -50,6 +50,7 @@ from commonplace.errors import CommonplaceError, NotReady
 from commonplace.errors import Fenced as FencedError
 from commonplace.failpoints import hit
 from commonplace.kafka.outbox import Outbox, QuarantineWriter
+from commonplace.kafka.pace import Pace
 from commonplace.kafka.tail import Batch, Lost, Tail
 from commonplace.kafka.topics import TopicFacts, Topics
 from commonplace.settings import Settings
@@ -110,7 +111,7 @@ class Agent:
         self.keeper = Keeper(name, crew.specs(), partitions, secrets.token_hex(8), keeper_settings(settings))
         self.tail = Tail(settings)
         self._looks = Looks(self.tail, self.topics.hosts, self.keeper.log.awaits)
-        self.outbox = Outbox(settings, errors_only=True)
+        self.outbox = Outbox(settings, errors_only=True, pace=Pace())
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
         self._failed: list[str] = []  # hosts of records that were not delivered
         self._on_failure = {host: partial(self._not_delivered, host) for host in self.keeper.hosts}

@@ -53,7 +53,7 @@ def _bursts(stack: Stack, load: Load, setup: Setup, plan: Plan, tell: Tell) -> d
     for number in range(1, plan.bursts + 1):
         tell(f"burst {number} of {plan.bursts}: {plan.builds} builds")
         seen = len(load.latencies_ms)
-        load.submit(plan.builds, time.monotonic())
+        load.submit([time.monotonic()] * plan.builds)
         _await_answers(load)
         decided_ms.append(max(load.latencies_ms[seen:]))
         after = read(stack)

@@ -4,7 +4,9 @@ import math
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from commonplace.core.records.decisions import Decision
@@ -14,6 +16,14 @@ from commonplace.frontend.pending import Pending
 
 BATCH_MAX: Final = 64
 """Most requests handed over at once by a closed loop: answers free places one by one."""
+
+TOGETHER_S: Final = 0.001
+"""An open loop hands over at once what falls due within so long."""
+
+RISING_STEPS: Final = 8
+
+PAUSE_S: Final = 0.01
+"""Longest sleep of an open loop: what is held is to be released in time, too."""
 
 
 @dataclass
@@ -40,12 +50,12 @@ class Load:
     held: deque[tuple[float, Decision]] = field(default_factory=deque)
     room: threading.Semaphore | None = None
 
-    def submit(self, count: int, intended: float) -> None:
-        """Submit `count` requests that should have started at `intended` (monotonic seconds)."""
-        builds = [self._request(number) for number in range(self.submitted, self.submitted + count)]
-        self.submitted += count
-        for pending in self.frontend.submit_many(builds):
-            pending.add_done_callback(lambda p: self._done(p, intended))
+    def submit(self, intended: Sequence[float]) -> None:
+        """Submit one request for each moment (monotonic seconds) at which one should have started."""
+        builds = [self._request(number) for number in range(self.submitted, self.submitted + len(intended))]
+        self.submitted += len(builds)
+        for pending, when in zip(self.frontend.submit_many(builds), intended, strict=True):
+            pending.add_done_callback(partial(self._done, when))
 
     def _request(self, number: int) -> Build:
         name = self.names[number % len(self.names)]
@@ -53,7 +63,7 @@ class Load:
             return self.frontend.request(name)
         return self.frontend.request(name, group=f"g{number // self.group_size}", group_max=1)
 
-    def _done(self, pending: Pending, intended: float) -> None:
+    def _done(self, intended: float, pending: Pending) -> None:
         now = time.monotonic()
         if self.room is not None:
             self.room.release()
@@ -101,17 +111,31 @@ def closed_loop(load: Load, window: int, until: float) -> None:
         count = 1
         while count < BATCH_MAX and room.acquire(blocking=False):
             count += 1
-        load.submit(count, time.monotonic())
+        load.submit([time.monotonic()] * count)
         load.release_due()
 
 
 def open_loop(load: Load, rate: float, until: float) -> None:
-    """Submit at a fixed rate, whatever the answers do."""
+    """Submit at a fixed rate, whatever the answers do: request n is due n / rate after the start, and the first at once.
+
+    Above 1,000 a second those of a millisecond go together, when the last of them is due: to wake for each costs more than they do.
+    """
     start, sent = time.monotonic(), 0
+    together = math.ceil(rate * TOGETHER_S)
     while (now := time.monotonic()) < until:
-        due = int((now - start) * rate) + 1  # the first one at once: request n is due n / rate after the start
-        while sent < due:
-            load.submit(1, start + sent / rate)
-            sent += 1
+        due = int((now - start) * rate) + 1
+        if due > sent:
+            load.submit([start + number / rate for number in range(sent, due)])
+            sent = due
         load.release_due()
-        time.sleep(max(0.0, min(0.001, start + sent / rate - time.monotonic())))
+        time.sleep(max(0.0, min(PAUSE_S, start + (sent + together - 1) / rate - time.monotonic())))
+
+
+def rising_loop(load: Load, rate: float, seconds: float) -> None:
+    """Warm up: a rate that rises in steps over half of the time, then stays.
+
+    What a cold system cannot take as it comes would be waited for long after, at a rate near its limit to the end.
+    """
+    for step in range(1, RISING_STEPS + 1):
+        open_loop(load, rate * step / RISING_STEPS, time.monotonic() + seconds / 2 / RISING_STEPS)
+    open_loop(load, rate, time.monotonic() + seconds / 2)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from commonplace.bench.facts import percentiles
 from commonplace.bench.flavors import GROUP_SIZE, profile
-from commonplace.bench.load import Load, closed_loop, open_loop
+from commonplace.bench.load import Load, closed_loop, open_loop, rising_loop
 from commonplace.bench.system import Setup, Tell, fill, late_replica, read, resident_mib, run_on, used
 from commonplace.frontend.client import Frontend
 from commonplace.ops.stack import Stack
@@ -56,7 +56,10 @@ def run(setup: Setup, plan: Plan, tell: Tell) -> dict[str, Any]:
 
 def _measure(stack: Stack, load: Load, plan: Plan, tell: Tell) -> dict[str, Any]:
     tell(f"warming up for {plan.warmup_s:g} s")
-    _drive(load, plan, plan.warmup_s)
+    if plan.mode == "rate":
+        rising_loop(load, plan.rate, plan.warmup_s)
+    else:
+        _drive(load, plan, plan.warmup_s)
     tell(f"measuring for {plan.seconds:g} s")
     before = read(stack)
     load.measuring = True

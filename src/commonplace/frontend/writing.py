@@ -1,6 +1,6 @@
 """The client's writing thread: produces all that was queued, one flush a turn, and sleeps while nothing is unacknowledged.
 
-It takes what was queued during its last flush, so nobody waits for it and no thread is woken per record while there is load.
+It takes what was queued during its last flush, and leaves some room between two, so that no thread is woken per record while there is load.
 """
 
 import logging
@@ -18,6 +18,7 @@ from commonplace.errors import CommonplaceError
 from commonplace.frontend.events import Quarantine, SendClaimRecord, SendRequest
 from commonplace.kafka.headers import of_trace
 from commonplace.kafka.outbox import FLUSH_S
+from commonplace.kafka.pace import Pace
 from commonplace.kafka.topics import Topics
 
 CLOSE_FLUSH_S: Final = 5.0
@@ -48,6 +49,7 @@ class Writer:
         self._flushed, self._broke = flushed, broke
         self._queue: deque[tuple[SendRequest | SendClaimRecord, Delivered]] = deque()
         self._wake = threading.Event()
+        self._pace = Pace()
         self._parked = False
         self._stopping = False
 
@@ -109,7 +111,8 @@ class Writer:
                 self._park()
                 continue
             stopping = self._stopping  # as it is before the flush: the last flush is the long one
-            for _ in range(len(queue)):
+            queued = len(queue)
+            for _ in range(queued):
                 self._produce(*queue.popleft())
             producer.flush(CLOSE_FLUSH_S if stopping else FLUSH_S)
             self._flushed()
@@ -118,6 +121,7 @@ class Writer:
                 producer.purge()
                 producer.flush(FLUSH_S)
                 return
+            self._pace.rest(queued)
 
     def _park(self) -> None:
         self._parked = True
