@@ -83,7 +83,7 @@ def by_fleet() -> Chart:
 
 def by_rate() -> Chart:
     """Latency of the whole loop at fixed rates, 10,000 hosts."""
-    fixed = ("--warmup", "15", "--seconds", "30")
+    fixed = ("--seconds", "30")
     reports = [(n, run(("loop", "--rate", str(n), *fixed))) for n in (100, 300, 1_000, 2_000, 4_000)]
     curves = {p: [(float(n), float(report["latency_ms"][p])) for n, report in reports] for p in ("p50", "p99")}
     return Chart("Latency by rate, 10,000 hosts", "requests/s", "ms", curves)

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from commonplace.errors import BrokerUnavailable, CommonplaceError, TimedOut, UsageError
 from commonplace.frontend import AsyncFrontend, Frontend, Pending, aio, history
 from commonplace.frontend.events import SendClaimRecord, SendRequest
+from commonplace.kafka.pace import Pace
 from frontend_alone import Alone, alone, ended, in_thread, until
 
 
@@ -242,3 +243,12 @@ def test_a_callback_that_raises_is_logged_and_keeps_nobody_from_an_answer(
         first.add_done_callback(lambda _: 1 // 0)
         world.frontend.close()
     assert f"a callback of request {first.request.id} failed" in caplog.text
+
+
+def test_the_writer_leaves_room_after_each_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[int] = []
+    with alone(monkeypatch) as world:
+        monkeypatch.setattr(Pace, "rest", lambda _, records: rested.append(records))
+        requests(world.frontend, 3)
+        world.frontend.flush(5)
+        until(lambda: sum(rested) == 3)

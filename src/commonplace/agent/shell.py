@@ -1,7 +1,7 @@
 """The agent's shell: poll, receive, perform; one thread, one data consumer, one producer.
 
     control to its end ▸ start records ▸ hosts from the beginning ▸ drivers look ▸ claims
-    turn: read ▸ let the keeper receive ▸ write its reports ▸ one flush
+    turn: read ▸ let the keeper receive ▸ write its reports ▸ one flush ▸ rest, where flushes come close together
 
 What the keeper asks for is done here and nowhere else. Losing records, or topics made anew, end this life of the agent: the process
 then begins another with a new keeper and new start records.
@@ -111,7 +111,8 @@ class Agent:
         self.keeper = Keeper(name, crew.specs(), partitions, secrets.token_hex(8), keeper_settings(settings))
         self.tail = Tail(settings)
         self._looks = Looks(self.tail, self.topics.hosts, self.keeper.log.awaits)
-        self.outbox = Outbox(settings, errors_only=True, pace=Pace())
+        self.outbox = Outbox(settings, errors_only=True)
+        self._pace = Pace()
         self.quarantine = QuarantineWriter(self.outbox, self.topics.quarantine)
         self._failed: list[str] = []  # hosts of records that were not delivered
         self._on_failure = {host: partial(self._not_delivered, host) for host in self.keeper.hosts}
@@ -182,6 +183,7 @@ class Agent:
     def _turn(self) -> None:
         topics, keeper = self.topics, self.keeper
         claimed = read = False
+        claims = 0
         for batch in self.tail.turn(POLL_S):
             if batch.topic == topics.hosts:
                 read = True
@@ -189,6 +191,7 @@ class Agent:
             elif batch.topic == topics.claims:
                 effects = keeper.receive(ClaimsRead(batch.partition, batch.records, batch.position), steady_ms())
                 if batch.records:
+                    claims += len(batch.records)
                     hit("after_claims_read")
                 claimed = claimed or bool(effects)
                 self._do(effects)
@@ -207,7 +210,7 @@ class Agent:
                 # the ledgers live as long as the process: a collection that walks ten thousand of them stops it for 0.4 s
                 calm()
         self._looks.turned(now_ms, claimed=claimed, read=read)
-        self.outbox.flush_turn()
+        flushed = self.outbox.flush_turn()
         if self._reported:
             self._reported = False
             hit("before_report_ack")
@@ -215,6 +218,8 @@ class Agent:
         for host in failed:
             self._do(keeper.receive(ReportFailed(host), steady_ms()))
         self._tell()
+        if flushed:
+            self._pace.rest(claims)
 
     def _serve_drivers(self, now_ms: int) -> None:
         now_s = now_ms / 1000

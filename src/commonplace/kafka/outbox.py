@@ -16,7 +16,6 @@ from commonplace.core.records.quarantine import Quarantined
 from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka import client
 from commonplace.kafka.headers import of_trace
-from commonplace.kafka.pace import Pace
 from commonplace.settings import Settings
 
 FLUSH_S: Final = 0.002
@@ -31,16 +30,14 @@ _LOG: Final = logging.getLogger(__name__)
 class Outbox:
     """Writes records; owned by one thread.
 
-    With `errors_only` callbacks hear of failures alone: for whoever reads its own records back anyway. With a `pace` turns that sent
-    something end that far apart.
+    With `errors_only` callbacks hear of failures alone: for whoever reads its own records back anyway.
     """
 
-    def __init__(self, settings: Settings, *, errors_only: bool = False, pace: Pace | None = None) -> None:
+    def __init__(self, settings: Settings, *, errors_only: bool = False) -> None:
         self._settings = settings
         self.limits = limits = settings.limits
         self._trouble = ""
-        self._pace = pace
-        self._sent = 0  # records since the last flush
+        self._sent = False
         self._fatal = ""
         self.failures = 0
         required: dict[str, Any] = {"delivery.report.only.error": errors_only, "error_cb": self._broker_trouble}
@@ -58,7 +55,7 @@ class Outbox:
 
         Raises `TimedOut` after limits.outbox_wait_s without room, `CommonplaceError` when the producer can't go on.
         """
-        self._sent += 1
+        self._sent = True
         report = self._report(on_delivered)
         try:
             self._producer.produce(topic, value, key, partition, on_delivery=report, headers=of_trace(trace))
@@ -67,20 +64,20 @@ class Outbox:
         except KafkaException as e:
             self._not_queued(topic, e, on_delivered)
 
-    def flush_turn(self, *, wait: bool = True) -> None:
-        """End a turn: push out what it sent and wait about a round trip, or only serve delivery reports.
+    def flush_turn(self, *, wait: bool = True) -> bool:
+        """End a turn: push out what it sent and wait about a round trip, or only serve delivery reports. Returns whether it flushed.
 
         Without `wait` what was sent goes out by linger, while the next turn is under way: for who has enough to do.
         """
-        if self._sent and wait:
-            sent, self._sent = self._sent, 0
+        flushes = self._sent and wait
+        if flushes:
+            self._sent = False
             self._producer.flush(FLUSH_S)
-            if self._pace is not None:
-                self._pace.rest(sent)
         else:
             self._producer.poll(0)
         if self._fatal:
             raise CommonplaceError(self._fatal)
+        return flushes
 
     def __len__(self) -> int:
         """Records that are not acknowledged yet."""

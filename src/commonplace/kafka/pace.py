@@ -8,7 +8,7 @@ GAP_S: Final = 0.002
 
 FULL: Final = 8
 FULL_GAP_S: Final = 0.005
-"""The same after a flush of so many records: whoever writes thousands a second has all four hops' wake-ups to save (docs/results.md)."""
+"""The same after a turn with so many records: where thousands come a second, four hops are spared wake-ups (docs/results.md)."""
 
 
 class Pace:
@@ -18,7 +18,7 @@ class Pace:
         self._ended_s = 0.0
 
     def rest(self, records: int) -> None:
-        """Sleep after a flush of so many records, until the gap to the flush before is kept. Blocks for 5 ms at most."""
+        """Sleep after the flush of a turn with so many records, until the gap to the flush before is kept. Blocks for 5 ms at most."""
         left_s = self._ended_s + (FULL_GAP_S if records >= FULL else GAP_S) - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
