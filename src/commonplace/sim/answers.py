@@ -291,6 +291,17 @@ class Answers:
         """Whether replicas may have forgotten a decision by then."""
         return at_ms - decided_ms + self.jumped_ms > self.window_ms or len(self.effective) > self.kept_max
 
+    def asked_anew(self, promise: Promise) -> bool:
+        """Whether the id of what was promised was used again once replicas may have forgotten its decision.
+
+        Who takes its partition over then takes up what the id leases for that request, whose lease holds from there on (decision 4).
+        """
+        decided_ms = promise.effective.at_ms
+        return any(
+            asked.at_ms > decided_ms and self.old(decided_ms, asked.at_ms)
+            for asked in self.asked.get(promise.effective.key, ())
+        )
+
     def forgotten(self, request: str) -> bool:
         """Whether another decision than the first may be effective: that was lost, or time, or a clock that jumped ahead, let the first
         use of the id be forgotten, so that its second is a request of its own.
