@@ -4,7 +4,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-from commonplace.bench.load import open_loop
+import pytest
+
+from commonplace.bench import load as bench_load
+from commonplace.bench.load import open_loop, rising_loop
 
 
 class Noted:
@@ -41,3 +44,11 @@ def test_what_falls_due_within_a_millisecond_goes_together_and_is_counted_one_by
     gaps = [after - before for before, after in zip(load.intended, load.intended[1:], strict=False)]
     assert all(abs(gap - 1 / rate) < 1e-6 for gap in gaps)
     assert all(begun >= due for due, begun in zip(load.intended, load.started, strict=True))
+
+
+def test_a_warm_up_rises_to_its_rate_and_stays_there_for_half_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    driven: list[tuple[float, float]] = []
+    monkeypatch.setattr(bench_load, "open_loop", lambda _, rate, until: driven.append((rate, until - time.monotonic())))
+    rising_loop(cast(Any, Noted()), 800.0, 16.0)
+    assert [rate for rate, _ in driven] == [*(100.0 * step for step in range(1, 9)), 800.0]
+    assert [seconds for _, seconds in driven] == pytest.approx([1.0] * 8 + [8.0], abs=0.5)

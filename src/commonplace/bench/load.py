@@ -21,6 +21,7 @@ TOGETHER_S: Final = 0.001
 """An open loop hands over at once what falls due within so long."""
 
 RISING_STEPS: Final = 8
+"""A warm-up comes to its rate in so many steps."""
 
 PAUSE_S: Final = 0.01
 """Longest sleep of an open loop: what is held is to be released in time, too."""

@@ -124,8 +124,11 @@ class Grants:
             text += f"{earliest_ms - confirmed[0]:.0f} ms before its lease was over"
             self._findings.violated(3, text, here, ("claims", host.partition, confirmed[1]))
         promise = self._answers.promised.get(identity)
-        broken = promise is not None and judge.at_ms < promise.until_ms - self._seen.drift * full_ms
-        if promise is not None and broken and not self._answers.asked_anew(promise):
+        if (
+            promise is not None
+            and judge.at_ms < promise.until_ms - self._seen.drift * full_ms
+            and not self._answers.asked_anew(promise)
+        ):
             effective = promise.effective
             text = f"{host.name} lets {identity} lapse {promise.until_ms - judge.at_ms} ms before the time its decision gave to confirm it"
             self._findings.violated(3, text, here, ("decisions", effective.key[0], effective.offset))
