@@ -14,7 +14,7 @@ class Holdings:
     """One host's allocations and the sums over them. `bytes` is what they take of a snapshot, from above."""
 
     __slots__ = (
-        "allocations", "builds", "bytes", "cells", "groups", "hash", "host_hash", "inventory", "labels", "limits",
+        "_counted", "allocations", "builds", "bytes", "cells", "groups", "hash", "host_hash", "inventory", "labels", "limits",
         "reported_cells", "status", "successors", "traits", "used",
     )  # fmt: skip
 
@@ -27,6 +27,7 @@ class Holdings:
         self.reported_cells: Mapping[str, HostCell] = {}
         self.cells: Cells = {}  # the same with what the allocations hold of them
         self.allocations: dict[str, Allocation] = {}
+        self._counted: dict[str, tuple[int, int]] = {}  # allocation → what it adds to hash and bytes
         self.successors: dict[str, str] = {}  # allocation → the one that takes its place once confirmed
         self.used: dict[str, int] = {}
         self.groups: dict[str, int] = {}
@@ -58,19 +59,20 @@ class Holdings:
         self.allocations[allocation.id] = allocation
         if allocation.replaces:
             self.successors[allocation.replaces] = allocation.id
-        self._count(allocation, 1)
+        tail = hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
+        counted = self._counted[allocation.id] = (hashing.id_hash(allocation.id, tail), bytes_of(allocation))
+        self._count(allocation, counted, 1)
 
     def remove(self, allocation: Allocation) -> None:
         """Hold one fewer."""
         del self.allocations[allocation.id]
         if allocation.replaces:
             del self.successors[allocation.replaces]
-        self._count(allocation, -1)
+        self._count(allocation, self._counted.pop(allocation.id), -1)
 
-    def _count(self, allocation: Allocation, sign: int) -> None:
-        tail = hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
-        self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
-        self.bytes += sign * bytes_of(allocation)
+    def _count(self, allocation: Allocation, counted: tuple[int, int], sign: int) -> None:
+        self.hash = (self.hash + sign * counted[0]) & hashing.MASK
+        self.bytes += sign * counted[1]
         self.builds += sign * allocation.building
         if allocation.cells and self.cells:
             self.cells = after(self.cells, allocation.cells, allocation.assigned, sign)

@@ -135,11 +135,14 @@ class Ledgers:
         self._lapse(event.partition, now_ms)
 
     def _lapse(self, partition: int, now_ms: int) -> None:
-        for asked_at_ms, host, allocation in self.leases.ran_out(partition, self.claims_position.get(partition, -1)):
+        for asked_at_ms, host, allocations in self.leases.ran_out(partition, self.claims_position.get(partition, -1)):
             kept = self.hosts[host]
-            if kept.phase == SERVING and kept.ledger is not None and allocation in kept.ledger.leases:
-                self._apply(kept, Lapse(allocation, asked_at_ms), now_ms)
-                self.log.dirty[host] = None
+            if kept.phase != SERVING or kept.ledger is None:
+                continue
+            for allocation in allocations:
+                if allocation in kept.ledger.leases:
+                    self._apply(kept, Lapse(allocation, asked_at_ms), now_ms)
+                    self.log.dirty[host] = None
 
     # -- drivers and operators ----------------------------------------------------------------------------------------------------------
 

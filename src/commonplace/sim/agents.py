@@ -138,10 +138,10 @@ class AgentProcess(Process):
             due = min(due, next(iter(log.starts.values())))
         if log.undelivered:
             due = min(due, *(log.hosts[host].resend_ms for host in log.undelivered))
-        for partition, heap in leases.waiting.items():
-            if heap and heap[0][0] < due and partition not in leases.barriers:
+        for partition, moments in leases.moments.items():
+            if moments and moments[0] < due and partition not in leases.barriers:
                 again = leases.asked_ms.get(partition, 0) + leases.interval_ms
-                due = min(due, max(heap[0][0], again))
+                due = min(due, max(moments[0], again))
         for when, _, _ in self.boots:
             if when < due:
                 due = when

@@ -250,8 +250,8 @@ def lapse_unread(patch: Patch) -> None:
     """A lease lapses without reading the claims to an end captured after it."""
 
     def tick(original: Any, self: Ledgers, now_ms: int) -> None:
-        for partition, heap in self.leases.waiting.items():
-            if heap and heap[0][0] <= now_ms and partition in self.claims_position:
+        for partition, moments in self.leases.moments.items():
+            if moments and moments[0] <= now_ms and partition in self.claims_position:
                 self.leases.barriers[partition] = (now_ms, 0)
                 self._lapse(partition, now_ms)
         original(self, now_ms)
