@@ -27,7 +27,7 @@ Examples:
   commonplace plan --flavor m1.large --count 3 --at -10m
   commonplace submit --flavor m1.large --count 3 --check DIGEST
 FILE holds build records in JSON: an object, a list, or one a line; id and type may be left out.
-Exit codes: 0 all fit, 3 some do not.
+Exit codes: 0 all fit, 2 a flavor is not known, 3 some do not fit.
 """
 
 

@@ -89,9 +89,13 @@ def plan(settings: Settings, builds: Sequence[Build], supposed: Supposed = Suppo
 
     Reads the pool's topics and writes nothing. Raises `UsageError` for what cannot be meant.
     """
-    copy = _read(settings, supposed.at)
+    now = plan_copy.read(settings)
+    copy = now
+    if supposed.at:
+        copy = plan_copy.read(settings, plan_copy.moment_of(settings, supposed.at, now.partitions, now.now_ms))
     names = [*supposed.without, *supposed.drain]
     plan_copy.names_known(copy, names)
+    plan_copy.flavors_known(settings.topics.pool, (now, copy), [build.flavor for build in builds])
     bounds = bounds_of(settings)
     positions = {f"hosts/{partition}": end for partition, end in copy.ends.items()}
     notes = _notes(settings, copy)
@@ -169,13 +173,6 @@ def _objects(text: str, where: str) -> list[Any]:
 
 
 # --- the state ---------------------------------------------------------------------------------------------------------
-
-
-def _read(settings: Settings, at: str) -> Copy:
-    if not at:
-        return plan_copy.read(settings)
-    now = plan_copy.read(settings)
-    return plan_copy.read(settings, plan_copy.moment_of(settings, at, now.partitions, now.now_ms))
 
 
 def _notes(settings: Settings, copy: Copy) -> list[str]:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from commonplace.agent.shapes import Shape
 from commonplace.core import hashing
+from commonplace.core.catalog import Catalog
 from commonplace.core.codec import encode
 from commonplace.core.host_keys import snapshot_key, start_key
 from commonplace.core.partition import partition_of
@@ -188,3 +189,20 @@ def names_known(copy: Copy, names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise UsageError(f"no host {name!r} reports to this pool: see `commonplace hosts`")
+
+
+def flavors_known(pool: str, copies: Sequence[Copy], flavors: Iterable[str]) -> None:
+    """See that flavors named to a plan are known in one of the copies; UsageError names the first that is in none, and the nearest."""
+    catalogs = [_flavors(pool, copy) for copy in copies]
+    for flavor in flavors:
+        if not any(flavor in catalog.flavors for catalog in catalogs):
+            raise UsageError(catalogs[0].refusal(flavor))
+
+
+def _flavors(pool: str, copy: Copy) -> Catalog:
+    """What the copy says of flavors, and of nothing else."""
+    made = Catalog(pool)
+    for key, (_, at_ms, _, value) in copy.control.items():
+        if key.startswith(b"flavor/"):
+            made.fold(key, value, at_ms)
+    return made
