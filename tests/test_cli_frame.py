@@ -60,6 +60,8 @@ def test_root_help_lists_every_command() -> None:
         (["sim", "show", "²"], ["²", "neither a seed nor a file"]),
         (["sim", "show", "9" * 5_000], ["neither a seed nor a file"]),
         (["schema", "host"], ["'host'", "hosts"]),
+        (["schema", "-o", "table"], ["-o table", "json or yaml"]),
+        (["-o", "name", "schema", "claims"], ["-o name", "json or yaml"]),
         (["config", "show", "--config", "/nowhere.toml"], ["/nowhere.toml"]),
         (["config", "show", "--pool", "a/b"], ["topics.pool", "a/b"]),
         (["broker", "--embedded", "--port", "1"], ["--embedded", "--port"]),
@@ -205,6 +207,14 @@ def test_schema_names_every_record_and_refers_to_nothing_missing() -> None:
     assert set(page["properties"]) >= {"hosts", "claims", "requests", "decisions", "control"}
     references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
     assert references <= set(page["$defs"])
+
+
+def test_schema_is_json_or_yaml_and_no_table() -> None:
+    page = json.loads(run("schema", "claims").stdout)
+    assert json.loads(run("schema", "claims", "-o", "json").stdout) == page
+    block = run("schema", "claims", "-o", "yaml").stdout
+    assert yaml.safe_load(block) == page
+    assert "\ntitle: Records of commonplace by topic\n" in block  # JSON reads as YAML too
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

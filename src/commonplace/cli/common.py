@@ -33,9 +33,9 @@ def settings_with_origins(**flags: dict[str, Any]) -> "tuple[Settings, list[Sett
     return load_with_origins(Path(config) if config else None, flags=merged)
 
 
-def output() -> Output:
-    """The form asked for with -o; table unless told."""
-    return _given.get().get("output") or "table"
+def output(unless_told: Output = "table") -> Output:
+    """The form asked for with -o; table unless told, or what a command prints then."""
+    return _given.get().get("output") or unless_told
 
 
 def log_level() -> str:

@@ -1,15 +1,17 @@
 """`commonplace schema`: JSON Schema of the records on the wire."""
 
-import json
-
 import typer
 
+from commonplace.cli import common
+from commonplace.cli.output import emit
 from commonplace.errors import UsageError
 
 app = typer.Typer()
 
 
-@app.command(epilog="\b\nExample:\n  commonplace schema claims > claims.schema.json")
+@app.command(
+    epilog="\b\nExample:\n  commonplace schema claims > claims.schema.json\nIt is JSON unless -o yaml says else."
+)
 def schema(
     topic: str = typer.Argument("", metavar="TOPIC", help="hosts, claims, requests, … ; all of them unless told."),
 ) -> None:
@@ -18,6 +20,9 @@ def schema(
 
     from commonplace.core.records.topics import TOPIC_RECORDS
 
+    form = common.output(unless_told="json")
+    if form not in ("json", "yaml"):
+        raise UsageError(f"-o {form}: the answer is a JSON Schema: choose json or yaml")
     if topic and topic not in TOPIC_RECORDS:
         raise UsageError(f"no records are defined for topic {topic!r}: choose one of {', '.join(TOPIC_RECORDS)}")
     wanted = {topic: TOPIC_RECORDS[topic]} if topic else TOPIC_RECORDS
@@ -28,4 +33,4 @@ def schema(
         **(schemas[0] if topic else {"properties": dict(zip(wanted, schemas, strict=True))}),
         "$defs": components,
     }
-    print(json.dumps(page, indent=2))
+    emit(page, form=form)
