@@ -159,12 +159,12 @@ def test_a_person_reads_the_machine_first_and_the_audit_last() -> None:
             "benchmark": "loop",
             "machine": machine,
             "hosts": 7,
-            "latency_ms": {"p50": 1.5, "p99": None},
+            "latency_ms": {"p50": 1.5, "p99": None, "most": 1234567.0},
             "audit": {"audit": "clean"},
         }
     )
     assert list(told)[:3] == ["benchmark", "machine", "versions"]
-    assert told["latency, ms"] == "p50 1.5  p99 –"
+    assert told["latency, ms"] == "p50 1.5  p99 –  most 1234567"
     assert list(told.items())[-1] == ("audit", "clean")
 
 

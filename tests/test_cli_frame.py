@@ -278,6 +278,12 @@ def test_table_aligns_numbers_right_and_hides_wide_columns(capsys: pytest.Captur
     assert printed(capsys, "wide", ROWS, columns=columns).splitlines()[0].endswith("UP    REMARK")
 
 
+def test_a_table_shows_floats_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    values = [1234567.0, 98765432.1, 0.25, 12.0]
+    told = [line.strip() for line in printed(capsys, "table", [{"bytes": one} for one in values]).splitlines()]
+    assert told == ["BYTES", "1234567", "98765432", "0.25", "12"]
+
+
 def test_table_of_nothing_still_has_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "table", [], columns=["name", "free_mb"]) == "NAME   FREE MB\n"
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from commonplace.words import figure
+
 VERSIONS: Final = ("python", "commonplace", "confluent-kafka", "msgspec", "numpy")
 UNITS: Final = {"us": "µs", "ms": "ms", "s": "s", "mib": "MiB", "bytes": "bytes"}
 LEFT_OUT: Final = ("machine", "benchmark", "audit", "packing", "hosts_used", "settings", "by_placement", "claims")
@@ -51,6 +53,6 @@ def _text(value: Any) -> str:
         case list():
             return "[" + ", ".join(map(_text, value)) + "]"
         case float():
-            return f"{value:g}"
+            return figure(value)
         case _:
             return str(value)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from commonplace.cli.common import Output, output
 from commonplace.errors import UsageError
 from commonplace.terminal import escaped, every_line, one_line
+from commonplace.words import figure
 
 _GAP: Final = "   "
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*( [A-Za-z0-9_./@-]+)*")
@@ -143,7 +144,7 @@ def _cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:g}"
+            return figure(value)
         case dict():
             return one_line(",".join(f"{k}={_cell(v)}" for k, v in value.items()))
         case list() | tuple():
