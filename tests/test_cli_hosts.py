@@ -256,7 +256,7 @@ def test_disable_drain_and_enable_are_written_for_all_to_read(reporter: Reporter
     reporter.host("host-1", allocation())
     done = run("host", "disable", "host-1", "--reason", "disk errors")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "it holds 1 allocations" in done.stderr
+    assert "it holds 1 allocation\n" in done.stderr
     told = json.loads(run("host", "show", "host-1", "-o", "json").stdout)
     assert (told["status"], told["reported_status"], told["reason"]) == ("disabled", "enabled", "disk errors")
     assert run("host", "drain", "host-1").returncode == 0
@@ -310,7 +310,7 @@ def test_drain_with_wait_ends_when_the_last_allocation_is_gone(reporter: Reporte
     draining = cli.start("host", "drain", "host-1", "--wait", env=env)
     assert draining.stderr is not None
     lines = [draining.stderr.readline() for _ in range(2)]
-    assert "holds 1 allocations" in lines[1]
+    assert lines[1].endswith("holds 1 allocation\n")
     assert draining.poll() is None
     reporter.delta("host-1", epoch, generation=3)
     _, rest = draining.communicate(timeout=30)
@@ -322,7 +322,7 @@ def test_drain_with_wait_and_timeout_says_how_many_are_left(reporter: Reporter, 
     reporter.host("host-1", allocation())
     done = run("host", "drain", "host-1", "--wait", "--timeout", "0.1")
     assert done.returncode == 5
-    assert "still holds 1 allocations" in done.stderr
+    assert "still holds 1 allocation after" in done.stderr
 
 
 # --- forget ------------------------------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_forget_is_refused_while_the_host_holds_allocations(
     reporter.host("host-1", allocation("a-1", "r-1"))
     time.sleep(SILENT_AFTER_S * 1.3)
     done = cli.run("host", "forget", "host-1", env=impatient_env)
-    cli.assert_one_line(done, 4, "holds 1 allocations (a-1 of r-1)", "release them")
+    cli.assert_one_line(done, 4, "holds 1 allocation (a-1 of r-1)", "release them")
     assert len(live_keys(settings, "host-1")) == 2
 
 

@@ -281,4 +281,4 @@ def test_the_owners_of_all_partitions_are_counted(reporter: Reporter, settings: 
         found = examined(settings)["group"][0]
     finally:
         member.leave()
-    assert (found.level, found.found) == ("ok", "stable: 1 members own all 6 partitions")
+    assert (found.level, found.found) == ("ok", "stable: 1 member owns all of 6 partitions")

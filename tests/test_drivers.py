@@ -631,7 +631,7 @@ def test_shapes_come_from_files_too(tmp_path: Path) -> None:
     ("name", "text", "says"),
     [
         ("s.csv", "vcpus,memory_mb\n64,x\n", "line 2"),
-        ("s.csv", "vcpus,memory_mb\n64\n", "line 2: 1 columns, the header has 2"),
+        ("s.csv", "vcpus,memory_mb\n64\n", "line 2: 1 column, the header has 2"),
         ("s.toml", "[[shapes]]\nvcpus=0\nmemory_mb=1\n", "number 1: vcpus must be at least 1"),
         ("s.toml", "[[shapes]]\nvcpu=1\nmemory_mb=1\n", "vcpu is not known here"),
         ("s.toml", "", "no shapes"),

@@ -125,7 +125,7 @@ def test_an_outbox_full_of_bytes_waits_for_room_too() -> None:
     outbox = Outbox(Settings(kafka={"bootstrap.servers": broker.bootstrap}, limits=limits))
     broker.stop()
     outbox.send("t", 0, b"k", b"x" * 1_000)
-    with pytest.raises(TimedOut, match=r"t \[0\]: 1 records wait"):
+    with pytest.raises(TimedOut, match=r"t \[0\]: 1 record waits"):
         outbox.send("t", 0, b"k", b"x" * 1_000)
 
 

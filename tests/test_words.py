@@ -1,8 +1,8 @@
-"""Figures as people read them."""
+"""Figures and counts as people read them."""
 
 import pytest
 
-from commonplace.words import figure
+from commonplace.words import counted, figure
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ from commonplace.words import figure
 )
 def test_a_figure_has_no_exponent_while_its_digits_mean_something(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+def test_one_is_told_as_one_and_every_other_count_as_many() -> None:
+    assert [counted(n, "host") for n in (0, 1, 2)] == ["0 hosts", "1 host", "2 hosts"]
+    assert [counted(n, "record was", "records were") for n in (1, 2)] == ["1 record was", "2 records were"]

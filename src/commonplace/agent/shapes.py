@@ -29,6 +29,7 @@ from commonplace.core.records.hosts import Device, HostCell
 from commonplace.core.resources import AMOUNT_MAX, Amount, Inventory, ratio_thousandths
 from commonplace.errors import UsageError
 from commonplace.files import read_tree
+from commonplace.words import counted
 
 HOSTS_MAX = 1_000_000
 """Most hosts in one fleet: names have five digits up to 99,999 and grow after."""
@@ -224,7 +225,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if line.strip():
             cells = [cell.strip() for cell in line.split(",")]
             if len(cells) != len(header):
-                raise UsageError(f"{path}: line {number}: {len(cells)} columns, the header has {len(header)}")
+                raise UsageError(
+                    f"{path}: line {number}: {counted(len(cells), 'column')}, the header has {len(header)}"
+                )
             row: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
             if "traits" in row:
                 row["traits"] = row["traits"].split()
@@ -271,15 +274,17 @@ def _place(number: int) -> tuple[int, int]:
 
 def _plan(n: int, shapes: tuple[Shape, ...]) -> list[int]:
     """One shape's index per host."""
-    counted = sum(shape.count for shape in shapes)
-    n = n or counted
+    given = sum(shape.count for shape in shapes)
+    n = n or given
     if not 1 <= n <= HOSTS_MAX:
         raise UsageError(f"{n} hosts: ask for 1 to {HOSTS_MAX} with --hosts, or give every shape a count")
     weighted = [index for index, shape in enumerate(shapes) if not shape.count]
-    if counted > n or (counted < n and not weighted):
-        raise UsageError(f"the shapes count {counted} hosts, --hosts says {n}: make them agree, or leave a count out")
+    if given > n or (given < n and not weighted):
+        raise UsageError(
+            f"the shapes count {counted(given, 'host')}, --hosts says {n}: make them agree, or leave a count out"
+        )
     plan = [index for index, shape in enumerate(shapes) for _ in range(shape.count)]
-    rest, total = n - counted, sum(shapes[index].weight for index in weighted)
+    rest, total = n - given, sum(shapes[index].weight for index in weighted)
     # largest remainders, so that every count is within one of its share and they add up
     shares = [(divmod(rest * shapes[index].weight, total), index) for index in weighted] if total else []
     left = rest - sum(whole for (whole, _), _ in shares)

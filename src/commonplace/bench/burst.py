@@ -13,6 +13,7 @@ from commonplace.bench.system import Reading, Setup, Tell, fill, read, resident_
 from commonplace.errors import TimedOut
 from commonplace.frontend.client import Frontend
 from commonplace.ops.stack import Stack
+from commonplace.words import counted
 
 ANSWERED_TIMEOUT_S: Final = 60.0
 """Past the deadline of every request: each has its answer, if only that it expired."""
@@ -51,7 +52,7 @@ def _bursts(stack: Stack, load: Load, setup: Setup, plan: Plan, tell: Tell) -> d
     before = after = read(stack)
     fullest: dict[str, Any] = {}
     for number in range(1, plan.bursts + 1):
-        tell(f"burst {number} of {plan.bursts}: {plan.builds} builds")
+        tell(f"burst {number} of {plan.bursts}: {counted(plan.builds, 'build')}")
         seen = len(load.latencies_ms)
         load.submit([time.monotonic()] * plan.builds)
         _await_answers(load)
@@ -83,7 +84,8 @@ def _await_answers(load: Load) -> None:
     while load.answered < load.submitted:
         if time.monotonic() > until:
             missing = load.submitted - load.answered
-            raise TimedOut(f"{missing} requests have no answer after {ANSWERED_TIMEOUT_S:g} s: see the replicas' logs")
+            silent = counted(missing, "request has", "requests have")
+            raise TimedOut(f"{silent} no answer after {ANSWERED_TIMEOUT_S:g} s: see the replicas' logs")
         time.sleep(0.001)
 
 

@@ -19,6 +19,7 @@ from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka.outbox import Outbox
 from commonplace.kafka.topics import Topics, require_topics
 from commonplace.ops.stack import Stack
+from commonplace.words import counted
 
 INSTANCES_MAX: Final = 50
 SETTLE_TIMEOUT_S: Final = 60.0
@@ -39,7 +40,7 @@ def run(setup: Setup, plan: Plan, tell: Tell) -> dict[str, Any]:
     def measure(stack: Stack) -> dict[str, Any]:
         tell("starting a replica on empty topics")
         empty = late_replica(stack, "empty")
-        tell(f"writing {setup.hosts} hosts with {plan.instances} instances each")
+        tell(f"writing {counted(setup.hosts, 'host')} with {counted(plan.instances, 'instance')} each")
         fill(stack, setup, plan)
         found = []
         for number in range(1, plan.starts + 1):
@@ -77,9 +78,10 @@ def fill(stack: Stack, setup: Setup, plan: Plan) -> None:
         _write(outbox, names.claims, _instances(ledgers, host, plan.instances, smallest))
     _write(outbox, names.hosts, (ledgers.report(host, whole=True) for host in ledgers.names))
     if missing := outbox.close(SETTLE_TIMEOUT_S):
-        raise TimedOut(f"{missing} records are not acknowledged after {SETTLE_TIMEOUT_S:g} s: see the broker")
+        waiting = counted(missing, "record is", "records are")
+        raise TimedOut(f"{waiting} not acknowledged after {SETTLE_TIMEOUT_S:g} s: see the broker")
     if outbox.failures:
-        raise CommonplaceError(f"{outbox.failures} records were not written: see the broker")
+        raise CommonplaceError(f"{counted(outbox.failures, 'record was', 'records were')} not written: see the broker")
 
 
 def _instances(ledgers: Ledgers, host: str, count: int, flavor: Flavor) -> Iterable[Written]:

@@ -17,6 +17,7 @@ from commonplace.bench.racing import Pace, Race, race
 from commonplace.core.records.control import Flavor
 from commonplace.ops.replay.formats import Arrival
 from commonplace.ops.replay.schedule import Arrive
+from commonplace.words import counted
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -39,7 +40,8 @@ def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     pace = Pace(rate=plan.rate, delay_ms=(max(1, plan.delay_ms // 8), plan.delay_ms), mode=plan.mode)
     found = {}
     for placement in plan.placements:
-        tell(f"{plan.replicas} replicas {placement} {case.arrivals} requests on {plan.hosts} hosts")
+        racers = counted(plan.replicas, f"replica {placement}s", f"replicas {placement}")
+        tell(f"{racers} {counted(case.arrivals, 'request')} on {counted(plan.hosts, 'host')}")
         found[placement] = _figures(race(case, profile(placement), plan.replicas, pace, plan.seed))
     return {
         "benchmark": "conflicts",

@@ -22,6 +22,7 @@ from commonplace.core.placing import ASKS_TOGETHER
 from commonplace.core.ranking import ScoreRow, column_scores
 from commonplace.core.scoreboard import Scoreboard
 from commonplace.core.view import View
+from commonplace.words import counted
 
 STRIDE: Final = 7_919
 """A prime: deltas come from hosts all over the fleet."""
@@ -40,10 +41,10 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure and return the report; medians over rounds."""
-    tell(f"making a view of {plan.hosts} hosts")
+    tell(f"making a view of {counted(plan.hosts, 'host')}")
     fleet = _Fleet(plan)
     collector.calm()  # as in the scheduler's own process
-    tell(f"{plan.rounds} rounds of {plan.deltas} deltas, twice")
+    tell(f"{counted(plan.rounds, 'round')} of {counted(plan.deltas, 'delta')}, twice")
     folds: list[float] = []
     refreshes: list[float] = []
     turns: list[float] = []

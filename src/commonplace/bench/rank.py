@@ -24,6 +24,7 @@ from commonplace.core.rules import Ask
 from commonplace.core.scoreboard import NEVER, Scoreboard
 from commonplace.core.view import View
 from commonplace.errors import UsageError
+from commonplace.words import counted
 
 SCANS: Final = 20
 PLAIN_SCANS: Final = 3
@@ -43,7 +44,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure and return the report; medians over rounds."""
-    tell(f"making a view of {plan.hosts} hosts")
+    tell(f"making a view of {counted(plan.hosts, 'host')}")
     view = view_of(Ledgers(plan.hosts))
     asks = asks_of(plan.flavors, plan.placement)
     board = Scoreboard(view)
@@ -51,7 +52,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     for row in rows:
         row.refresh()
     collector.calm()  # as in the scheduler's own process
-    tell(f"{plan.rounds} rounds of {plan.requests} requests")
+    tell(f"{counted(plan.rounds, 'round')} of {counted(plan.requests, 'request')}")
     rounds = [_round(view, rows, number, plan.requests) for number in range(plan.rounds)]
     tell("scanning, to compare")
     check(view, rows)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from commonplace.words import figure
+from commonplace.words import counted, figure
 
 VERSIONS: Final = ("python", "commonplace", "confluent-kafka", "msgspec", "numpy")
 UNITS: Final = {"us": "µs", "ms": "ms", "s": "s", "mib": "MiB", "bytes": "bytes"}
@@ -15,7 +15,7 @@ def lines(report: Mapping[str, Any]) -> dict[str, Any]:
     machine = report["machine"]
     told: dict[str, Any] = {
         "benchmark": report["benchmark"],
-        "machine": f"{machine['cores']} cores, {machine['cpu']}, {machine['memory_gib']} GiB, Linux {machine['kernel']}",
+        "machine": f"{counted(machine['cores'], 'core')}, {machine['cpu']}, {machine['memory_gib']} GiB, Linux {machine['kernel']}",
         "versions": _pairs({name: machine[name] for name in VERSIONS}),
     }
     for name, value in report.items():

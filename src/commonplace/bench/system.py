@@ -32,6 +32,7 @@ from commonplace.ops.replay.run import fullness
 from commonplace.ops.stack import Stack
 from commonplace.ops.stack_environ import settings_environ
 from commonplace.settings import VARIABLE_PREFIX, Settings
+from commonplace.words import counted
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ def run_on(setup: Setup, ranked: Profile, tell: Tell, measure: Callable[[Stack],
 
     Topics on a broker that ran already are removed again where all went well, else kept as evidence.
     """
-    beside = f", {setup.hosts} hosts, {setup.replicas} replicas, each a process of its own" if setup.hosts else ""
-    tell(f"starting: {setup.broker}{beside}")
+    beside = f", {counted(setup.hosts, 'host')}, {counted(setup.replicas, 'replica')}, each a process of its own"
+    tell(f"starting: {setup.broker}{beside if setup.hosts else ''}")
     stack = Stack(
         hosts=setup.hosts,
         replicas=setup.replicas,

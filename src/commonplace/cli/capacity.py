@@ -8,6 +8,7 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import emit, emit_line
 from commonplace.errors import UsageError
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.ops.capacity import Capacity
@@ -88,7 +89,8 @@ def _lines(found: "Capacity", wide: bool) -> list[str]:
     lines += ["", *grid(RESOURCE_HEAD, resources, right=(1, 2, 3, 4, 5))]
     lines.append("usable: free where an instance drawn from the mix fits; stranded: free where no flavor fits any more")
     if found.elsewhere:
-        lines.append(f"{found.elsewhere} flavors are served by other pools: name one with --pool, or --all-pools")
+        elsewhere = counted(found.elsewhere, "flavor is", "flavors are")
+        lines.append(f"{elsewhere} served by other pools: name one with --pool, or --all-pools")
     return lines
 
 

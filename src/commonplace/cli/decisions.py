@@ -6,6 +6,7 @@ import typer
 
 from commonplace.cli.output import say
 from commonplace.errors import Denied, NotReady
+from commonplace.words import counted
 
 app = typer.Typer(
     help="Show decisions.", no_args_is_help=True, epilog="\b\nExample:\n  commonplace decision show r-7f3a"
@@ -33,4 +34,4 @@ def show(
         raise NotReady(f"request {entry.request} has no decision yet{cancelled}: see that a scheduler runs")
     emit_decision(entry.decision)
     if entry.void:
-        say(f"{entry.void} later decisions differ and are void")
+        say(f"{counted(entry.void, 'later decision differs and is', 'later decisions differ and are')} void")

@@ -7,6 +7,7 @@ import typer
 
 from commonplace.cli import common
 from commonplace.cli.output import emit, emit_line
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.ops.explain import Attempt, Explained
@@ -62,7 +63,7 @@ def _when(found: "Explained") -> list[str]:
     ago = render.duration(max(0.0, time.time() - found.decided_at_ms / 1000))
     took = f" in {found.decided_at_ms - found.requested_at_ms} ms" if found.requested_at_ms else ""
     stages = ", ".join(f"{name} {ms:g} ms" for name, ms in decision.stages_ms.items())
-    void = f"; {found.void} later decisions are void" if found.void else ""
+    void = f"; {counted(found.void, 'later decision is', 'later decisions are')} void" if found.void else ""
     return [f"decided {ago} ago{took} by {decision.replica or 'nobody named'}{f' ({stages})' if stages else ''}{void}"]
 
 
@@ -73,8 +74,8 @@ def _attempts(attempts: "list[Attempt]") -> list[str]:
         (f"{one.partition}:{one.offset}", one.host, one.replica, one.mode, _said(one)) for one in attempts[-ATTEMPTS_SHOWN:]
     ]  # fmt: skip
     left_out = len(attempts) - len(rows)
-    more = [f"{left_out} earlier claims are left out; -o json has them"] if left_out else []
-    return [*grid(("CLAIM", "HOST", "REPLICA", "MODE", "VERDICT"), rows), *more]
+    more = f"{counted(left_out, 'earlier claim is', 'earlier claims are')} left out; -o json has them"
+    return [*grid(("CLAIM", "HOST", "REPLICA", "MODE", "VERDICT"), rows), *([more] if left_out else [])]
 
 
 def _said(one: "Attempt") -> str:

@@ -7,6 +7,7 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import emit, emit_done, say
 from commonplace.errors import StateChanged
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.core.records.hosts import Status
@@ -68,7 +69,7 @@ def drain(
     if wait:
         with FleetView(common.settings()) as view:
             view.read()
-            await_empty(view, host, timeout, lambda left: say(f"host {host} holds {left} allocations"))
+            await_empty(view, host, timeout, lambda left: say(f"host {host} holds {counted(left, 'allocation')}"))
         say(f"host {host} is empty")
         done["allocations"] = 0
     emit_done(done)
@@ -125,7 +126,8 @@ def _set(name: str, status: "Status", reason: str) -> dict[str, Any]:
         row = view.read().host(name)
     operators.set_status(settings, row.host.name, status, reason)
     held = len(row.host.allocations)
-    say(f"host {row.host.name} {status}" + (f"; it holds {held} allocations" if held and status != "enabled" else ""))
+    holds = f"; it holds {counted(held, 'allocation')}" if held and status != "enabled" else ""
+    say(f"host {row.host.name} {status}{holds}")
     return {"name": row.host.name, "status": status, "reason": reason, "allocations": held}
 
 

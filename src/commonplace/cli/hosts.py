@@ -11,6 +11,7 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import Column, emit, emit_line, say, until_stopped
 from commonplace.errors import UsageError
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.ops.fleet_view import FleetView, HostLine
@@ -132,7 +133,8 @@ def _summary(view: "FleetView", lines: "Sequence[HostLine]") -> None:
     used = ", ".join(
         f"{name} {amount.used / amount.capacity:.0%}" for name, amount in totals(lines).items() if amount.capacity
     )
-    say(f"{len(lines)} hosts of pool {view.settings.topics.pool}, {ready} ready" + (f"; used: {used}" if used else ""))
+    hosts = f"{counted(len(lines), 'host')} of pool {view.settings.topics.pool}"
+    say(f"{hosts}, {ready} ready" + (f"; used: {used}" if used else ""))
 
 
 def _is(line: "HostLine", status: str) -> bool:

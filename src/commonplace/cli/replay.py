@@ -10,6 +10,7 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import emit, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.ops.replay.book import Book
@@ -128,7 +129,7 @@ def _stages() -> "Progress":
         nonlocal told
         if stage != told:
             told = stage
-            say(f"{stage} ({total} requests)" if total else stage)
+            say(f"{stage} ({counted(total, 'request')})" if total else stage)
 
     return tell
 
@@ -149,7 +150,7 @@ def _print(report: dict[str, Any]) -> None:
     refusal = packing["at_first_refusal"]
     emit(
         {
-            "trace": f"{report['trace']} ({report['format']}, {report['flavors']} flavors)",
+            "trace": f"{report['trace']} ({report['format']}, {counted(report['flavors'], 'flavor')})",
             "requests": report["requests"],
             "placed": report["placed"],
             "refused": report["refused"],

@@ -14,6 +14,7 @@ import typer
 from commonplace.cli import common
 from commonplace.cli.output import emit, require_no_name, say
 from commonplace.errors import ExitCode, UsageError
+from commonplace.words import counted
 
 if TYPE_CHECKING:
     from commonplace.sim.batch import Failure, Progress, Tally
@@ -232,7 +233,7 @@ def _table(report: dict[str, Any], tally: "Tally") -> None:
     if report["faults"]:
         emit([{"fault": name, "times": count} for name, count in report["faults"].items()], name="fault")
     if tally.failed > SHOWN:
-        say(f"{tally.failed - SHOWN} more seeds fail; -o json lists up to 100")
+        say(f"{counted(tally.failed - SHOWN, 'more seed fails', 'more seeds fail')}; -o json lists up to 100")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from commonplace.core.codec import decode
 from commonplace.core.records.control import Flavor, Routing
 from commonplace.frontend.checks import shown
 from commonplace.frontend.events import Rows
+from commonplace.words import counted
 
 
 class Routes:
@@ -81,6 +82,6 @@ def spans(request: str, flavor: str, group: str, pool: str, elsewhere: Mapping[s
         return ""
     other, count = found[0]
     return (
-        f"request {shown(request)}: group {shown(group)} has {count} member{'s' if count > 1 else ''} in pool {other}, and flavor {flavor} "
+        f"request {shown(request)}: group {shown(group)} has {counted(count, 'member')} in pool {other}, and flavor {flavor} "
         f"is placed by pool {pool}: a group lives in one pool; ask for a flavor of pool {other}, or name another group"
     )

@@ -42,6 +42,7 @@ from commonplace.frontend.events import (
 )
 from commonplace.frontend.routes import Routes
 from commonplace.frontend.waiting import Waiting, answers, content_of, decision_of, too_slow
+from commonplace.words import counted
 
 
 class Session:
@@ -156,9 +157,8 @@ class Session:
         return Answer(event.token, known.decision)
 
     def _overloaded(self) -> Refusal:
-        message = (
-            f"{self.in_flight} requests await a decision, the most allowed (frontend.in_flight_max): wait for some"
-        )
+        waiting = counted(self.in_flight, "request awaits", "requests await")
+        message = f"{waiting} a decision, the most allowed (frontend.in_flight_max): wait for some"
         return Refusal(Why.OVERLOADED, message)
 
     def _partition(self, key: str) -> int:

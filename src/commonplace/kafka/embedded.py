@@ -8,6 +8,7 @@ from typing import Any, Self
 from confluent_kafka import cimpl
 
 from commonplace.kafka.jars import BrokerError
+from commonplace.words import counted
 
 _PRODUCER = 0  # rd_kafka_type_t
 _ERROR_TEXT_BYTES = 512
@@ -69,7 +70,9 @@ class EmbeddedBroker:
         code = _library().rd_kafka_mock_topic_create(self._started(), name.encode(), partitions, 1)
         if code not in (0, _TOPIC_ALREADY_EXISTS):
             reason = _library().rd_kafka_err2str(code).decode()
-            raise BrokerError(f"the embedded broker refused topic {name} with {partitions} partitions: {reason}")
+            raise BrokerError(
+                f"the embedded broker refused topic {name} with {counted(partitions, 'partition')}: {reason}"
+            )
 
     def stop(self) -> None:
         """End it and forget all it held. A stopped broker is left as it is."""

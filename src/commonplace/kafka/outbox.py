@@ -17,6 +17,7 @@ from commonplace.errors import CommonplaceError, TimedOut
 from commonplace.kafka import client
 from commonplace.kafka.headers import of_trace
 from commonplace.settings import Settings
+from commonplace.words import counted
 
 FLUSH_S: Final = 0.002
 """One flush a turn: it overrides linger and returns after one round trip; past 2 ms the next turn goes on."""
@@ -108,8 +109,9 @@ class Outbox:
                 return
             except BufferError:
                 continue
+        waiting = counted(len(self._producer), "record waits", "records wait")
         raise TimedOut(
-            f"{topic} [{partition}]: {len(self._producer)} records wait for the broker at {self._settings.bootstrap}, "
+            f"{topic} [{partition}]: {waiting} for the broker at {self._settings.bootstrap}, "
             f"none was acknowledged for {self.limits.outbox_wait_s:g} s: look at the broker"
         )
 

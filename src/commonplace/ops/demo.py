@@ -24,6 +24,7 @@ from commonplace.ops.replay.run import fullness
 from commonplace.ops.stack import Stack
 from commonplace.ops.stack_process import Process, StackError, tail
 from commonplace.settings import Settings
+from commonplace.words import counted
 
 FRAME_S: Final = 0.25
 BOOT_S: Final = 0.5
@@ -81,7 +82,8 @@ def run(plan: Plan, screen: Screen) -> tuple[dict[str, Any], Decision | None]:
 
     Raises StackError when a process ends. However it ends, nothing is left running.
     """
-    screen.stage(f"starting: {plan.broker}, {plan.hosts} hosts, {plan.replicas} replicas, each a process of its own")
+    started = f"{plan.broker}, {counted(plan.hosts, 'host')}, {counted(plan.replicas, 'replica')}"
+    screen.stage(f"starting: {started}, each a process of its own")
     stack = Stack(
         hosts=plan.hosts,
         replicas=plan.replicas,

@@ -19,6 +19,7 @@ from commonplace.kafka.topics import Topics
 from commonplace.ops.doctor_check import Check
 from commonplace.ops.operators import broker_time
 from commonplace.settings import DAY_MS, Settings
+from commonplace.words import counted
 
 CLOCK_WARN_MS: Final = 5_000
 """Placement rests on no clock but the brokers'; logs and `hosts` are easier to read when they agree."""
@@ -44,7 +45,7 @@ def answered(settings: Settings, broker: Broker) -> Check:
     if broker.embedded:
         found = f"the embedded broker at {settings.bootstrap}, which is not Kafka; {clients}"
         return Check("broker", "warn", found, "for the demo and tests only: records end with its process")
-    found = f"{broker.brokers} brokers at {settings.bootstrap}, cluster {broker.cluster_id}; {clients}"
+    found = f"{counted(broker.brokers, 'broker')} at {settings.bootstrap}, cluster {broker.cluster_id}; {clients}"
     return Check("broker", "ok", found)
 
 

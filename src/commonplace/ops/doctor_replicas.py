@@ -17,6 +17,7 @@ from commonplace.kafka.topics import Topics
 from commonplace.ops.doctor_check import Check, named
 from commonplace.ops.fleet_view import FleetView
 from commonplace.settings import Settings
+from commonplace.words import counted
 
 T = TypeVar("T")
 
@@ -113,7 +114,8 @@ def _owners(admin: AdminClient, settings: Settings, name: str, topic: str, parti
         return Check("group", "warn", f"{state}: nobody owns partitions {missing} of {topic}", todo)
     if missing:
         return Check("group", "warn", f"{name} has no members: nothing is decided", "start a scheduler")
-    return Check("group", "ok", f"{state}: {len(described.members)} members own all {partitions} partitions")
+    owners = counted(len(described.members), "member owns", "members own")
+    return Check("group", "ok", f"{state}: {owners} all of {counted(partitions, 'partition')}")
 
 
 def _lag(settings: Settings, committed: Mapping[int, int], topic: str, partitions: int) -> Check:

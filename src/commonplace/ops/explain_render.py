@@ -6,6 +6,7 @@ from typing import Final
 from commonplace.core.explaining import Candidate, Table
 from commonplace.core.relaxing import FORBIDDEN, Relaxed
 from commonplace.ops import render
+from commonplace.words import counted
 
 GAP: Final = "   "
 WOULD_FIT_SHOWN: Final = 6
@@ -23,7 +24,7 @@ def table(found: Table) -> list[str]:
     elif found.closest is not None and not found.passing:
         lines.append(f"closest: {found.closest.host}, {render.short(found.closest)}")
     if found.would_fit:
-        told = "; ".join(f"{change(one)} ({_hosts(one.hosts)})" for one in found.would_fit[:WOULD_FIT_SHOWN])
+        told = "; ".join(f"{change(one)} ({counted(one.hosts, 'host')})" for one in found.would_fit[:WOULD_FIT_SHOWN])
         lines.append(f"{'would fit' if not found.passing else 'more would fit'}: {told}")
     if found.candidates:
         lines += ["", *_candidates(found)]
@@ -95,7 +96,3 @@ def _weight(one: Candidate, name: str) -> str:
     if weight is None:
         return "-"
     return f"{weight.raw:g} → {weight.normalised:.4g} × {weight.multiplier:g} = {weight.weighted + 0.0:.4g}"  # −0 is 0
-
-
-def _hosts(count: int) -> str:
-    return f"{count} host{'s' * (count != 1)}"

@@ -27,6 +27,7 @@ from commonplace.kafka.tail import Raw, Tail
 from commonplace.kafka.topics import Topics, require_topics
 from commonplace.ops.fleet_view import FleetView, host_control
 from commonplace.settings import Settings
+from commonplace.words import counted
 
 FORGETTER: Final = "operator:forget"
 """Who the start records of forgetting say they are of: their age says nothing of whether an agent lives."""
@@ -96,7 +97,9 @@ def await_empty(view: FleetView, host: str, timeout_s: float, tell: Callable[[in
             told = left
             tell(left)
         if timeout_s and time.monotonic() > deadline:
-            raise TimedOut(f"host {host} still holds {left} allocations after {timeout_s:g} s: it stays draining")
+            raise TimedOut(
+                f"host {host} still holds {counted(left, 'allocation')} after {timeout_s:g} s: it stays draining"
+            )
         view.turn(DRAIN_POLL_S)
 
 
@@ -182,7 +185,7 @@ def _refuse_holding(past: "_Past") -> None:
         some = ", ".join(f"{a.id} of {a.request or a.instance}" for a in list(state.allocations.values())[:SHOWN])
         more = f" and {len(state.allocations) - SHOWN} more" if len(state.allocations) > SHOWN else ""
         raise StateChanged(
-            f"host {past.name} holds {len(state.allocations)} allocations ({some}{more}): "
+            f"host {past.name} holds {counted(len(state.allocations), 'allocation')} ({some}{more}): "
             "start its agent and release them first, then forget it"
         )
 

@@ -6,6 +6,7 @@ from typing import Final
 from commonplace.ops import explain_render
 from commonplace.ops.explain_render import grid
 from commonplace.ops.plan import Answer, Plan
+from commonplace.words import counted
 
 HOSTS_SHOWN: Final = 10
 
@@ -17,7 +18,7 @@ def lines(found: Plan, drained: bool, wide: bool) -> list[str]:
         if not drained or answer.fits < answer.count:
             told += _answer(answer, wide)
     fits, count = sum(a.fits for a in found.answers), sum(a.count for a in found.answers)
-    where = f"{found.hosts} hosts of pool {found.pool}"
+    where = f"{counted(found.hosts, 'host')} of pool {found.pool}"
     return [*told, "", f"{fits} of {count} instances fit on {where}; digest {found.digest}"]
 
 
@@ -37,7 +38,7 @@ def _answer(answer: Answer, wide: bool) -> list[str]:
     asked = f"{answer.request} ({answer.flavor} × {answer.count})"
     hosts = answer.hosts or Counter(one.host for one in answer.placed)
     if answer.hosts:
-        told = [f"fills: {answer.flavor} fits {answer.fits} times, on {len(hosts)} hosts"]
+        told = [f"fills: {answer.flavor} fits {counted(answer.fits, 'time')}, on {counted(len(hosts), 'host')}"]
     elif answer.fits:
         told = [f"fits: {asked}" if answer.fits == answer.count else f"fits in part, {answer.fits} of it: {asked}"]
     else:
@@ -45,7 +46,7 @@ def _answer(answer: Answer, wide: bool) -> list[str]:
     shown = sorted(hosts.items(), key=lambda item: (-item[1], item[0]))
     told += [f"  {host}   {count}" for host, count in (shown if wide else shown[:HOSTS_SHOWN])]
     if len(shown) > HOSTS_SHOWN and not wide:
-        told.append(f"  … and {len(shown) - HOSTS_SHOWN} more hosts; -o wide lists them")
+        told.append(f"  … and {counted(len(shown) - HOSTS_SHOWN, 'more host')}; -o wide lists them")
     if answer.table is not None:
         told += [f"  {line}" for line in (["then:"] if answer.hosts else []) + explain_render.table(answer.table)]
     return told

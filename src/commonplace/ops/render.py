@@ -11,6 +11,7 @@ would fit: with 14336 MB of memory, or without the traits (12 hosts)
 from typing import Final
 
 from commonplace.core.records.decisions import IMPOSSIBLE, Decision, Explanation, Miss
+from commonplace.words import counted
 
 UNITS: Final = {"VCPU": "vCPU", "PCPU": "pCPU", "MEMORY_MB": "MB of memory", "DISK_GB": "GB of disk"}
 """How people say the standard classes; others go by their name."""
@@ -122,7 +123,7 @@ def _would_fit(explained: Explanation, closest: Miss) -> list[str]:
             if closest.had > 0 and not closest.detail:
                 parts.insert(0, f"with {amount(closest.had, closest.resource)}")
         else:
-            parts.append(f"{WAIVED.get(name, f'without {name}')} ({count} host{'s' * (count != 1)})")
+            parts.append(f"{WAIVED.get(name, f'without {name}')} ({counted(count, 'host')})")
     return [f"would fit: {', or '.join(parts)}"] if parts else []
 
 

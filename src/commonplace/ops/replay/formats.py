@@ -20,6 +20,7 @@ from msgspec import Struct
 from commonplace.core.records.control import CellAsk
 from commonplace.core.resources import AMOUNT_MAX
 from commonplace.errors import UsageError
+from commonplace.words import counted
 
 FLAVORS_MAX = 512
 """Most distinct shapes in a trace: each becomes a flavor, and a replica keeps a row of scores for each."""
@@ -69,7 +70,9 @@ class Row:
     def take(self, line: int, cells: list[str]) -> None:
         """Become the row of this line."""
         if len(cells) != len(self._columns):
-            raise TraceError(f"{self.path}: line {line}: {len(cells)} columns, the header has {len(self._columns)}")
+            raise TraceError(
+                f"{self.path}: line {line}: {counted(len(cells), 'column')}, the header has {len(self._columns)}"
+            )
         self.line, self._cells = line, cells
 
     def text(self, column: str) -> str:
