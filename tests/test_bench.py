@@ -53,6 +53,12 @@ def test_a_fleet_too_small_for_what_is_asked_is_said_and_not_measured() -> None:
     assert "--hosts 1: full" in answer.stderr.splitlines()[-1]
 
 
+def test_flavors_that_fit_nowhere_are_said_and_not_measured() -> None:
+    answer = cli.run("bench", "fold", "--hosts", "1", "--flavors", "1", "--rounds", "1")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "no flavor fits on any host" in answer.stderr.splitlines()[-1]
+
+
 def test_conflicts_of_one_replica_are_none_and_the_same_seed_races_alike() -> None:
     small = ("conflicts", "--hosts", "20", "--rate", "500", "--seconds", "0.2", "--flavors", "2")
     alone = report(*small, "--replicas", "1")

@@ -90,13 +90,16 @@ def asks_of(count: int, placement: str) -> list[Ask]:
 
 
 def check(view: View, rows: list[ScoreRow]) -> None:
-    """AssertionError where a score row is not what the scans make of the view."""
+    """See that score rows are what the scans make of the view; UsageError where none of their flavors fits on any host."""
     for number, row in enumerate(rows):
         row.refresh()
         assert np.array_equal(row.scores, column_scores(view, row.ask, slice(None))), "the score row is not the scan"
         if number < CHECKED:
             assert row.scores.tolist() == plain_scores(view, row.ask), "the score row is not the plain scan"
-    assert any(row.scores.max() > NEVER for row in rows), "no flavor fits anywhere: the figures say nothing"
+    if not any(row.scores.max() > NEVER for row in rows):
+        raise UsageError(
+            "no flavor fits on any host, so that the figures would say nothing: take more hosts or flavors"
+        )
 
 
 def spread_of(rounds: list[float]) -> dict[str, float]:
