@@ -264,6 +264,78 @@ def test_the_best_by_block_maxima_is_the_first_best(changes: list[tuple[int, int
             assert kept.first_best(start) == first_best(scores, start)
 
 
+KEEPING_STEPS = (
+    "lay",
+    "lay",
+    "lift",
+    "claim",
+    "claim",
+    "claim",
+    "choose",
+    "bar",
+    "together",
+    "strike",
+    "shard",
+    "unseen",
+)
+
+
+@settings(quick, max_examples=300)
+@given(
+    st.lists(st.tuples(st.integers(0, len(HOSTS) - 1), st.sampled_from(KEEPING_STEPS)), min_size=30, max_size=60),
+    st.sampled_from((1, 2, 12)),
+    st.sampled_from((1, 1024)),
+)
+def test_a_host_known_to_be_the_best_is_the_first_best(steps: list[tuple[int, str]], scalar: int, idle: int) -> None:
+    """Asks that pack and that spread, over hosts that are alike or as full as each other again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "SCALAR_ROWS_MAX", scalar)
+        patch.setattr(ranking, "TOGETHER_ROWS_MIN", 2)
+        patch.setattr(ranking, "TOGETHER_SCORES_MIN", 2)
+        patch.setattr(scoreboard, "IDLE_CHANGES_MAX", idle)
+        rig = Rig(Random(1))
+        for writer in rig.writers:
+            assert writer.ledger is not None
+            writer.ledger.receive(Configure({"VCPU": Inventory(total=6)}, (), {}, "enabled"), 0)
+            writer.move("snapshot")
+        rig.fold()
+        view, board = rig.view, Scoreboard(rig.view)
+        packs, spreads = (ScoreRow(view, Ask((("VCPU", 1),), weighers=(("cpu", m),)), board) for m in (-1.0, 1.0))
+        for number, (host, step) in enumerate(steps):
+            of, barred = view.rows[HOSTS[host]], [host] if step == "bar" else []
+            match step:
+                case "lay" | "unseen":
+                    view.lay(of, Overlay(f"o{number}", {"VCPU": 1}, "", 7))
+                case "lift" if of.pending:
+                    view.lift(of, of.pending[0])
+                case "together":
+                    board.refresh()
+                case "strike":
+                    packs.refresh()
+                    packs.strike(of.index)
+                case "shard":
+                    view.shard(np.array([i != host for i in range(len(view.by_index))]))
+            looking = {"unseen": (), "choose": (packs, spreads), "bar": (packs, spreads)}.get(step, (packs,))
+            for row in looking:
+                row.refresh()
+                wanted = kept_choice(row, b"%d" % number, barred)
+                pick = row.choose(b"%d" % number, barred)
+                assert pick is wanted
+                if step == "claim" and pick is not None:
+                    view.lay(pick, Overlay(f"o{number}", {"VCPU": 1}, "", 7))
+
+
+def kept_choice(row: ScoreRow, seed: bytes, barred: list[int]) -> Row | None:
+    """What a pass over the scores as they are kept chooses."""
+    for kept in (row.own, row.scores):
+        scores = kept.copy()
+        scores[barred] = NEVER
+        best = first_best(scores, crc32(seed) % len(scores))
+        if scores[best] > NEVER:
+            return row.view.by_index[best]
+    return None
+
+
 @settings(quick, max_examples=40)
 @given(moves, st.integers(0, 2**32))
 def test_a_view_changed_step_by_step_is_the_view_built_afresh(steps: list[tuple[int, str]], seed: int) -> None:

@@ -29,6 +29,9 @@ SCALAR_ROWS_MAX = 12
 TOGETHER_ROWS_MIN, TOGETHER_SCORES_MIN = 6, 24
 """From so many changed rows, and scores of them for all active asks, on they are all worked out at once: the same cost, spread."""
 
+NOBODY = -1
+"""No host's number."""
+
 PEAKS_FROM = 32_768
 """From so many hosts on a choice by block maxima costs less than a pass over all scores."""
 
@@ -75,6 +78,8 @@ class ScoreRow:
         self._wanted = dict(ask.resources)
         self._planned_for: Any = None
         self._scalar = may_join(ask)
+        self._most: float = np.inf  # none of its own scores is higher
+        self._alone = NOBODY  # who alone has the highest, where that is known: when packing, mostly the host that was claimed last
         self.look(0)
 
     def look(self, rows: int) -> None:
@@ -85,6 +90,11 @@ class ScoreRow:
         self._scores_at: Any = self._all.data  # typeshed knows memoryviews of integers only
         self._own_at: Any = self.own.data
         self._peaks: dict[bool, Peaks] = {}  # of one's own hosts or of all, where there are many
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """Scores were changed of which no account is kept here."""
+        self._most, self._alone = np.inf, NOBODY
 
     def refresh(self) -> None:
         """Take in what changed since the last use."""
@@ -94,6 +104,7 @@ class ScoreRow:
         seen = self.seen
         if self.joined and board.seen > seen:
             seen = board.seen
+            self._doubt()
         if seen < view.changed_from or len(self.own) != view.columns.rows:
             self._start()
         elif seen < end:
@@ -133,20 +144,32 @@ class ScoreRow:
         ):
             self.board.refresh()
             if self.joined:
+                self._doubt()
                 return
         if count <= SCALAR_ROWS_MAX and self._scalar:
             if self._planned_for is not columns.at:
                 self._plan()
-            scores_at, own_at = self._scores_at, self._own_at
-            for i in rows:
-                scores_at[i] = own_at[i] = self._score(i)
+            self._take_in_each(rows)
         else:
             index = np.fromiter(rows, np.intp, count)
             self._all[index] = self.own[index] = column_scores(self.view, self.ask, index)
+            self._doubt()
+
+    def _take_in_each(self, rows: set[int]) -> None:
+        scores_at, own_at, most, alone = self._scores_at, self._own_at, self._most, self._alone
+        for i in rows:
+            scores_at[i] = own_at[i] = score = self._score(i)
+            if score > most:
+                most, alone = score, i
+            elif score == most or i == alone:
+                alone = NOBODY
+        self._most, self._alone = most, alone
 
     def strike(self, index: int) -> None:
         """Leave out a host, which a filter that has no column turned away for the whole ask, until it changes."""
         self._scores_at[index] = self._own_at[index] = NEVER
+        if index == self._alone:
+            self._alone = NOBODY
         for peaks in self._peaks.values():
             peaks.doubt(index)
 
@@ -195,6 +218,8 @@ class ScoreRow:
 
         With `among` > 1 the seed picks one of so many best.
         """
+        if self._alone != NOBODY and not barred and among == 1:
+            return self.view.by_index[self._alone]
         if len(self.own) == 0:
             return None
         for everywhere in (False,) if self.own is self._all else (False, True):
@@ -206,10 +231,12 @@ class ScoreRow:
                 pick = first_best(scores, crc32(seed) % len(scores))
             else:
                 pick = self._peaks_of(scores).first_best(crc32(seed) % len(scores))
-            found = scores[pick] > NEVER
+            best = scores.item(pick)
+            if scores is self.own and not barred and among == 1:
+                self._most = best
             for index, score in kept:
                 scores[index] = score
-            if found:
+            if best > NEVER:
                 return self.view.by_index[pick]
         return None
 

@@ -28,16 +28,16 @@ def values_of(columns: Columns, inventory: Mapping[str, Inventory]) -> list[Valu
 def write_row(columns: Columns, row: Row) -> bool:
     """Write a row's columns anew from its state and its overlay; whether any changed: what a grant shows was mostly laid over it before."""
     host, i = row.host, row.index
-    used, pending = host.used, row.pending
+    used, claimed, pending = host.used, row.claimed, len(row.pending)
     changed = False
     for name, (free, _, _, _, capacity) in columns.at.items():
         left = capacity[i] - used.get(name, 0)
-        for overlay in pending:
-            left -= overlay.resources.get(name, 0)
+        if claimed:
+            left -= claimed.get(name, 0)
         if free[i] != left:
             free[i] = left if left > -AMOUNT_BOUND else -AMOUNT_BOUND
             changed = True
-    builds, instances = host.builds + len(pending), len(host.allocations) + len(pending)
+    builds, instances = host.builds + pending, len(host.allocations) + pending
     usable = not host.stale and not host.removed and row.status == "enabled"
     if columns.builds_at[i] != builds:
         columns.builds_at[i], changed = builds, True

@@ -16,13 +16,14 @@ class Row:
     """One host of the view: its folded state, its row in the columns and the pending claims laid over it, in the order they were sent."""
 
     __slots__ = (
-        "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "stamp", "stamped", "written"
+        "claimed", "control", "host", "index", "offset", "partition", "pending", "pending_hash", "renewals", "stamp", "stamped", "written"
     )  # fmt: skip
 
     def __init__(self, host: HostState, index: int, partition: int) -> None:
         self.host, self.index, self.partition = host, index, partition
         self.offset = -1  # of the last record applied
         self.pending = NONE_PENDING
+        self.claimed = NOTHING_CLAIMED  # what the pending claims take together, by class
         self.renewals = NONE_PENDING  # renewals without an answer; they lay nothing over the host
         self.pending_hash = 0
         self.written = True  # the columns hold what the state and the overlay say
@@ -75,4 +76,5 @@ class Overlay:
 
 
 NONE_PENDING: Final[list[Overlay]] = []
+NOTHING_CLAIMED: Final[dict[str, int]] = {}
 """Shared by all hosts with no claims on their way; never changed in place."""

@@ -17,9 +17,9 @@ from commonplace.core.names import is_host_name
 from commonplace.core.partition import partition_of
 from commonplace.core.records.control import HostControl
 from commonplace.core.records.hosts import Allocation
-from commonplace.core.resources import Inventory
+from commonplace.core.resources import Inventory, Resources
 from commonplace.core.row_columns import Values, values_of, write_row
-from commonplace.core.rows import NONE_PENDING, Overlay, Row
+from commonplace.core.rows import NONE_PENDING, NOTHING_CLAIMED, Overlay, Row
 
 PUT_BACK_MS = 5_000
 """By more than this a partition's log goes back in time if its broker's clock was put back; by less where two leaders' clocks differ."""
@@ -205,8 +205,9 @@ class View:
         """Lay a pending claim over a host, after those already there."""
         if row.pending:
             row.pending.append(overlay)
+            _count(row.claimed, overlay.resources, 1)
         else:
-            row.pending = [overlay]
+            row.pending, row.claimed = [overlay], dict(overlay.resources)
         row.pending_hash = (row.pending_hash + overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, 1)
@@ -215,8 +216,10 @@ class View:
     def lift(self, row: Row, overlay: Overlay) -> None:
         """Take a settled claim off; a granted one is in the folded state by now, and counted twice until here."""
         row.pending.remove(overlay)
-        if not row.pending:
-            row.pending = NONE_PENDING
+        if row.pending:
+            _count(row.claimed, overlay.resources, -1)
+        else:
+            row.pending, row.claimed = NONE_PENDING, NOTHING_CLAIMED
         row.pending_hash = (row.pending_hash - overlay.hash) & hashing.MASK
         if overlay.group:
             self._group(overlay.group, row.index, -1)
@@ -361,6 +364,11 @@ class View:
 
     def __iter__(self) -> Iterator[HostState]:
         return (row.host for row in self.by_index)
+
+
+def _count(sums: dict[str, int], amounts: Resources, sign: int) -> None:
+    for name, amount in amounts.items():
+        sums[name] = sums.get(name, 0) + sign * amount
 
 
 def _stamp(host: HostState) -> int:
