@@ -392,7 +392,8 @@ def test_an_id_that_went_and_came_again_stands_in_the_delta() -> None:
     ledger.receive(Found(instance="vm", resources={"VCPU": 3}), 0)
     delta = ledger.delta()
     state = read([first, delta])
-    assert ([a.id for a in delta.upserts], delta.removed) == (["found:vm"], [])
+    assert [bytes(written) for written in delta.upserts] == [encode(ledger.allocations["found:vm"])]
+    assert delta.removed == []
     assert (state.stale, state.used) == ("", {"VCPU": 3})
 
 

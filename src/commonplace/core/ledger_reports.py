@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from msgspec import Raw
+
 from commonplace.core import hashing
+from commonplace.core.codec import encode
 from commonplace.core.holdings import Holdings
 from commonplace.core.ledger_events import Bounds
-from commonplace.core.records.hosts import Delta, Reason, Settled, Snapshot, Status, Verdict
+from commonplace.core.records.hosts import HostDelta, Reason, Settled, Snapshot, Status, Verdict
 
 
 class ReportedHoldings(Holdings):
@@ -30,7 +33,9 @@ class ReportedHoldings(Holdings):
         self.base_host: tuple[Any, ...] = ()
         self.base_host_hash = 0
         self.base_status: tuple[Status, bool] = ("enabled", False)
-        self.upserted: dict[str, None] = {}  # in order, so that the same events give the same bytes
+        self.upserted: dict[str, Raw | None] = {}
+        """What deltas carry, each as it was written last, None where it has changed since; in order, so that the same events give the same
+        bytes."""
         self.removed: dict[str, None] = {}
 
     # -- what the next report tells -----------------------------------------------------------------------------------------------------
@@ -92,12 +97,11 @@ class ReportedHoldings(Holdings):
             cells=dict(self.reported_cells),
         )
 
-    def delta(self) -> Delta:
-        """The next report as what differs from the snapshot it rests on."""
+    def delta(self) -> HostDelta:
+        """The next report as what differs from the snapshot it rests on: an allocation that has not changed is not encoded again."""
         self.generation += 1
         settled, omitted = self._told()
-        allocations = self.allocations
-        told = Delta(
+        told = HostDelta(
             host=self.host,
             epoch=self.epoch,
             generation=self.generation,
@@ -105,7 +109,7 @@ class ReportedHoldings(Holdings):
             claims_topic=self.claims_topic,
             claims_through=self.claims_through,
             hash=hashing.to_hex(self.hash),
-            upserts=[allocations[i] for i in self.upserted],
+            upserts=self._upserts(),
             removed=list(self.removed),
             settled=settled,
             settled_omitted=omitted,
@@ -115,7 +119,15 @@ class ReportedHoldings(Holdings):
             self._host_changes(told)
         return told
 
-    def _host_changes(self, told: Delta) -> None:
+    def _upserts(self) -> list[Raw]:
+        told: list[Raw] = []
+        for name, written in self.upserted.items():
+            if written is None:
+                written = self.upserted[name] = Raw(encode(self.allocations[name]))
+            told.append(written)
+        return told
+
+    def _host_changes(self, told: HostDelta) -> None:
         """What of the host itself differs from the snapshot that the delta rests on."""
         inventory, traits, labels, cells = self.base_host
         status, gap = self.base_status
