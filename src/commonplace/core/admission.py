@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from commonplace.core import hashing
 from commonplace.core.answers import rejected
-from commonplace.core.ask import tail_of
 from commonplace.core.book import Book, is_of
 from commonplace.core.catalog import Catalog, Terms
 from commonplace.core.codec import Bad, decode
@@ -191,7 +191,7 @@ class Admission:
             deadline_ms,
             build.lease_ms or settings.lease_ms,
             ask,
-            tail_of(ask, build.group),
+            hashing.tail_of(ask.resources, build.group, ()),
             self._book.parts[partition].undecided.trace(offset),
         )
         self._book.works[build.id] = work

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from commonplace.core import hashing
 from commonplace.core.records.control import Flavor, Profile
 from commonplace.core.records.requests import Build
 from commonplace.core.rules import Ask, Rules
@@ -50,8 +49,3 @@ def ask_of(flavor: Flavor, build: Build, profile: Profile, rules: Rules | None =
         0 if "aggregate_num_instances" in named else profile.instances_max,
         rules,
     )
-
-
-def tail_of(ask: Ask, group: str) -> bytes:
-    """Canonical bytes of its allocations after their id, for predicted hashes."""
-    return hashing.tail_bytes(dict(ask.resources), group, {})

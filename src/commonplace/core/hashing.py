@@ -102,15 +102,15 @@ def id_hashes(allocation_ids: Iterable[str], tail: bytes) -> int:
 
 def tail_bytes(resources: Resources, group: str, cells: Mapping[str, Resources]) -> bytes:
     """Canonical bytes of an allocation after its id."""
-    return _tail(
-        tuple(resources.items()), group, tuple((cell, tuple(amounts.items())) for cell, amounts in cells.items())
-    )
+    in_cells = tuple((cell, tuple(amounts.items())) for cell, amounts in cells.items()) if cells else ()
+    return tail_of(tuple(resources.items()), group, in_cells)
 
 
 @lru_cache(maxsize=4096)
-def _tail(
+def tail_of(
     resources: tuple[tuple[str, int], ...], group: str, cells: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
 ) -> bytes:
+    """`tail_bytes` of amounts that stand as pairs already, in any order."""
     lines = [""]
     lines.extend(f"r {name} {amount}" for name, amount in sorted(resources) if amount)
     if group:
