@@ -36,7 +36,7 @@ def special(build: Build) -> bool:
 
 def unshowable(build: Build) -> str:
     """Which name that its allocations would bear may not stand in a report, so that every host would turn it away; "" when none."""
-    if printable(build.project + build.user + build.kind + build.group):
+    if (build.project + build.user + build.kind + build.group).isprintable():
         return ""
     for field in ("project", "user", "kind", "group"):
         name = getattr(build, field)
