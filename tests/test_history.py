@@ -14,8 +14,7 @@ def test_committed_is_the_lowest_offset_without_an_answer(answered: list[bool], 
     undecided = Undecided()
     assert undecided.committed == -1
     done = [offset for offset, yes in enumerate(answered) if yes]
-    for offset in range(len(answered)):
-        undecided.add(100 + offset)
+    undecided.add(range(100, 100 + len(answered)))
     random.shuffle(done)  # type: ignore[attr-defined]
     before = undecided.committed
     for offset in done:
@@ -29,7 +28,7 @@ def test_committed_is_the_lowest_offset_without_an_answer(answered: list[bool], 
 
 def test_an_offset_answered_twice_is_done_once() -> None:
     undecided = Undecided()
-    undecided.add(5)
+    undecided.add([5])
     undecided.done(5)
     undecided.done(5)
     assert (undecided.committed, len(undecided)) == (6, 0)

@@ -52,9 +52,7 @@ class Admission:
         part = self._book.parts.get(event.partition)
         if part is None:
             return  # read before the partition was lost
-        traces = event.traces or {}
-        for record in event.records:
-            part.undecided.add(record[0], traces.get(record[0], ""))
+        part.undecided.add([record[0] for record in event.records], event.traces or {})
         if part.history:
             self._read_requests(event.partition, part, event.records, now_ms)
             return
@@ -120,7 +118,7 @@ class Admission:
         found = self._view.allocations_of(again) if again else {}
         for offset, log_time_ms, request in records:
             # the same id under another flavor or group is another request, on another partition perhaps: hands off what it holds
-            held = [(row, a) for row, a in found.get(request.id, ()) if is_of(a, request)]
+            held = [(row, a) for row, a in found[request.id] if is_of(a, request)] if request.id in found else []
             if isinstance(request, Cancel):
                 self._cancel(partition, offset, request, held, now_ms)
             else:
@@ -135,11 +133,11 @@ class Admission:
         held: list[tuple[Row, Allocation]],
         now_ms: int,
     ) -> None:
-        content = content_digest(build)
-        newest = self._book.history.newest(build.id)
-        work = self._book.works.get(build.id)
+        book, content = self._book, content_digest(build)
+        newest = book.history.newest(build.id)
+        work = book.works.get(build.id)
         if newest is not None:
-            known = self._book.history.get(build.id, partition) or newest
+            known = book.history.get(build.id, partition) or newest
             return self._say_again(partition, offset, build, content, known)
         if work is not None:
             if work.content != content or work.partition != partition:
@@ -148,11 +146,11 @@ class Admission:
             if work.state == ANSWERED:
                 self._decider.deliver(partition, build.id, work.answer, [offset], "again", build.flavor, 0)
             return None
-        if self._book.rejected.get((partition, build.id), ("", 0))[0] not in ("", content):
+        if book.rejected and book.rejected.get((partition, build.id), ("", 0))[0] not in ("", content):
             return self._reuse(partition, offset, build, content)
         terms = self._catalog.terms(build)
         reason = self._refusal(build, terms, log_time_ms)
-        waiting = len(self._placer.queue) + len(self._placer.parked) + self._book.turns.waiting
+        waiting = len(self._placer.queue) + len(self._placer.parked) + book.turns.waiting
         if not reason and waiting >= self._settings.queue_max:
             reason = f"overloaded: {self._settings.queue_max} requests wait already; submit it later, under a new id"
             answer = rejected(build.id, Position(partition, offset), self._name, "overloaded", reason, build, content)

@@ -1,7 +1,7 @@
 """What a replica remembers of the request partitions it owns: which offsets are undecided, and which decision of a request came first."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -20,10 +20,12 @@ class Undecided:
         self._open: dict[int, str] = {}  # in order, because offsets are read in order
         self.next = -1
 
-    def add(self, offset: int, trace: str = "") -> None:
-        """An offset was read."""
-        self._open[offset] = trace
-        self.next = max(self.next, offset + 1)
+    def add(self, offsets: Iterable[int], traces: Mapping[int, str] = {}) -> None:
+        """Offsets were read, in order."""
+        for offset in offsets:
+            self._open[offset] = traces.get(offset, "")
+            if offset >= self.next:
+                self.next = offset + 1
 
     def done(self, offset: int) -> None:
         """Its decision is acknowledged."""
