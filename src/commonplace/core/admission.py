@@ -90,6 +90,8 @@ class Admission:
 
     def _misplaced(self, partition: int, key: bytes | None, request: Build | Cancel) -> str:
         """Why a request may not stand where it stands: a group on two partitions would have two owners."""
+        if key == request.flavor.encode() and not serialised_group(request):
+            return ""  # as most come
         partitions = self._settings.request_partitions
         if partitions and serialised_group(request) and partition_of(key or b"", partitions) != partition:
             of = partition_of(key or b"", partitions)
