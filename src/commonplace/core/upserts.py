@@ -30,20 +30,22 @@ def upserts_of(known: Mapping[int, Allocation], record: HostDelta) -> Upserts | 
         return _NO_UPSERTS
     told: dict[int, Allocation] = {}
     new: list[Allocation] = []
+    new_bytes: list[bytes] = []
     for raw in record.upserts:
         content = bytes(raw)
         mark = hash(content)
         allocation = known.get(mark)
         if allocation is None:
             decoded = decode_allocation(content)
-            if isinstance(decoded, Bad):
+            if not isinstance(decoded, Allocation):
                 return decoded
             allocation = decoded
             new.append(allocation)
+            new_bytes.append(content)
         told[mark] = allocation
     named = {a.id for a in told.values()}
     if new:
-        reason = check_names(new)
+        reason = check_names(new, b"".join(new_bytes))
         if reason:
             return Bad(reason)
     if len(named) < len(record.upserts) or (record.removed and not named.isdisjoint(record.removed)):
