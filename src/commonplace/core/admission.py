@@ -115,16 +115,16 @@ class Admission:
         again = [
             r.id
             for offset, _, r in records
-            if (book.stranger(r.id, partition) if isinstance(r, Cancel) else offset < part.end and book.unknown(r.id))
+            if (offset < part.end and book.unknown(r.id) if isinstance(r, Build) else book.stranger(r.id, partition))
         ]
         found = self._view.allocations_of(again) if again else {}
         for offset, log_time_ms, request in records:
             # the same id under another flavor or group is another request, on another partition perhaps: hands off what it holds
             held = [(row, a) for row, a in found[request.id] if is_of(a, request)] if request.id in found else []
-            if isinstance(request, Cancel):
-                self._cancel(partition, offset, request, held, now_ms)
-            else:
+            if isinstance(request, Build):
                 self._admit(partition, offset, log_time_ms, request, held if offset < part.end else [], now_ms)
+            else:
+                self._cancel(partition, offset, request, held, now_ms)
 
     def _admit(
         self,

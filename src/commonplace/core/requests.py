@@ -24,7 +24,7 @@ def serialised(request: Build) -> bool:
 
 def serialised_group(request: Build | Cancel) -> str:
     """The group whose name is the request's key, "" where the key is the flavor's."""
-    return request.group if isinstance(request, Cancel) or serialised(request) else ""
+    return "" if isinstance(request, Build) and not serialised(request) else request.group
 
 
 def request_key(request: Build | Cancel, flavor: Flavor) -> str:
