@@ -10,7 +10,7 @@ from typing import Final
 from commonplace.core import hashing
 from commonplace.core.cells import NO_CELLS, Cells, after, cells_of
 from commonplace.core.records.hosts import Allocation, HostCell
-from commonplace.core.shared import share
+from commonplace.core.shared import share, tail_of
 
 NO_GROUPS: Final[dict[str, int]] = {}
 NO_HOST_CELLS: Final[dict[str, HostCell]] = {}
@@ -77,7 +77,7 @@ class ReportedSums:
 
     def count(self, allocation: Allocation, sign: int, tail: bytes = b"") -> None:
         """Count an allocation in or out; `tail` are its canonical bytes after the id, where they are at hand."""
-        tail = tail or hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
+        tail = tail or tail_of(allocation)
         self.hash = (self.hash + sign * hashing.id_hash(allocation.id, tail)) & hashing.MASK
         used = self.used
         for name, amount in allocation.resources.items():

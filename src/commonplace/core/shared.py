@@ -81,6 +81,14 @@ def share(allocation: Allocation) -> bytes:
     return b"" if allocation.group or allocation.cells else tail
 
 
+def tail_of(allocation: Allocation) -> bytes:
+    """Canonical bytes of an allocation after its id; at hand where the last of its flavor shares its resources."""
+    last = _last_of.get(allocation.flavor)
+    if last is not None and last[0] is allocation.resources and not allocation.group and not allocation.cells:
+        return last[1]
+    return hashing.tail_bytes(allocation.resources, allocation.group, allocation.cells)
+
+
 def _shared_anew(allocation: Allocation) -> tuple[dict[str, int], bytes, str]:
     """Resources, their canonical bytes and the flavor, as all others have them that are equal."""
     amounts = tuple(allocation.resources.items())
