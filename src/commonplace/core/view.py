@@ -65,7 +65,7 @@ class View:
             self._put_back(log_time_ms)
         met = self._keys.get(key) if key is not None else None
         if met is not None and met[1].partition == partition:
-            return self._fold(*met, offset, log_time_ms, value, now_ms)
+            return self._fold(met[0], met[1], offset, log_time_ms, value, now_ms)
         parsed = parse_key(key)
         if parsed is None:
             self.outcomes[QUARANTINED] += 1
