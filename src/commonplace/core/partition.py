@@ -5,6 +5,7 @@ keys of a host share one ordered partition. The function is the one of Kafka's J
 sign bit cleared), so that any client with that partitioner, kcat among them (`-X partitioner=murmur2`), agrees.
 """
 
+import struct
 from typing import Final
 
 _SEED: Final = 0x9747B28C
@@ -12,6 +13,7 @@ _MULTIPLIER: Final = 0x5BD1E995
 _ROTATION: Final = 24
 _MASK_32: Final = 0xFFFFFFFF
 _POSITIVE: Final = 0x7FFFFFFF
+_words: Final = struct.Struct("<I").iter_unpack
 
 
 def partition_of(name: bytes | str, partitions: int) -> int:
@@ -26,10 +28,9 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     whole = length & ~3
     h = _SEED ^ length
-    for at in range(0, whole, 4):
-        k = int.from_bytes(data[at : at + 4], "little") * _MULTIPLIER & _MASK_32
-        k ^= k >> _ROTATION
-        h = h * _MULTIPLIER & _MASK_32 ^ k * _MULTIPLIER & _MASK_32
+    for (word,) in _words(data[:whole]):
+        k = word * _MULTIPLIER & _MASK_32
+        h = (h * _MULTIPLIER ^ (k ^ k >> _ROTATION) * _MULTIPLIER) & _MASK_32
     if whole < length:
         h = (h ^ int.from_bytes(data[whole:], "little")) * _MULTIPLIER & _MASK_32
     h ^= h >> 13
