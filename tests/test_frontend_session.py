@@ -235,7 +235,7 @@ def test_the_decision_may_come_before_the_acknowledgement(session: Session) -> N
     request = build()
     submit(session, request)
     assert read(session, place(request)) == [Answer(1, place(request))]
-    assert session.receive(Sent(1, 0, 5), 20) == []
+    assert session.receive(Sent([1]), 20) == []
     assert session.receive(SendFailed(1, "timed out"), 21) == []
 
 
@@ -378,7 +378,7 @@ def test_only_the_newest_decisions_are_kept() -> None:
 def test_no_decision_in_time_is_told_once_and_a_late_one_to_nobody(session: Session) -> None:
     request = build()
     submit(session, request, now_ms=100)
-    session.receive(Sent(1, 0, 5), 101)
+    session.receive(Sent([1]), 101)
     assert session.receive(Tick(), 5099) == []
     answer = refusal(session.receive(Tick(), 5100))
     assert answer.why is Why.TIMED_OUT

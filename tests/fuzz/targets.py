@@ -296,11 +296,11 @@ class Loop:
         for effect in effects:
             match effect:
                 case events.SendRequest(partition, key, value, token):
-                    offset = self._world.append("requests", partition, key, value)
-                    self._perform(self._session.receive(events.Sent(token, partition, offset), self._world.now))
+                    self._world.append("requests", partition, key, value)
+                    self._perform(self._session.receive(events.Sent([token]), self._world.now))
                 case events.SendClaimRecord(partition, key, value, token):
-                    offset = self._world.append("claims", partition, key, value)
-                    self._perform(self._session.receive(events.Sent(token, partition, offset), self._world.now))
+                    self._world.append("claims", partition, key, value)
+                    self._perform(self._session.receive(events.Sent([token]), self._world.now))
                 case events.LookBack(partition, request, token):
                     rows = self._world.log["decisions", partition][: self._at["decisions", partition]]
                     self._perform(self._session.receive(events.Looked(request, rows, token), self._world.now))

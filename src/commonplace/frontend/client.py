@@ -90,7 +90,8 @@ class Frontend:
         self._tokens = count(1)
         self._ids = Ids()
         self._pending: dict[int, Pending] = {}
-        self._acknowledged: list[Event] = []
+        self._acknowledged: list[int] = []  # tokens of requests
+        self._unsent: list[Event] = []
         self._stopping = False
         self._failure: CommonplaceError | None = None
         producer = kafka_client.producer(self._settings, required=_producer_required(self._settings))
@@ -349,17 +350,18 @@ class Frontend:
 
     def _request_delivered(self, token: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
-            self._acknowledged.append(Sent(token, message.partition() or 0, message.offset() or 0))
+            self._acknowledged.append(token)
         else:
-            self._acknowledged.append(SendFailed(token, error.str()))
+            self._unsent.append(SendFailed(token, error.str()))
 
     def _unawaited_delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             _log.warning("a confirm, release or cancel was not acknowledged: %s", error.str())
 
     def _take_acknowledged(self) -> None:
-        events, self._acknowledged = self._acknowledged, []
-        if events:
+        if self._acknowledged or self._unsent:
+            events: list[Event] = [Sent(self._acknowledged), *self._unsent]
+            self._acknowledged, self._unsent = [], []
             self._receive_all(events)
 
     def _writer_broke(self, error: CommonplaceError | None) -> CommonplaceError:

@@ -91,11 +91,9 @@ class AskRelease(Struct, gc=False):
 
 
 class Sent(Struct, gc=False):
-    """The log holds the record of this token; the decision may have come before."""
+    """The log holds the records of these tokens; a decision may have come before."""
 
-    token: int
-    partition: int
-    offset: int
+    tokens: Sequence[int]
 
 
 class SendFailed(Struct, gc=False):

@@ -172,9 +172,10 @@ class Session:
     # --- sent, decided, timed out ---
 
     def _sent(self, event: Sent) -> list[Effect]:
-        name = self._by_token.get(event.token)
-        if name is not None:  # else the decision was faster
-            self._waiting[name].acknowledged = True
+        for token in event.tokens:
+            name = self._by_token.get(token)
+            if name is not None:  # else the decision was faster
+                self._waiting[name].acknowledged = True
         return []
 
     def _send_failed(self, event: SendFailed) -> list[Effect]:

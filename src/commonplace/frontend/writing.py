@@ -7,7 +7,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -46,6 +45,7 @@ class Writer:
         self.unwritten: CommonplaceError | None = None  # why it ended before it was told to
         self.thread = threading.Thread(target=self._run, name="frontend-writer", daemon=True)
         self._producer, self._names = producer, names
+        self._requests_topic, self._claims_topic = names.requests, names.claims
         self._flushed, self._broke = flushed, broke
         self._queue: deque[tuple[SendRequest | SendClaimRecord, Delivered]] = deque()
         self._wake = threading.Event()
@@ -131,17 +131,12 @@ class Writer:
         self._wake.clear()
 
     def _produce(self, record: SendRequest | SendClaimRecord, delivered: Delivered) -> None:
-        topic, headers = self._names.claims, None
-        if isinstance(record, SendRequest):
-            topic, headers = self._names.requests, of_trace(record.trace)
-        produce = self._producer.produce
-        send = partial(produce, topic, record.value, record.key, record.partition, delivered, headers=headers)
         try:
             try:
-                send()
+                self._send(record, delivered)
             except BufferError:  # the client's queue is full: 100,000 records or 1 GB
                 self._producer.flush(1.0)
-                send()
+                self._send(record, delivered)
         except BufferError as error:
             delivered(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
         except KafkaException as error:
@@ -150,6 +145,12 @@ class Writer:
                 raise CommonplaceError(
                     f"the producer can't go on: {error.args[0].str()}: open another frontend, and ask again by the ids"
                 ) from error
+
+    def _send(self, record: SendRequest | SendClaimRecord, delivered: Delivered) -> None:
+        topic, headers = self._claims_topic, None
+        if isinstance(record, SendRequest):
+            topic, headers = self._requests_topic, of_trace(record.trace)
+        self._producer.produce(topic, record.value, record.key, record.partition, delivered, headers=headers)
 
     def _drop(self, error: CommonplaceError) -> None:
         """Nothing is written any more: whoever waits for an acknowledgement is told."""

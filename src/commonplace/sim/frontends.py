@@ -108,7 +108,7 @@ class FrontendProcess(Process):
                     kind = "request" if token in self.plans else "cancel"
                     if token in self.plans:
                         self.partitions[self.plans[token][0].id] = partition
-                    self.send(kind, "requests", partition, key, value, partial(self._sent, token, partition))
+                    self.send(kind, "requests", partition, key, value, partial(self._sent, token))
                 case SendClaimRecord(partition, key, value, token, _):
                     self.send("release" if b'"release"' in value else "confirm", "claims", partition, key, value)
                 case LookBack(partition, request, token):
@@ -122,11 +122,11 @@ class FrontendProcess(Process):
         """The partition of a request that was sent or looked up here, −1 where neither was."""
         return self.partitions.get(item.id, -1)
 
-    def _sent(self, token: int, partition: int, offset: int) -> None:
+    def _sent(self, token: int, offset: int) -> None:
         if offset >= 0 and token in self.plans:
             item = self.plans[token][0]
             self.world.acknowledged.setdefault(item.id, self.world.build_of(item))
-        event = Sent(token, partition, offset) if offset >= 0 else SendFailed(token, "not acknowledged")
+        event = Sent([token]) if offset >= 0 else SendFailed(token, "not acknowledged")
         self.do(self.session.receive(event, self.clock()))
 
     def _look_back(self, partition: int, request: str, token: int) -> None:
