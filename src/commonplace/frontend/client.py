@@ -260,8 +260,9 @@ class Frontend:
                 held = not fresh and not self.unused(pending.request.id)
                 event = Submit(pending.request, pending.token, timeout_ms, held, routed, trace)
                 told = self._session.receive(event, now_ms)
-                if any(isinstance(effect, SendRequest) for effect in told):
-                    self._ids.use(pending.request.id)
+                for effect in told:
+                    if isinstance(effect, SendRequest):
+                        self._ids.use(pending.request.id)
                 effects += told
             positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
         self._perform(effects)
