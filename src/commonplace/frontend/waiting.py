@@ -38,10 +38,11 @@ def content_of(waiting: Waiting) -> str:
 
 def decision_of(key: bytes, value: bytes | None) -> Decision | Bad:
     """The decision that stands under a request's key, or what is wrong with it."""
-    decision = decode("decisions", value) if value is not None else Bad("a decision is never deleted")
+    if value is None:
+        return Bad("a decision is never deleted")
+    decision: Decision | Bad = decode("decisions", value)
     if isinstance(decision, Decision) and decision.request.encode(errors="replace") != key:
         return Bad(f"key {shown(key.decode(errors='replace'))} names another request than the record")
-    assert isinstance(decision, Decision | Bad)
     return decision
 
 
