@@ -61,7 +61,7 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     positions: dict[str, int] = {}
 
 
-class Decision(Record, tag="decision", kw_only=True):
+class Decision(Record, tag="decision", kw_only=True, gc=False):
     """The one answer to a request, self-contained. Effective is the first in log order that is no `id_reused`.
 
     `content` is the digest of the request it answers; `confirm_within_ms` counts from the frontend's submit. `alternates` would have
