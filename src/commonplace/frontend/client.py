@@ -225,7 +225,7 @@ class Frontend:
 
     def unused(self, request: str) -> bool:
         """Whether this frontend made the id and has not submitted it, so that no decision of it can stand."""
-        return self._ids.unused(request)
+        return self._ids.unused(self._ids.number(request))
 
     @property
     def settings(self) -> Settings:
@@ -257,12 +257,13 @@ class Frontend:
             now_ms = steady_ms()
             for pending in pendings:
                 self._pending[pending.token] = pending
-                held = not fresh and not self.unused(pending.request.id)
+                number = self._ids.number(pending.request.id)
+                held = not fresh and not self._ids.unused(number)
                 event = Submit(pending.request, pending.token, timeout_ms, held, routed, trace)
                 told = self._session.receive(event, now_ms)
                 for effect in told:
                     if isinstance(effect, SendRequest):
-                        self._ids.use(pending.request.id)
+                        self._ids.use(number)
                 effects += told
             positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
         self._perform(effects)

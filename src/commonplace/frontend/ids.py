@@ -24,14 +24,22 @@ class Ids:
         """An id that nobody has used."""
         return f"{self._prefix}{next(self._numbers):x}"
 
-    def unused(self, request: str) -> bool:
-        """Whether the id was made here and not submitted since."""
-        number = self._number(request)
+    def number(self, request: str) -> int:
+        """Which of ours an id is, 0 for none."""
+        if not request.startswith(self._prefix):
+            return 0
+        try:
+            number = int(request.removeprefix(self._prefix), 16)
+        except ValueError:
+            return 0
+        return number if request == f"{self._prefix}{number:x}" else 0
+
+    def unused(self, number: int) -> bool:
+        """Whether the id of this `number` was made here and not submitted since."""
         return number > self._through and number not in self._beyond
 
-    def use(self, request: str) -> None:
-        """The id is submitted now; ids of others are none of ours."""
-        number = self._number(request)
+    def use(self, number: int) -> None:
+        """The id of this `number` is submitted now; ids of others are none of ours."""
         if number <= self._through:
             return
         self._beyond.add(number)
@@ -41,13 +49,3 @@ class Ids:
         while self._through + 1 in self._beyond:
             self._through += 1
             self._beyond.remove(self._through)
-
-    def _number(self, request: str) -> int:
-        """Which of ours it is, 0 for none."""
-        if not request.startswith(self._prefix):
-            return 0
-        try:
-            number = int(request.removeprefix(self._prefix), 16)
-        except ValueError:
-            return 0
-        return number if request == f"{self._prefix}{number:x}" else 0

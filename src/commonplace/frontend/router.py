@@ -130,7 +130,7 @@ class Router:
         refused: dict[int, Pending] = {}
         wanted: dict[tuple[str, bool], list[int]] = {}
         for at, build in enumerate(builds):
-            new = fresh or self._ids.unused(build.id)
+            new = fresh or self._ids.unused(self._ids.number(build.id))
             try:
                 wanted.setdefault((self._admit(build, new), new), []).append(at)
             except CommonplaceError as error:
@@ -282,7 +282,7 @@ class Router:
 
     def _remember(self, request: str, pool: str) -> None:
         with self._lock:
-            self._ids.use(request)
+            self._ids.use(self._ids.number(request))
             self._placed_in[request] = pool
             if len(self._placed_in) > KEPT_MAX:
                 self._placed_in.popitem(last=False)
