@@ -265,9 +265,9 @@ class Frontend:
                     if isinstance(effect, SendRequest):
                         self._ids.use(number)
                 effects += told
-            positions = dict(self._positions) if any(isinstance(e, LookBack) for e in effects) else {}
+            looks = [effect for effect in effects if isinstance(effect, LookBack)]
+            positions = dict(self._positions) if looks else {}
         self._perform(effects)
-        looks = [e for e in effects if isinstance(e, LookBack)]
         if looks:
             topic, by_time = self._names.decisions, self._by_time
             self._receive_all(following.look_back(self._settings, topic, looks, positions, by_time=by_time))
