@@ -181,26 +181,15 @@ class Ledger(ReportedHoldings):
     def _grant(self, offset: int, asked: Allocation, claim: Claim, now_ms: int) -> Change:
         state, verdict, _ = TRANSITIONS["absent", "claim"]
         lease_ms = min(claim.lease_ms, self.bounds.lease_ms_max)
-        held = Allocation(
-            id=asked.id,
+        held = replace(
+            asked,  # names, amounts and group are the claim's, the rest is for the ledger to say
             request=claim.request,
-            index=asked.index,
-            instance=asked.instance,
-            flavor=asked.flavor,
-            project=asked.project,
-            user=asked.user,
-            kind=asked.kind,
-            group=asked.group,
             resources=asked.resources if all(asked.resources.values()) else _without_zeros(asked.resources),
-            cells=asked.cells,
             assigned=assign(self.cells, asked.cells, terms_of(claim)) if asked.cells else None,
-            image=asked.image,
-            replaces=asked.replaces,
-            becomes=asked.becomes,
-            policy=asked.policy,
             state=state,
             building=True,
             lease_ms=lease_ms,
+            origin="claim",
         )
         self.add(held)
         self.leases[held.id] = now_ms + lease_ms
