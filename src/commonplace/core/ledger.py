@@ -154,9 +154,10 @@ class Ledger(ReportedHoldings):
         waited = taken.offset < self.claims_end_at_start
         if waited and taken.log_time_ms + claim.lease_ms < self.started_log_time_ms:
             return self._reject(taken.offset, claim, "expired", "its lease ran out before this agent started")
-        if any(asked.id in self.allocations for asked in claim.allocations):
-            self.settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
-            return []
+        for asked in claim.allocations:
+            if asked.id in self.allocations:
+                self.settle(taken.offset, "ignored", "", claim.allocations[0].id, "held already")
+                return []
         reason, why = self._refusal(claim)
         if reason:
             return self._reject(taken.offset, claim, reason, why)

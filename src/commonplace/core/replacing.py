@@ -97,7 +97,10 @@ def _pages(amounts: Mapping[str, int]) -> set[str]:
 def wrong(held: Mapping[str, Allocation], asked: list[Allocation], terms: Terms, here: Cells) -> tuple[Reason, str]:
     """Why what is asked cannot replace what it names, whatever room there is; two times "" where it can or names nothing."""
     one = asked[0]
-    if all(other.becomes is None and not other.replaces for other in asked):
+    for other in asked:
+        if other.becomes is not None or other.replaces:
+            break
+    else:
         return "", ""
     if len(asked) > 1 or one.becomes is None or not one.replaces:
         return "constraint", "what replaces an allocation is claimed alone, with what it becomes"
