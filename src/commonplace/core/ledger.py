@@ -116,10 +116,11 @@ class Ledger(ReportedHoldings):
                 self.claims_through = max(self.claims_through, offset)
                 self.settle(offset, "rejected", reason)
                 return []
-            case Lapse(allocation, asked_at_ms):
-                if self.leases.get(allocation, asked_at_ms + 1) > asked_at_ms:
+            case Lapse():
+                lapses_ms = self.leases.get(event.allocation)
+                if lapses_ms is None or lapses_ms > event.asked_at_ms:
                     return []  # renewed or confirmed on the way
-                return self._move(allocation, "lapse", NO_OFFSET)
+                return self._move(event.allocation, "lapse", NO_OFFSET)
             case Up(allocation):
                 return self._up(allocation)
             case Failed(allocation, why):
