@@ -1,7 +1,6 @@
 """The decision records that a replica writes: of a request that was placed, of one that was not, and of one that was never ranked."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from commonplace.core.records.decisions import Decision, Explanation, Placed, Position, Result
 from commonplace.core.records.requests import Build
@@ -28,35 +27,25 @@ def placed(work: Work, replica: str, confirm_within_ms: int, now_ms: int, altern
         "queued": float(max(0, work.first_claim_ms - work.received_ms)),
         "claimed": float(now_ms - (work.first_claim_ms or now_ms)),
     }
-    return _decision(
-        work,
-        replica,
-        "placed",
-        placed=instances,
-        confirm_within_ms=confirm_within_ms,
-        attempts=work.attempts + len(instances),
-        stages_ms=stages,
-        alternates=tuple(alternates),
-    )
+    decision = _decision(work, replica, "placed")
+    decision.placed, decision.confirm_within_ms = instances, confirm_within_ms
+    decision.attempts = work.attempts + len(instances)
+    decision.stages_ms, decision.alternates = stages, tuple(alternates)
+    return decision
 
 
 def unplaced(
     work: Work, replica: str, result: Result, reason: str, message: str, explanation: Explanation | None
 ) -> Decision:
     """A request that was taken up and got nothing."""
-    return _decision(
-        work,
-        replica,
-        result,
-        reason=reason,
-        message=message[:MESSAGE_MAX],
-        attempts=work.attempts,
-        explanation=explanation,
-    )
+    decision = _decision(work, replica, result)
+    decision.reason, decision.message = reason, message[:MESSAGE_MAX]
+    decision.attempts, decision.explanation = work.attempts, explanation
+    return decision
 
 
-def _decision(work: Work, replica: str, result: Result, **more: Any) -> Decision:
-    """What every answer to a request that was taken up says, and `more`."""
+def _decision(work: Work, replica: str, result: Result) -> Decision:
+    """What every answer to a request that was taken up says."""
     build = work.build
     return Decision(
         request=build.id,
@@ -71,7 +60,6 @@ def _decision(work: Work, replica: str, result: Result, **more: Any) -> Decision
         group=build.group,
         resources=work.resources,
         conflicts=work.conflicts,
-        **more,
     )
 
 
