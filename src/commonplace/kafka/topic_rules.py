@@ -1,6 +1,7 @@
 """What each topic is called, what it must be set to, and why: the table that creation and verification share."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -18,41 +19,44 @@ IN_SYNC_WANTED: Final = 2
 BOUND: Final[dict[Comparison, str]] = {"is": "", "at least": "at least ", "at most": "at most "}
 
 
-class Topics(Struct, frozen=True):
-    """The names of one pool's topics; `control` belongs to the prefix alone."""
+class Topics(Struct, frozen=True, dict=True):
+    """The names of one pool's topics; `control` belongs to the prefix alone.
+
+    Each is put together once, in the `dict`: shells ask for them with every record.
+    """
 
     prefix: str
     pool: str
 
-    @property
+    @cached_property
     def hosts(self) -> str:
         return self._of_pool("hosts")
 
-    @property
+    @cached_property
     def claims(self) -> str:
         return self._of_pool("claims")
 
-    @property
+    @cached_property
     def requests(self) -> str:
         return self._of_pool("requests")
 
-    @property
+    @cached_property
     def decisions(self) -> str:
         return self._of_pool("decisions")
 
-    @property
+    @cached_property
     def commands(self) -> str:
         return self._of_pool("commands")
 
-    @property
+    @cached_property
     def replicas(self) -> str:
         return self._of_pool("replicas")
 
-    @property
+    @cached_property
     def quarantine(self) -> str:
         return self._of_pool("quarantine")
 
-    @property
+    @cached_property
     def control(self) -> str:
         return f"{self.prefix}.control"
 
