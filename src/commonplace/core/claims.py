@@ -124,10 +124,10 @@ class Claims:
             resources,
             build.group,
             hashing.id_hash(allocation_id, tail),
-            work,
-            index,
-            row,
-            now_ms,
+            work=work,
+            index=index,
+            row=row,
+            sent_ms=now_ms,
         )
         if laid:
             pending.cells, claim.threads, claim.shares = taken, laid[1].threads, dict(laid[1].shares)
@@ -140,7 +140,7 @@ class Claims:
 
     def renew(self, work: Work, index: int, row: Row, allocation: Allocation, now_ms: int) -> None:
         """Start the lease of an allocation anew; the slot holds it once a report shows that the ledger took the renewal in."""
-        pending = Pending(allocation.id, {}, "", 0, work, index, row, now_ms)
+        pending = Pending(allocation.id, {}, "", 0, work=work, index=index, row=row, sent_ms=now_ms)
         work.slots[index].pending = pending
         self.renewals[allocation.id] = pending
         row.renewals = [*row.renewals, pending]

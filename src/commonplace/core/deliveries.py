@@ -8,6 +8,8 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from msgspec import Struct
+
 from commonplace.core.codec import encode
 from commonplace.core.history import Part
 from commonplace.core.partition import partition_of
@@ -24,23 +26,16 @@ def resend_pause_ms(failures: int) -> int:
     return min(RESEND_MAX_MS, RESEND_MIN_MS << min(failures, 8))
 
 
-class Delivery:
+class Delivery(Struct, eq=False, gc=False):
     """A decision or release on its way, and the request offsets that are done once it, and whatever else is `left`, is acknowledged."""
 
-    __slots__ = ("failures", "key", "left", "number", "offsets", "partition", "value")
-
-    def __init__(
-        self,
-        partition: int,
-        key: bytes,
-        value: bytes,
-        offsets: list[int],
-        left: set[int] | None = None,
-        number: int = 0,
-    ) -> None:
-        self.partition, self.key, self.value, self.offsets = partition, key, value, offsets
-        self.left, self.number = left, number
-        self.failures = 0
+    partition: int
+    key: bytes
+    value: bytes
+    offsets: list[int]
+    left: set[int] | None = None
+    number: int = 0
+    failures: int = 0
 
 
 class Deliveries:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from msgspec import Struct
+
 from commonplace.core import hashing
 from commonplace.core.cells import Cells, after
 from commonplace.core.hosts import HostState
@@ -61,18 +63,18 @@ class Row:
         return self.host.status
 
 
-class Overlay:
+class Overlay(Struct, eq=False):
     """What a pending claim will take from a host once granted; whoever claims adds what it must remember of the claim.
 
     `assigned` is what the ledger will give by number unless the host changes before.
     """
 
-    __slots__ = ("allocation_id", "assigned", "cells", "group", "hash", "resources")
-
-    def __init__(self, allocation_id: str, resources: Resources, group: str, allocation_hash: int) -> None:
-        self.allocation_id, self.resources, self.group, self.hash = allocation_id, resources, group, allocation_hash
-        self.cells: Mapping[str, Resources] | None = None
-        self.assigned: Mapping[str, Assigned] | None = None
+    allocation_id: str
+    resources: Resources
+    group: str
+    hash: int
+    cells: Mapping[str, Resources] | None = None
+    assigned: Mapping[str, Assigned] | None = None
 
 
 NONE_PENDING: Final[list[Overlay]] = []

@@ -4,7 +4,6 @@ from msgspec import Struct
 
 from commonplace.core.hashing import digest64
 from commonplace.core.records.requests import Build
-from commonplace.core.resources import Resources
 from commonplace.core.rows import Overlay, Row
 from commonplace.core.rules import Ask
 
@@ -18,25 +17,14 @@ ID_CHARS_MAX = 128
 """Longest id on the wire, names of instances included."""
 
 
-class Pending(Overlay):
+class Pending(Overlay, kw_only=True, eq=False):
     """A claim without a verdict: an overlay on its host that knows what it was sent for. `offset` −1: not acknowledged yet."""
 
-    __slots__ = ("index", "offset", "row", "sent_ms", "work")
-
-    def __init__(
-        self,
-        allocation_id: str,
-        resources: Resources,
-        group: str,
-        allocation_hash: int,
-        work: "Work",
-        index: int,
-        row: Row,
-        sent_ms: int,
-    ) -> None:
-        super().__init__(allocation_id, resources, group, allocation_hash)
-        self.work, self.index, self.row, self.sent_ms = work, index, row, sent_ms
-        self.offset = -1
+    work: "Work"
+    index: int
+    row: Row
+    sent_ms: int
+    offset: int = -1
 
 
 class Held(Struct, gc=False):
