@@ -25,7 +25,7 @@ from commonplace.core.ledger_events import (
     found_id,
 )
 from commonplace.core.records.claims import Claim, Confirm, Release
-from commonplace.core.records.hosts import Allocation, Settled, Snapshot
+from commonplace.core.records.hosts import Allocation, Assigned, Settled, Snapshot
 from commonplace.core.resources import Inventory
 
 START_MS = 1_000_000
@@ -203,6 +203,16 @@ def test_of_racers_on_one_state_the_first_wins() -> None:
     racers = [claim(ledger, ask(f"a{n}", vcpus=1)) for n in range(5)]
     said = [take(ledger, racer) for racer in racers]
     assert [(s.verdict, s.reason) for s in said] == [("granted", "")] + [("rejected", "stale")] * 4
+
+
+def test_a_claim_does_not_say_what_is_for_the_ledger_to_say() -> None:
+    ledger = make()
+    given = {"cell": Assigned(cpus="0")}
+    bold = ask(request="q", state="active", origin="found", building=False, lease_ms=1, assigned=given)
+    assert take(ledger, claim(ledger, bold)).verdict == "granted"
+    held = ledger.allocations["a"]
+    assert (held.request, held.state, held.origin, held.building) == ("r", "leased", "claim", True)
+    assert (held.lease_ms, held.assigned) == (LEASE_MS, None)
 
 
 def test_claims_pipelined_on_predicted_states_are_all_granted() -> None:
