@@ -31,7 +31,7 @@ def probe(world: World) -> None:
     config = world.config
     world.run_until(world.now + max(0, _newest_ms(world) - world.wall()))
     # a clock that was put forward makes them look silent, too, until they next report
-    if any(host.at_ms + config.liveness_ms < world.wall() for host in _served(world)):
+    if any(_dated_ms(world, host) + config.liveness_ms < world.wall() for host in _served(world)):
         world.run_until(world.now + 2 * config.heartbeat_ms)
     partitions = config.request_partitions
     flavors = {partition: _flavor_on(partition, partitions) for partition in range(partitions)}
@@ -65,6 +65,12 @@ def probe(world: World) -> None:
             decision = _ask(world, partition, name)
             if decision is not None and decision.result == "placed":
                 _violated(world, f"{decision.replica} places flavor {name}, which was deleted", partition)
+
+
+def _dated_ms(world: World, host: Host) -> int:
+    """The log time of the host's last report as the broker's clock had it, which may have jumped since."""
+    log = world.topics["hosts"].everything(host.partition)
+    return next((raw[1] for raw in reversed(log) if raw[0] == host.offset), 0)
 
 
 def _newest_ms(world: World) -> int:
