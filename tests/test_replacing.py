@@ -317,6 +317,35 @@ def test_dedicated_cpus_and_devices_stay_when_an_instance_grows_on_its_cell() ->
     assert stage.scheduler.replica.view.rows["h1"].host.cells == stage.ledger.cells
 
 
+def test_whole_cores_that_an_instance_has_do_not_count_for_what_it_grows_by() -> None:
+    cells = {"0": HostCell(cpus="0-3", cpus_dedicated="0-3", siblings=("0,1", "2,3"), memory_mb=8192)}
+    stage = Stage(HostSpec(name="h1", inventory=INVENTORY | {"DISK_GB": Inventory(total=999)}, cells=cells))
+    one = CellAsk(cpus_dedicated=1, memory_mb=64, threads="isolate")
+    stage.world.flavor(Flavor(name="alone", resources={"PCPU": 1, "MEMORY_MB": 64}, cells=(one,)))
+    stage.world.flavor(pinned(1))
+    stage.world.flavor(pinned(3))
+    stage.first = "alone"
+    old = stage.begin()
+    assert len(numbers(stage.ledger.allocations[old])) == 2
+    stage.confirm(stage.place("q2", "p1-0"))
+    decision = stage.grow("p3-0")  # it has two of the four cpus: alone it would fit, but two more are not there
+    assert (decision.result, decision.conflicts) == ("no_valid_host", 0)
+
+
+def test_memory_in_other_pages_is_not_there_twice_and_nothing_is_claimed() -> None:
+    stage = Stage(HostSpec(name="h1", inventory=INVENTORY | {"DISK_GB": Inventory(total=999)}, cells={"0": CELLS["0"]}))
+    amounts = {"VCPU": 1, "MEMORY_MB": 2048}
+    for name, size in (("plain", 0), ("paged", 2048)):
+        one = CellAsk(cpus=1, memory_mb=2048, page_kb=size)
+        stage.world.flavor(Flavor(name=name, resources=amounts, cells=(one,)))
+    stage.first = "plain"
+    stage.begin()
+    for request in ("q2", "q3", "q4"):
+        stage.confirm(stage.place(request, "plain"))
+    decision = stage.grow("paged")
+    assert (decision.result, decision.conflicts) == ("no_valid_host", 0)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "threads", "more"),
     [

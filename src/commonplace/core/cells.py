@@ -12,7 +12,7 @@ from commonplace.core.hashing import cells_bytes
 from commonplace.core.numa import Cell, DeviceRoom, Ratios, device_room, misfit, pick_cpus, pick_devices
 from commonplace.core.records.control import CellAsk
 from commonplace.core.records.fields import Threads
-from commonplace.core.records.hosts import Allocation, Assigned, HostCell, Reason
+from commonplace.core.records.hosts import Assigned, HostCell, Reason
 from commonplace.core.resources import RATIO_SCALE, Inventory
 
 PAGES = "PAGES_"
@@ -95,16 +95,18 @@ class Terms(Struct, frozen=True):
     shares: Amounts
 
 
-def refusal(cells: Cells, asked: Allocation, terms: Terms, ratios: Ratios) -> tuple[Reason, str]:
-    """Why an allocation must not be granted on these cells, or two times ""."""
-    for name, amounts in asked.cells.items():
+def refusal(
+    cells: Cells, resources: Amounts, taken: Mapping[str, Amounts], terms: Terms, ratios: Ratios
+) -> tuple[Reason, str]:
+    """Why an allocation of `resources` that takes these amounts by cell must not be granted on these cells, or two times ""."""
+    for name, amounts in taken.items():
         cell = cells.get(name)
         if cell is None:
             return "constraint", f"the host has no cell {ascii(name)[1:-1]}"[:128]
         reason, why = _cell_refusal(cell, amounts, terms, ratios)
         if reason:
             return reason, f"cell {name}: {why}"[:128]
-    return _uneven(cells, asked)
+    return _uneven(cells, resources, taken)
 
 
 def _cell_refusal(cell: Cell, amounts: Amounts, terms: Terms, ratios: Ratios) -> tuple[Reason, str]:
@@ -135,14 +137,14 @@ def _cell_refusal(cell: Cell, amounts: Amounts, terms: Terms, ratios: Ratios) ->
     return ("full" if why else ""), why
 
 
-def _uneven(cells: Cells, asked: Allocation) -> tuple[Reason, str]:
+def _uneven(cells: Cells, resources: Amounts, taken: Mapping[str, Amounts]) -> tuple[Reason, str]:
     """What is given by number must come from cells in full, and no cell gives what the whole does not name."""
     for name in exclusive(cells):
-        whole, parts = asked.resources.get(name, 0), taken_of(asked.cells, name)
+        whole, parts = resources.get(name, 0), taken_of(taken, name)
         if whole != parts:
             return "constraint", f"{whole} {name} in all, {parts} from cells: name the cells of all of them"
-    for name in (CPUS, DEDICATED, MEMORY) if asked.cells else ():
-        whole, parts = asked.resources.get(name, 0), taken_of(asked.cells, name)
+    for name in (CPUS, DEDICATED, MEMORY) if taken else ():
+        whole, parts = resources.get(name, 0), taken_of(taken, name)
         if parts > whole:
             return "constraint", f"{parts} {name} from cells, {whole} in all"
     return "", ""

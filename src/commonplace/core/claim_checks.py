@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from msgspec.structs import replace
-
 from commonplace.core import hashing, replacing
 from commonplace.core.cells import Terms, after, assign, ratios_of, refusal
 from commonplace.core.holdings import Holdings, bytes_of, names_in
@@ -96,16 +94,12 @@ def _no_cells(host: Holdings, claim: Claim, old: Allocation | None) -> tuple[Rea
     cells, terms, ratios = host.cells, terms_of(claim), ratios_of(host.inventory)
     whole = claim.allocations[0].becomes
     if old is not None and whole is not None:  # what it becomes must fit where it stands as if that were free
-        reason, why = refusal(
-            after(cells, old.cells, old.assigned, -1),
-            replace(claim.allocations[0], resources=whole.resources, cells=whole.cells),
-            terms,
-            ratios,
-        )
+        free = after(cells, old.cells, old.assigned, -1)
+        reason, why = refusal(free, whole.resources, whole.cells, terms, ratios)
         if reason:
             return reason, why
     for asked in claim.allocations:
-        reason, why = refusal(cells, asked, terms, ratios)
+        reason, why = refusal(cells, asked.resources, asked.cells, terms, ratios)
         if reason:
             return reason, why
         if len(claim.allocations) > 1:

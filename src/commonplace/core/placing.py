@@ -16,7 +16,7 @@ from commonplace.core.filters import traits
 from commonplace.core.founding import too_small
 from commonplace.core.ranking import ScoreRow, group_full, group_key, own_here, seed_of
 from commonplace.core.records.hosts import Allocation, Whole
-from commonplace.core.replacing import difference, standing_at
+from commonplace.core.replacing import difference, has_room_beside, standing_at
 from commonplace.core.replica_events import ReplicaSettings, SendClaim
 from commonplace.core.request_checks import likeness
 from commonplace.core.resources import misfit
@@ -183,7 +183,7 @@ class Placer:
         cells, terms = laid or ({}, None)
         whole = Whole(resources=work.resources, cells=cells)
         more = difference(old, whole, terms, row.host.cells)
-        if more is None:
+        if more is None or not has_room_beside(row, more, terms):
             return False
         self._claim(row, work, index, now_ms, Growth(old.id, whole, *more, terms))
         return True

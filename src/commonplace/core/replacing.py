@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from msgspec.structs import replace
 
-from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, taken_of
+from commonplace.core.cells import CPUS, DEDICATED, MEMORY, PAGES, Cells, Terms, ratios_of, refusal, taken_of
 from commonplace.core.cpu_lists import parse, text_of
 from commonplace.core.numa import Cell, pick_cpus
 from commonplace.core.records.hosts import Allocation, Assigned, Reason, Whole
@@ -74,6 +74,15 @@ def difference(
         if beyond > 0:
             resources[name] = beyond
     return resources, cells
+
+
+def has_room_beside(row: Row, more: tuple[Amounts, dict[str, Amounts]], terms: Terms | None) -> bool:
+    """Whether a host's cells have what an instance grows by while what it grows from still stands; `terms` None: it lies in none.
+
+    They need not where the whole would fit in its place: of what the old one holds, cpus of whole cores beyond those that it asked for, and
+    memory in other pages, are no part of the new one until the confirm.
+    """
+    return terms is None or not refusal(row.cells, *more, terms, ratios_of(row.host.inventory))[0]
 
 
 def _given_anew(name: str, had: int, amount: int, threads: str) -> bool:
