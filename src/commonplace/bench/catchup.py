@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from commonplace.bench.flavors import profile
+from commonplace.bench.flavors import INSTANCES_MAX, profile
 from commonplace.bench.ledgers import Ledgers, Written
 from commonplace.bench.system import Setup, Tell, late_replica, run_on
 from commonplace.core.records.control import Flavor
@@ -21,7 +21,6 @@ from commonplace.kafka.topics import Topics, require_topics
 from commonplace.ops.stack import Stack
 from commonplace.words import counted
 
-INSTANCES_MAX: Final = 50
 SETTLE_TIMEOUT_S: Final = 60.0
 
 

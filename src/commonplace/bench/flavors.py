@@ -15,14 +15,19 @@ HOST_SHAPE: Final = "64vcpu:256gb:4000gb"
 CELLED_SHAPE: Final = "2x(32vcpu:128gb):4000gb"
 """The same host in two cells."""
 
+INSTANCES_MAX: Final = 50
+"""On a host, unless a benchmark says otherwise."""
+
 GROUP_SIZE: Final = 8
 """Requests of one group, one after the other."""
 
 
-def profile(placement: str, builds_max: int = 0) -> Profile:
+def profile(placement: str, builds_max: int = 0, instances_max: int = INSTANCES_MAX) -> Profile:
     """No bound on builds in progress unless one is named: an unconfirmed instance counts as one until its lease lapses."""
     sign = SIGN[placement]
-    return Profile(name=PROFILE, weighers={"cpu": sign, "ram": sign}, builds_max=builds_max, instances_max=50)
+    return Profile(
+        name=PROFILE, weighers={"cpu": sign, "ram": sign}, builds_max=builds_max, instances_max=instances_max
+    )
 
 
 def flavors(count: int, spread: int = 1, asks: Asks = "plain") -> list[Flavor]:

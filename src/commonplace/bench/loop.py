@@ -13,7 +13,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from commonplace.bench.facts import percentiles
-from commonplace.bench.flavors import GROUP_SIZE, profile
+from commonplace.bench.flavors import GROUP_SIZE, INSTANCES_MAX, profile
 from commonplace.bench.load import Load, closed_loop, open_loop, rising_loop
 from commonplace.bench.system import Setup, Tell, fill, late_replica, read, resident_mib, run_on, used
 from commonplace.frontend.client import Frontend
@@ -23,7 +23,10 @@ Mode = Literal["saturate", "churn", "rate"]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """How the load goes. `window`: requests in flight, `rate`: requests a second, `hold_s`: how long an instance lives in `churn`."""
+    """How the load goes. `window`: requests in flight, `rate`: requests a second, `hold_s`: how long an instance lives in `churn`.
+
+    No host is given more than `instances_max`.
+    """
 
     mode: Mode = "saturate"
     placement: str = "spread"
@@ -32,6 +35,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     warmup_s: float = 30.0
     seconds: float = 60.0
     hold_s: float = 15.0
+    instances_max: int = INSTANCES_MAX
 
 
 def run(setup: Setup, plan: Plan, tell: Tell) -> dict[str, Any]:
@@ -51,7 +55,10 @@ def run(setup: Setup, plan: Plan, tell: Tell) -> dict[str, Any]:
         tell("reading the fleet, starting one more replica")
         return {**figures, **fill(stack, setup.made()[0]), "late_replica": late_replica(stack)}
 
-    return {"benchmark": "loop", **run_on(setup, profile(plan.placement), tell, measure)}
+    return {
+        "benchmark": "loop",
+        **run_on(setup, profile(plan.placement, instances_max=plan.instances_max), tell, measure),
+    }
 
 
 def _measure(stack: Stack, load: Load, plan: Plan, tell: Tell) -> dict[str, Any]:
@@ -87,7 +94,8 @@ def told(plan: Plan) -> dict[str, Any]:
     """What was asked of the load."""
     asked = {"rate": plan.rate} if plan.mode == "rate" else {"window": plan.window}
     held = {"hold_s": plan.hold_s} if plan.mode == "churn" else {}
-    return {"mode": plan.mode, "placement": plan.placement, **asked, **held, "warmup_s": plan.warmup_s}
+    bounds = {"instances_max": plan.instances_max, "warmup_s": plan.warmup_s}
+    return {"mode": plan.mode, "placement": plan.placement, **asked, **held, **bounds}
 
 
 def decided(load: Load) -> int:

@@ -83,6 +83,9 @@ def loop(
         ),
     ] = "plain",
     shape: Annotated[str, typer.Option(metavar="SHAPE", help="Sizes of the hosts, as for `fleet`.")] = "",
+    instances_max: Annotated[
+        int, typer.Option(metavar="K", min=1, max=1_000, help="Instances on a host, at most.")
+    ] = 50,
     audit: Audit = True,
     work_dir: WorkDir = None,
 ) -> int:
@@ -102,6 +105,7 @@ def loop(
         warmup_s=warmup,
         seconds=seconds,
         hold_s=hold,
+        instances_max=instances_max,
     )
     setup = _setup(hosts, replicas, flavors, partitions, shape, lease, audit, work_dir, asks)
     return _report(lambda tell: run(setup, plan, tell))
