@@ -37,7 +37,8 @@ CLAIMED_S = 0.5
 CATCHUP_US, CATCHUP_INSTANCE_US = 75, 8
 """Reading and folding a host anew."""
 HOST_B, INSTANCE_B = 1_940, 300
-"""Resident in a replica: `bench catchup` with 10,000 hosts, 1.94 KB a host without instances and 4.94 KB with ten (bench/README.md)."""
+"""Resident in a replica: `bench catchup` with 10,000 hosts, 1.94 KB a host without instances and 4.94 KB with ten; 4.83 KB with
+ten at 100,000. Later runs with ten at 10,000 gave 4.99 to 5.78 KB (bench/README.md)."""
 
 
 @dataclass(frozen=True)
